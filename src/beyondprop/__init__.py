@@ -1,0 +1,54 @@
+"""beyondprop: train neural networks with the learning rules that come after plain back-propagation.
+
+Names are loaded when they are first used, so that `import beyondprop` (and the command line's help) needs no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+    from beyondprop.rule import Rule, Solver
+    from beyondprop.rules.local.noprop import ClassEmbedding, DenoisingBlock, NoPropDT, cosine_schedule
+    from beyondprop.rules.signals.backprop import Backprop
+    from beyondprop.training import evaluate, fit
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Backprop": "rules.signals.backprop",
+    "ClassEmbedding": "rules.local.noprop",
+    "DenoisingBlock": "rules.local.noprop",
+    "NoPropDT": "rules.local.noprop",
+    "NonFiniteError": "errors",
+    "Rule": "rule",
+    "Solver": "rule",
+    "UnsupportedNetworkError": "errors",
+    "UserError": "errors",
+    "cosine_schedule": "rules.local.noprop",
+    "evaluate": "training",
+    "fit": "training",
+}
+
+__all__ = [
+    "Backprop",
+    "ClassEmbedding",
+    "DenoisingBlock",
+    "NoPropDT",
+    "NonFiniteError",
+    "Rule",
+    "Solver",
+    "UnsupportedNetworkError",
+    "UserError",
+    "cosine_schedule",
+    "evaluate",
+    "fit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

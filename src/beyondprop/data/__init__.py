@@ -1,0 +1,54 @@
+"""Data sets that live whole on the device, and batches made from them.
+
+`names` and all that needs only file names stay free of torch: the rest is imported when it is first asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from beyondprop.data.registry import names
+
+if TYPE_CHECKING:
+    from beyondprop.data.batches import Batches
+    from beyondprop.data.files import verify, where
+    from beyondprop.data.loading import load
+    from beyondprop.data.sets import ImageSet, Splits, image_set
+    from beyondprop.data.splitting import hold_out
+    from beyondprop.data.statistics import Statistics
+
+__all__ = [
+    "Batches",
+    "ImageSet",
+    "Splits",
+    "Statistics",
+    "hold_out",
+    "image_set",
+    "load",
+    "names",
+    "verify",
+    "where",
+]
+
+_HOME = {
+    "Batches": "batches",
+    "ImageSet": "sets",
+    "Splits": "sets",
+    "Statistics": "statistics",
+    "hold_out": "splitting",
+    "image_set": "sets",
+    "load": "loading",
+    "verify": "files",
+    "where": "files",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # asked once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Torch modules with a backward of their own."""

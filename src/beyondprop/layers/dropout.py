@@ -1,0 +1,45 @@
+"""Dropout that draws its mask several times faster than torch's on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_LEVELS = 1 << 16  # a decision takes 16 random bits
+
+
+class Dropout(nn.Dropout):
+    """`torch.nn.Dropout` with a cheaper mask on CPU: four decisions from each 64-bit random number.
+
+    torch draws one Bernoulli variable an element, in one thread, which took a quarter of a NoProp step. Here the
+    probability is rounded to a multiple of 2^-16 and the scale follows it, so that the expectation is still exact.
+    Elsewhere (other devices, tensors that are not dense in memory, p of 0 or 1) it is torch's own.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, D102
+        cut = round(self.p * _LEVELS)
+        dense = input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)
+        if not self.training or input.device.type != "cpu" or not dense or not 0 < cut < _LEVELS:
+            return F.dropout(input, self.p, self.training)
+        return _Dropout.apply(input, cut)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cut: int) -> Tensor:
+        count = x.numel()
+        # From the lowest int64 on, all 64 bits are random; without bounds random_ leaves the sign bit 0.
+        bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        dropped = bits.view(torch.int16)[:count] < cut - _LEVELS // 2
+        dropped = dropped.as_strided(x.shape, x.stride())  # the mask lies in memory as x does
+        ctx.scale = _LEVELS / (_LEVELS - cut)
+        ctx.save_for_backward(dropped)
+        return (x * ctx.scale).masked_fill_(dropped, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (dropped,) = ctx.saved_tensors
+        return (grads[0] * ctx.scale).masked_fill_(dropped, 0), None

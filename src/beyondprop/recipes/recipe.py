@@ -1,0 +1,87 @@
+"""What a recipe is: settings whose defaults are the paper's, and a function that builds the experiment from them.
+
+This module and every recipe stay free of torch until an experiment is built, so that `--help` and `list` answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from beyondprop.data import Splits
+    from beyondprop.rule import Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings that every recipe of a stepped rule has; a recipe adds its own."""
+
+    epochs: int
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Images a step."""
+    learning_rate: float = 1e-3
+    """Of the optimizer; the highest one where a schedule moves it."""
+    weight_decay: float = 1e-3
+    """Decoupled (AdamW)."""
+    lr_schedule: Literal["constant", "one-cycle", "cosine"] = "constant"
+    """How the learning rate moves over the run, step by step."""
+    augment: Literal["none", "crop-flip"] = "none"
+    """Random changes to the training images."""
+    validation: int = 0
+    """Images held out of the training set to choose settings by; 0 trains on all of it."""
+
+
+@dataclass
+class Experiment:
+    """What a recipe builds: a rule, how it predicts, and what else is worth knowing about it once it is trained."""
+
+    rule: Rule
+    inference: dict[str, Any] = field(default_factory=dict)
+    """Options of the call `rule(x, **inference)` by which the reported accuracy is measured."""
+    measures: Callable[[Iterable[tuple[Tensor, Tensor]]], dict[str, Any]] | None = None
+    """Further figures of the trained rule on a split: names to floats or lists of floats."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure as a paper prints it; accuracies in 0..1."""
+
+    values: Mapping[str, float]
+    source: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment of one system.
+
+    Args:
+        id: `SYSTEM/VARIANT`.
+        summary: One line for `beyondprop list`.
+        dataset: Name of the data set, as `beyondprop.data` knows it.
+        settings: The defaults, which are the paper's where there is one.
+        build: Makes the experiment from settings and the data (torch is imported only here).
+        paper: The paper's own figures for given settings, or None where it has none.
+        departures: Where even the defaults differ from the paper, or settle what it leaves open; printed in every table.
+    """
+
+    id: str
+    summary: str
+    dataset: str
+    settings: Settings
+    build: Callable[[Any, Splits], Experiment]
+    paper: Callable[[Any], Published | None] = lambda _settings: None
+    departures: tuple[str, ...] = ()
+
+    def departures_of(self, settings: Settings) -> list[str]:
+        """List how a run with these settings differs from the paper: the standing departures, then each changed field."""
+        changed = [
+            f"{f.name.replace('_', ' ')} {getattr(settings, f.name)} (default {getattr(self.settings, f.name)})"
+            for f in fields(settings)
+            if getattr(settings, f.name) != getattr(self.settings, f.name)
+        ]
+        return [*self.departures, *changed]

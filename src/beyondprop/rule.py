@@ -1,0 +1,222 @@
+"""The two contracts of the library: a `Rule` is stepped by an optimizer, a `Solver` is fitted in one go."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from beyondprop.errors import NonFiniteError, UserError
+
+
+class Rule(nn.Module, ABC):
+    """A learning rule around a network: `rule.backward(x, y)` takes the place of `loss.backward()`.
+
+    Subclasses write `assign_credit` and `forward`; everything that users call is checked once, here.
+
+        optimizer = torch.optim.Adam(rule.parameters(), lr=1e-3)
+        for x, y in batches:
+            optimizer.zero_grad()
+            loss = rule.backward(x, y)
+            optimizer.step()
+        rule(x)
+
+    What a rule carries between calls belongs in its `state_dict`, or a resumed training is not bit-identical. Random
+    numbers come from torch's global generators, whose state the training loop saves.
+
+    Attributes:
+        phases: Names of the optimizer steps that one batch takes, in order; the loop calls `backward(x, y, phase)` and
+            steps once for each. A parameter that a phase does not train keeps its `.grad` None.
+        stages: Names of the parts of a training that learns piece by piece, in order; `rule.stage` holds the present one.
+        stage_span: How long a stage lasts: `"training"` gives each stage its epochs before the next one begins,
+            `"epoch"` walks through all stages in every epoch, one pass over the data for each.
+    """
+
+    phases: tuple[str | None, ...] = (None,)
+    stages: tuple[str | None, ...] = (None,)
+    stage_span: ClassVar[Literal["training", "epoch"]] = "training"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stage: str | None = None
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that `backward` trains now; one of `stages`."""
+        return self._stage if self._stage in self.stages else self.stages[0]
+
+    @stage.setter
+    def stage(self, name: str | None) -> None:
+        if name not in self.stages:
+            raise UserError(f"{type(self).__name__} has no stage {name!r}: its stages are {self.stages}")
+        self._stage = name
+
+    @classmethod
+    def supports(cls, network: nn.Module) -> str | None:
+        """Tell before anything is trained whether the rule can train a network.
+
+        Args:
+            network: What the rule's constructor would be given.
+
+        Returns:
+            None if it can, else the reason, with the layer's name.
+        """
+        return None
+
+    @classmethod
+    @abstractmethod
+    def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
+        """Make the rule from a plain classifier: what the common tests, `compare` and the estimators use.
+
+        Args:
+            network: Maps a batch `example` to class scores of shape (batch, classes).
+            example: One input batch; it is run once without a trace to learn shapes.
+            classes: Number of classes.
+            **options: The rule's own settings.
+        """
+
+    @abstractmethod
+    def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
+        """Add to each `.grad` what the optimizer is to subtract, and return the loss (a scalar)."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict: class scores of shape (batch, classes), of which softmax gives probabilities."""
+
+    def backward(self, x: Tensor, y: Tensor, phase: str | None = None) -> Tensor:
+        """Accumulate into each `.grad` what the optimizer is to subtract.
+
+        Args:
+            x: Inputs, first dimension the batch.
+            y: Targets, first dimension the batch: class indices (int64) for a classifier.
+            phase: One of `phases`.
+
+        Returns:
+            The batch's loss, detached, a scalar.
+
+        Raises:
+            UserError: The batch is empty, x and y differ in length, the phase is unknown, or float16 autocast is on.
+            NonFiniteError: The loss is NaN or infinite; the message names the block or layer.
+        """
+        name = type(self).__name__
+        if phase not in self.phases:
+            raise UserError(f"{name} has no phase {phase!r}: its phases are {self.phases}")
+        if len(x) == 0 or len(x) != len(y):
+            raise UserError(f"a batch needs as many targets as inputs and at least one: got {len(x)} inputs, {len(y)} targets")
+        if torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.float16:
+            raise UserError(
+                f"{name} calls autograd itself, so a loss scaler cannot reach it and float16 gradients would underflow: "
+                "use torch.autocast with dtype=torch.bfloat16, or float32"
+            )
+        with torch.enable_grad():
+            return self.assign_credit(x, y, phase).detach()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Name the groups of parameters that want settings of their own, ready for an optimizer."""
+        return [{"name": "network", "params": [p for p in self.parameters() if p.requires_grad]}]
+
+
+class Solver(nn.Module, ABC):
+    """What is fitted rather than stepped: a closed form or a convex problem. `solver.fit(x, y)`, then `solver(x)`."""
+
+    @classmethod
+    @abstractmethod
+    def for_classifier(cls, example: Tensor, classes: int, **options: Any) -> Self:
+        """Make the solver for inputs shaped like `example` and a number of classes."""
+
+    @abstractmethod
+    def solve(self, x: Tensor, y: Tensor) -> None:
+        """Set the parameters to the solution."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict: class scores of shape (batch, classes), of which the largest is the class."""
+
+    def fit(self, x: Tensor, y: Tensor) -> Self:
+        """Fit to a whole data set.
+
+        Args:
+            x: Inputs, first dimension the samples; finite.
+            y: Targets, first dimension the samples.
+
+        Returns:
+            The solver itself, as scikit-learn's estimators do.
+
+        Raises:
+            UserError: x is empty or of another length than y.
+            NonFiniteError: x holds NaN or infinity.
+        """
+        if len(x) == 0 or len(x) != len(y):
+            raise UserError(f"fit needs as many targets as inputs and at least one: got {len(x)} inputs, {len(y)} targets")
+        if not x.isfinite().all():
+            raise NonFiniteError("the inputs hold NaN or infinity: clean the data before fitting")
+        with torch.no_grad():
+            self.solve(x, y)
+        return self
+
+
+def check_labels(y: Tensor, classes: int) -> None:
+    """Refuse labels that are no class indices.
+
+    Args:
+        y: Labels, shape (batch,).
+        classes: Number of classes.
+
+    Raises:
+        UserError: y is not a vector of integers in 0..classes-1.
+    """
+    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise UserError(f"labels must be class indices of shape (batch,), got {y.dtype} of shape {tuple(y.shape)}")
+    low, high = (int(bound) for bound in y.aminmax())
+    if low < 0 or high >= classes:
+        raise UserError(f"labels must lie in 0..{classes - 1}, got {low if low < 0 else high}: check the data or `classes`")
+
+
+def first_nonfinite_layer(network: nn.Module, x: Tensor) -> str:
+    """Name the first layer whose output is NaN or infinite, by one forward pass that leaves no trace.
+
+    Args:
+        network: The network that was just run.
+        x: The batch on which its loss was not finite.
+
+    Returns:
+        A phrase such as "layer 2.conv1"; "the input" where x itself holds NaN; "the loss" where every layer is finite.
+    """
+    if x.is_floating_point() and not x.isfinite().all():
+        return "the input"
+    seen: list[str] = []
+
+    def note(name: str):
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not output.isfinite().all():
+                seen.append(name)
+
+        return hook
+
+    leaves = [(name, module) for name, module in network.named_modules() if not any(module.children())]
+    handles = [module.register_forward_hook(note(name)) for name, module in leaves]
+    try:
+        with without_trace(network):
+            network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"layer {seen[0]}" if seen else "the loss"
+
+
+@contextmanager
+def without_trace(network: nn.Module) -> Iterator[None]:
+    """Run a network without leaving a trace: no graph, no moved statistics, no generator advanced, same train/eval mode."""
+    modes = {module: module.training for module in network.modules()}
+    devices = {parameter.device for parameter in network.parameters() if parameter.device.type == "cuda"}
+    network.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

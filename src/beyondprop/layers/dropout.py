@@ -33,13 +33,13 @@ class _Dropout(torch.autograd.Function):
         count = x.numel()
         # From the lowest int64 on, all 64 bits are random; without bounds random_ leaves the sign bit 0.
         bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        dropped = bits.view(torch.int16)[:count] < cut - _LEVELS // 2
-        dropped = dropped.as_strided(x.shape, x.stride())  # the mask lies in memory as x does
-        ctx.scale = _LEVELS / (_LEVELS - cut)
-        ctx.save_for_backward(dropped)
-        return (x * ctx.scale).masked_fill_(dropped, 0)
+        kept = bits.view(torch.int16)[:count] >= cut - _LEVELS // 2
+        # Multiplying by a mask of x's own type is ten times faster here than masked_fill by a boolean one.
+        mask = kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - cut)).as_strided(x.shape, x.stride())
+        ctx.save_for_backward(mask)
+        return x * mask
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (dropped,) = ctx.saved_tensors
-        return (grads[0] * ctx.scale).masked_fill_(dropped, 0), None
+        (mask,) = ctx.saved_tensors
+        return grads[0] * mask, None

@@ -112,7 +112,7 @@ class ResidualChain(nn.Module):
         super().__init__()
         self.blocks, self.embedding, self.start = blocks, embedding, start
         self.w = nn.Parameter(torch.full((len(blocks),), math.atanh(share)))
-        self.head = nn.Linear(embedding.dim, embedding.classes)
+        self.head = embedding.nearest_row_classifier()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class logits, shape (batch, classes)."""

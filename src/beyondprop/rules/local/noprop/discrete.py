@@ -86,7 +86,7 @@ class NoPropDT(Rule):
         if order not in ("all-blocks", "one-by-one"):
             raise UserError(f"order must be 'all-blocks' or 'one-by-one', got {order!r}")
         self.eta, self.head_form, self.sigma, self.order = eta, head, sigma, order
-        self.head = _nearest_row_classifier(embedding)
+        self.head = embedding.nearest_row_classifier()
         if order == "one-by-one":
             self.stages = tuple(f"block {t}" for t in range(1, len(self.network) + 1))
 
@@ -251,18 +251,6 @@ class NoPropDT(Rule):
         if readout == "mean":
             return spoken.logsumexp(dim=0) - math.log(len(spoken))
         raise UserError(f"readout must be 'head', 'last-block' or 'mean', got {readout!r}")
-
-
-def _nearest_row_classifier(embedding: ClassEmbedding, sharpness: float = 10.0) -> nn.Linear:
-    """A linear head that starts as the nearest embedding: logits k (u·z - ||u||²/2), up to a term common to all classes.
-
-    Started at random, the head is the last to learn: after one epoch of MNIST it held the chain 13 points below its blocks.
-    """
-    head = nn.Linear(embedding.dim, embedding.classes, dtype=embedding.rows.dtype, device=embedding.rows.device)
-    with torch.no_grad():
-        head.weight.copy_(sharpness * embedding.rows)
-        head.bias.copy_(-0.5 * sharpness * embedding.rows.square().sum(dim=1))
-    return head
 
 
 def _check(loss: Tensor, where: str) -> None:

@@ -140,8 +140,7 @@ class NoPropDT(Rule):
         check_labels(y, self.embedding.classes)
         steps = len(self.network)
         total = self._head_loss(y)
-        _check(total, "the head p_out")
-        total.backward()
+        _descend(total, "the head p_out")
         if self.stage is None:
             ts: Sequence[int] = range(1, steps + 1)
             share = 1.0
@@ -151,8 +150,7 @@ class NoPropDT(Rule):
         total = total.detach()
         for t in ts:
             loss = share * self._denoising_loss(t, x, y)
-            _check(loss, f"block {t}")
-            loss.backward()  # frees this block's activations before the next block runs
+            _descend(loss, f"block {t}")  # frees this block's activations before the next block runs
             total = total + loss.detach()
         return total
 
@@ -253,6 +251,8 @@ class NoPropDT(Rule):
         raise UserError(f"readout must be 'head', 'last-block' or 'mean', got {readout!r}")
 
 
-def _check(loss: Tensor, where: str) -> None:
+def _descend(loss: Tensor, where: str) -> None:
     if not loss.isfinite():
         raise NonFiniteError(f"the loss of {where} is {loss.item()}: check the data for NaN, or lower the learning rate")
+    if loss.requires_grad:  # a frozen block has nothing to learn
+        loss.backward()

@@ -1,0 +1,50 @@
+"""The baseline is back-propagation to the bit."""
+
+import pytest
+import torch
+from torch import nn
+
+from beyondprop.errors import NonFiniteError
+from beyondprop.rules.signals.backprop import Backprop
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), nn.BatchNorm1d(6), nn.Linear(6, 3))
+
+
+def test_gradients_are_autograds_and_accumulate(network):
+    x, y = torch.randn(5, 4), torch.randint(3, (5,))
+    loss = nn.CrossEntropyLoss()(network(x), y)
+    expected = torch.autograd.grad(loss, list(network.parameters()))
+    rule = Backprop(network)
+    found = rule.backward(x, y)
+    assert torch.equal(found, loss.detach())
+    assert not found.requires_grad
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+    rule.backward(x, y)
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * gradient)
+
+
+def test_any_loss_of_output_and_target(network):
+    x, y = torch.randn(5, 4), torch.randn(5, 3)
+    rule = Backprop(network, nn.MSELoss())
+    assert torch.equal(rule.backward(x, y), nn.functional.mse_loss(network(x), y).detach())
+
+
+def test_not_finite_names_the_first_layer_and_adds_nothing(network):
+    with torch.no_grad():
+        network[3].weight[0, 0] = torch.inf
+    with pytest.raises(NonFiniteError, match="layer 3"):
+        Backprop(network).backward(torch.randn(5, 4), torch.randint(3, (5,)))
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_nan_in_the_data_is_told_from_a_broken_layer(network):
+    x = torch.randn(5, 4)
+    x[2, 1] = torch.nan
+    with pytest.raises(NonFiniteError, match="the input"):
+        Backprop(network).backward(x, torch.randint(3, (5,)))

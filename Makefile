@@ -1,0 +1,29 @@
+# The commands of the day. They run in the active environment; another one: make test PYTHON=path/to/python
+PYTHON ?= python
+RUN = $(PYTHON) -m
+
+.PHONY: help test slow lint format docs tables
+
+help:  ## name the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+
+test:  ## the everyday tests: under five minutes on two cores
+	$(RUN) pytest -m "not slow"
+
+slow:  ## the tests that take minutes each
+	$(RUN) pytest -m slow
+
+lint:  ## style and types; changes nothing
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format:  ## bring the style in order
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+docs:  ## build the documentation into docs/_build/html; warnings are errors
+	$(RUN) sphinx -W --keep-going -q -b html docs docs/_build/html
+
+tables:  ## write the tables of README and documentation anew from results/ and the catalogue
+	$(RUN) beyondprop report README.md docs/index.md docs/results.md

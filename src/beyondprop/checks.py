@@ -1,0 +1,70 @@
+"""Checks of what users give: ranges of settings and names that are almost right. Free of torch."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from typing import Any
+
+from beyondprop.errors import UserError
+
+_LEAST_WHOLE = {
+    **dict.fromkeys(("epochs", "batch_size", "threads", "seeds", "steps", "dim", "hidden", "first_width"), 1),
+    **dict.fromkeys(("seed", "validation"), 0),
+}
+_REAL: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "learning_rate": ("above 0", lambda value: value > 0),
+    "weight_decay": ("at least 0", lambda value: value >= 0),
+    "dropout": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+}
+
+
+def check(**values: Any) -> None:
+    """Refuse values that no training can have, whichever recipe they belong to.
+
+    Args:
+        **values: Settings by name, such as `epochs=5`. None stands for "not chosen" and passes, as do names that have
+            no range here: what is particular to a rule is checked by the rule.
+
+    Raises:
+        UserError: A value is out of range, not finite or of a wrong type; the message names the command line's flag.
+
+    >>> check(epochs=5, learning_rate=1e-3)
+    >>> check(batch_size=0)
+    Traceback (most recent call last):
+    beyondprop.errors.UserError: --batch-size must be at least 1, not 0
+    """
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{flag} must be a finite number, not {value}")
+        if name in _LEAST_WHOLE:
+            if not number or not isinstance(value, int):
+                raise UserError(f"{flag} must be a whole number, not {value!r}")
+            if value < _LEAST_WHOLE[name]:
+                raise UserError(f"{flag} must be at least {_LEAST_WHOLE[name]}, not {value}")
+        if name in _REAL:
+            phrase, holds = _REAL[name]
+            if not number or not holds(value):
+                raise UserError(f"{flag} must be {phrase}, not {value!r}")
+
+
+def check_fields(*instances: Any) -> None:
+    """Refuse dataclass instances, such as a recipe's settings, with a field that `check` refuses."""
+    for instance in instances:
+        check(**{f.name: getattr(instance, f.name) for f in fields(instance)})
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Phrase which known name the user may have meant; empty where none is close.
+
+    >>> suggestion("trian", ["train", "evaluate"])
+    "; did you mean 'train'?"
+    """
+    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,169 @@
+"""From dataclass instances to flags and back: tyro makes the flags and their help, this makes its errors one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import textwrap
+from dataclasses import field, fields, make_dataclass
+from pathlib import Path
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from beyondprop.checks import suggestion
+from beyondprop.errors import UserError
+
+# https://no-color.org; tyro knows a variable of its own and reads it when it is imported.
+if os.environ.get("NO_COLOR"):
+    os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+SWITCHES = ("--json", "--quiet", "--resume", "--tensorboard", "--replace")
+"""Flags without a value: what follows one of them may be the recipe."""
+
+_KINDS = {int: "a whole number", float: "a number", str: "a word", Path: "a path"}
+
+
+def parse(
+    argv: list[str], prog: str, description: str, *, words: int = 0, without: tuple[str, ...] = (), **groups: Any
+) -> tuple[list[str], SimpleNamespace]:
+    """Read flags into dataclass instances; prints the help and leaves with `SystemExit` where it is asked for.
+
+    Args:
+        argv: What follows the command.
+        prog: The command, with its positional words, for the usage line.
+        description: A paragraph and examples, for the help.
+        words: How many positional words may stand among the flags; -1 for any number.
+        without: Fields that get no flag.
+        **groups: The dataclass instances by group name; their fields become flags, their values the defaults.
+
+    Returns:
+        The positional words, and an object with an attribute for each group.
+
+    Raises:
+        UserError: A flag is unknown, lacks its value or has one of a wrong type, or there are too many words.
+    """
+    # One group after the other, so that the help shows them apart.
+    shown = {name: _hide(group, without) for name, group in groups.items()}
+    kind = make_dataclass("Flags", [(name, type(group), field(default=group)) for name, group in shown.items()])
+    caught = io.StringIO()
+    parsed: Any
+    try:
+        with contextlib.redirect_stderr(caught):
+            parsed, rest = tyro.cli(
+                kind,
+                args=argv,
+                prog=prog,
+                description=_laid_out(description),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                registry=_registry(),
+                return_unknown_args=True,
+            )
+    except SystemExit as leaving:
+        if leaving.code in {0, None}:
+            raise
+        raise UserError(f"{_condense(caught.getvalue())} (see `{prog} --help`)") from None
+    known = ["--" + f.name.replace("_", "-") for g in groups.values() for f in fields(g) if f.name not in without]
+    for word in rest:
+        if word.startswith("-"):
+            name = word.split("=")[0].replace("_", "-")
+            raise UserError(f"there is no flag {name} here{suggestion(name, known)} (see `{prog} --help`)")
+    if 0 <= words < len(rest):
+        raise UserError(f"unexpected argument {rest[words]!r} (see `{prog} --help`)")
+    back = {name: _copy(type(group), getattr(parsed, name)) for name, group in groups.items()}
+    return rest, SimpleNamespace(**back)
+
+
+def split_recipe(argv: list[str], default: str | None) -> tuple[str, list[str]]:
+    """Take the recipe from the arguments: it comes first, for it decides which flags there are.
+
+    Raises:
+        UserError: There is none, and no default.
+    """
+    for index, word in enumerate(argv):
+        if not word.startswith("-"):
+            return word, argv[:index] + argv[index + 1 :]
+        if word not in SWITCHES:
+            break
+    if default is None and not {"-h", "--help"}.intersection(argv):
+        raise UserError("name a recipe first, such as noprop-dt/digits (`beyondprop list` names them all)")
+    return default or "noprop-dt/digits", argv
+
+
+def _hide(group: Any, names: tuple[str, ...]) -> Any:
+    """Make a dataclass instance of a subclass in which some of the fields get no flag."""
+    hidden = [
+        (f.name, Annotated[f.type, tyro.conf.Fixed, tyro.conf.Suppress], field(default=getattr(group, f.name)))
+        for f in fields(group)
+        if f.name in names
+    ]
+    if not hidden:
+        return group
+    kind = type(group)
+    return _copy(make_dataclass(kind.__name__, hidden, bases=(kind,), frozen=True, kw_only=True), group)
+
+
+def _copy(kind: type, values: Any) -> Any:
+    """An instance of a dataclass with the values of another one's fields of the same names."""
+    return kind(**{f.name: getattr(values, f.name) for f in fields(kind)})
+
+
+def _registry() -> ConstructorRegistry:
+    """Errors that speak to users, and `auto` for None, where tyro would show `{None}|INT` and Python's own messages."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def plain(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        chosen = info.type
+        optional = get_origin(chosen) in {Union, UnionType} and NoneType in get_args(chosen)
+        if optional:
+            chosen = next(argument for argument in get_args(chosen) if argument is not NoneType)
+        if chosen not in _KINDS or (chosen in {str, Path} and not optional):
+            return None
+
+        def read(words: list[str]) -> Any:
+            if optional and words[0] == "auto":
+                return None
+            try:
+                return chosen(words[0])
+            except ValueError:
+                raise ValueError(f"{words[0]!r} is not {_KINDS[chosen]}") from None
+
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=chosen.__name__.upper(),
+            instance_from_str=read,
+            is_instance=lambda value: isinstance(value, chosen) or (optional and value is None),
+            str_from_instance=lambda value: ["auto" if value is None else str(value)],
+        )
+
+    return registry
+
+
+def _laid_out(text: str) -> str:
+    """Wrap paragraphs and keep lists. Wrapped lines are indented, since tyro joins those that begin with a letter."""
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(
+        part if "\n  " in part else textwrap.indent(textwrap.fill(part, 76), "  ") for part in paragraphs
+    )
+
+
+def _condense(printed: str) -> str:
+    """The first paragraph below the title of tyro's error box, on one line."""
+    # Where stdout is no UTF-8, the box has no sides and its rules are dashes.
+    rows = [row.strip("╭╮╰╯│─ ") for row in printed.splitlines()][1:]
+    begun = itertools.dropwhile(_is_rule, rows)
+    paragraph = itertools.takewhile(lambda row: not _is_rule(row), begun)
+    message = " ".join(paragraph).removeprefix("Error parsing ").rstrip(".")
+    if lacking := re.match(r"Missing value for argument \W*(--[\w-]+)", message):
+        return f"{lacking[1]} needs a value"
+    return message or "the command line cannot be read"
+
+
+def _is_rule(row: str) -> bool:
+    return not row.strip("-")

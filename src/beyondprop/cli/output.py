@@ -1,0 +1,35 @@
+"""What the commands print: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def say(text: str = "") -> None:
+    """Print a line of the result."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """Print a line that is not part of the result."""
+    sys.stderr.write(text + "\n")
+
+
+def say_json(document: dict[str, Any]) -> None:
+    """Print one JSON object on one line, the last of stdout."""
+    say(json.dumps(document, allow_nan=False))
+
+
+def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
+    """Lay rows of cells out in columns; the last column is left ragged.
+
+    >>> print(aligned([("block", "alone"), ("1", "81.2 %")]))
+      block  alone
+      1      81.2 %
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    padded = [[cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=True)] for row in rows]
+    return "\n".join(indent + "  ".join([*cells, row[-1]]).rstrip() for cells, row in zip(padded, rows, strict=True))

@@ -1,0 +1,86 @@
+"""`beyondprop reproduce RECIPE --seeds N`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from beyondprop.catalogue import find_recipe
+from beyondprop.cli.arguments import parse, split_recipe
+from beyondprop.cli.output import say, say_json
+from beyondprop.reproduce import reproduce
+from beyondprop.training.execution import Execution
+
+HELP = """Trains seeds 0 to N-1 of a recipe, each in a run folder of its own, and writes results/ID/VARIANT.json:
+every seed's metrics beside the paper's numbers, with settings, versions, hardware and cost. The same command run
+again goes on where it was interrupted. Another embedding than the recipe's is written beside, to
+ID/VARIANT-EMBEDDING.json.
+
+Examples:
+  beyondprop reproduce noprop-dt/digits --seeds 3
+  beyondprop reproduce noprop-dt/mnist --seeds 3 --epochs 10 --lr-schedule one-cycle
+  beyondprop reproduce noprop-dt/mnist --seeds 3 --embedding prototype
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How often it is trained, and where the result goes."""
+
+    seeds: int = 3
+    """Number of seeds, from 0 on."""
+    results: Path = Path("results")
+    """Folder of the result files."""
+    suffix: str | None = None
+    """Write ID/VARIANT-SUFFIX.json; by default the embedding where it was changed, else nothing."""
+    replace: bool = False
+    """Overwrite a result of more seeds or more epochs."""
+    json: bool = False
+    """Print the result as one JSON object on the last line of stdout."""
+    quiet: bool = False
+    """Show no progress and no summary."""
+
+
+def run(argv: list[str]) -> None:
+    """Run the command."""
+    recipe_id, flags = split_recipe(argv, None)
+    recipe = find_recipe(recipe_id)
+    _, given = parse(
+        flags,
+        f"beyondprop reproduce {recipe_id}",
+        HELP,
+        without=("seed",),
+        recipe=recipe.settings,
+        execution=Execution(),
+        output=Output(),
+    )
+    output: Output = given.output
+    try:
+        path, result = reproduce(
+            recipe,
+            given.recipe,
+            given.execution,
+            seeds=output.seeds,
+            results=output.results,
+            suffix=output.suffix,
+            overwrite=output.replace,
+            progress=not output.quiet,
+        )
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{interrupt or 'interrupted'}; the same command goes on from there") from None
+    if output.json:
+        say_json({**result, "file": str(path)})
+    elif not output.quiet:
+        _summarise(path, result)
+
+
+def _summarise(path: Path, result: dict[str, Any]) -> None:
+    accuracy = result["metrics"]["test_accuracy"]
+    figures = f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} %"
+    say(f"test accuracy  {figures} (seeds: {len(result['seeds'])})")
+    if result["paper"] and "test_accuracy" in result["paper"]:
+        say(f"paper          {100 * result['paper']['test_accuracy']:.2f} % ({result['paper']['source']})")
+    for departure in result["departures"]:
+        say(f"departure      {departure}")
+    say(f"result file    {path}")

@@ -1,0 +1,103 @@
+"""`beyondprop train [RECIPE]`."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from beyondprop import training
+from beyondprop.catalogue import find_recipe
+from beyondprop.checks import check_fields
+from beyondprop.cli.arguments import parse, split_recipe
+from beyondprop.cli.output import say, say_json
+from beyondprop.reproduce import no_leftovers, runs_root
+from beyondprop.training.execution import Execution
+
+DEFAULT = "noprop-dt/digits"
+
+HELP = f"""Trains a recipe once and measures it on the test split at the end. Settings, metrics, checkpoint and
+curves go to a run folder; an interrupted run goes on from its last checkpoint with --resume. The recipe comes first
+and decides which flags there are (default: {DEFAULT}; `beyondprop list` names them all).
+
+Examples:
+  beyondprop train
+  beyondprop train noprop-dt/mnist --epochs 5 --lr-schedule one-cycle
+  beyondprop train noprop-dt/mnist --out runs/mine --resume
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where the run goes and what is printed."""
+
+    out: Path | None = None
+    """Run folder; by default a new one under $BEYONDPROP_RUNS or the user's cache folder."""
+    resume: bool = False
+    """Go on with the run in the folder; without --out with the latest of this recipe and seed."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard as well."""
+    json: bool = False
+    """Print the outcome as one JSON object on the last line of stdout."""
+    quiet: bool = False
+    """Show no progress and no summary."""
+
+
+def run(argv: list[str]) -> None:
+    """Run the command."""
+    recipe_id, flags = split_recipe(argv, DEFAULT)
+    recipe = find_recipe(recipe_id)
+    _, given = parse(
+        flags, f"beyondprop train {recipe_id}", HELP, recipe=recipe.settings, execution=Execution(), output=Output()
+    )
+    output: Output = given.output
+    check_fields(given.recipe, given.execution)
+    folder = output.out or default_folder(recipe_id, given.execution.seed, resume=output.resume)
+    again = ["beyondprop", "train", recipe_id, *flags]
+    again += [] if output.out else ["--out", str(folder)]
+    again += [] if output.resume else ["--resume"]
+    try:
+        with no_leftovers(folder):
+            outcome = training.train(
+                recipe,
+                given.recipe,
+                given.execution,
+                folder,
+                resume=output.resume,
+                progress=not output.quiet,
+                tensorboard=output.tensorboard,
+            )
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{interrupt or 'interrupted'}; go on with: {shlex.join(again)}") from None
+    if output.json:
+        chosen = {"settings": asdict(given.recipe), "execution": asdict(given.execution)}
+        say_json({"recipe": recipe_id, **chosen, **report(outcome)})
+    elif not output.quiet:
+        summarise(outcome, shlex.join(again))
+
+
+def default_folder(recipe_id: str, seed: int, *, resume: bool) -> Path:
+    """The next free run folder of a recipe and seed, or the latest one that is there where it is to be resumed."""
+    first = runs_root() / recipe_id / f"seed-{seed}"
+    number, latest, free = 1, first, first
+    while free.exists():
+        number, latest = number + 1, free
+        free = first.with_name(f"{first.name}-{number}")
+    return latest if resume else free
+
+
+def report(outcome: Any) -> dict[str, Any]:
+    """An outcome as JSON takes it."""
+    return {**asdict(outcome), "folder": str(outcome.folder)}
+
+
+def summarise(outcome: Any, resume: str) -> None:
+    """Print what came out of a run, and what can be done with it; `resume` is the command that opens it again."""
+    folder = Path(outcome.folder)
+    say(f"test accuracy  {100 * outcome.metrics['test_accuracy']:.2f} %")
+    say(f"time           {outcome.train_seconds:.1f} s, {outcome.images_per_second:.0f} images/s")
+    say(f"run folder     {folder}")
+    say(f"curves         {folder / 'curves.png'}")
+    say(f"evaluate       {shlex.join(['beyondprop', 'evaluate', str(folder)])}")
+    say(f"resume         {resume}")

@@ -1,0 +1,1 @@
+"""Reports made from result files: tables for the documentation."""

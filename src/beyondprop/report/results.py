@@ -1,0 +1,41 @@
+"""Reading result files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from beyondprop.catalogue import SYSTEMS
+from beyondprop.errors import UserError
+
+_FIELDS = {"recipe", "settings", "departures", "seeds", "metrics", "paper", "cost", "environment"}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read one result file.
+
+    Raises:
+        UserError: It cannot be read, or is no result.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}): restore it or remove it") from error
+    whole = isinstance(document, dict) and document.keys() >= _FIELDS
+    if not whole or "test_accuracy" not in document["metrics"] or "epochs" not in document["settings"]:
+        raise UserError(f"{path} is no result file of `beyondprop reproduce`: move it elsewhere")
+    return document
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Read every result file, in the order of the catalogue; `file` is added to each document.
+
+    Raises:
+        UserError: One of them cannot be read, or is no result.
+    """
+    results = [{**read_result(path), "file": path} for path in sorted(folder.glob("*/*.json"))]
+    order = [recipe.id for system in SYSTEMS for recipe in system.recipes]
+    return sorted(results, key=lambda r: order.index(r["recipe"]) if r["recipe"] in order else len(order))

@@ -1,0 +1,131 @@
+"""Markdown tables, made from result files and the catalogue and never typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from beyondprop.catalogue import SYSTEMS
+from beyondprop.errors import UserError
+from beyondprop.report.results import read_results
+
+_RESULT_HEADS = ("Recipe", "Test accuracy, %", "Seeds", "Epochs", "Paper, %", "Difference", "Time a seed", "Departures")
+_LEFT = {"Recipe", "Departures", "System", "Family", "Paper", "Recipes"}  # columns of words; numbers stand on the right
+
+
+def tables(results: Path) -> dict[str, str]:
+    """Make every table, by the name that its markers carry.
+
+    Args:
+        results: Folder of the result files.
+
+    Raises:
+        UserError: A result file is damaged.
+    """
+    return {"results": results_table(read_results(results)), "systems": systems_table()}
+
+
+def regenerate(text: str, made: Mapping[str, str]) -> str:
+    r"""Replace what stands between the markers.
+
+    Args:
+        text: A markdown text. Names without markers in it are passed over.
+        made: Tables by name.
+
+    Raises:
+        UserError: A marker lacks its counterpart, or stands twice.
+
+    >>> print(regenerate("<!-- results:begin -->\nold\n<!-- results:end -->", {"results": "new"}))
+    <!-- results:begin -->
+    <BLANKLINE>
+    new
+    <BLANKLINE>
+    <!-- results:end -->
+    """
+    for name, table in made.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if (text.count(begin), text.count(end)) == (0, 0):
+            continue
+        if (text.count(begin), text.count(end)) != (1, 1) or text.index(begin) > text.index(end):
+            raise UserError(f"{begin} and {end} must stand in this order, once each")
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def results_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a result: what was measured, beside what the paper prints. Departures stand as numbered notes below.
+
+    Args:
+        results: Documents of the result files, in the order of their rows.
+    """
+    if not results:
+        return "No results yet."
+    notes: list[str] = []
+    rows = []
+    for result in results:
+        numbers = [_numbered(notes, departure) for departure in result["departures"]]
+        rows.append((*_measured(result), ", ".join(map(str, numbers)) or "none"))
+    table = _markdown(_RESULT_HEADS, rows)
+    listed = "\n".join(f"{number}. {_escaped(text)}" for number, text in enumerate(notes, 1))
+    return f"{table}\n\nDepartures from the paper:\n\n{listed}" if notes else table
+
+
+def systems_table() -> str:
+    """One row a system: its name, family, paper and recipes."""
+    rows = []
+    for system in SYSTEMS:
+        paper = f"{_escaped(system.paper.title)}, {system.paper.year}"
+        link = f"[{paper}]({system.paper.url})" if system.paper.url else paper
+        recipes = ", ".join(f"`{recipe.id}`" for recipe in system.recipes)
+        rows.append((f"`{system.id}`: {_escaped(system.name)}", system.family, link, recipes))
+    return _markdown(("System", "Family", "Paper", "Recipes"), rows)
+
+
+def _measured(result: dict[str, Any]) -> tuple[str, ...]:
+    accuracy = result["metrics"]["test_accuracy"]
+    published = (result["paper"] or {}).get("test_accuracy")
+    return (
+        _label(result),
+        f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f}",
+        str(len(result["seeds"])),
+        str(result["settings"]["epochs"]),
+        "" if published is None else f"{100 * published:.2f}",
+        "" if published is None else f"{100 * (accuracy['mean'] - published):+.2f}",
+        duration(result["cost"]["train_seconds"]),
+    )
+
+
+def _label(result: dict[str, Any]) -> str:
+    """The recipe, with the suffix of its file where it has one."""
+    extra = result["file"].stem.removeprefix(result["recipe"].split("/")[1]).removeprefix("-")
+    return f"`{result['recipe']}`" + (f" ({extra})" if extra else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a unit that gives a readable number.
+
+    >>> duration(5.4), duration(312), duration(9000)
+    ('5.4 s', '5.2 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _numbered(notes: list[str], text: str) -> int:
+    """The number of a note, which is added if it is new."""
+    if text not in notes:
+        notes.append(text)
+    return notes.index(text) + 1
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = [":---" if head in _LEFT else "---:" for head in heads]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([|*_\[\]<>`])", r"\\\1", text)

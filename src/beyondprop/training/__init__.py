@@ -1,0 +1,54 @@
+"""Training: the loop, the run folder with its checkpoints, evaluation, curves.
+
+`Execution` stays free of torch: the rest is imported when it is first asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from beyondprop.training.execution import Execution
+
+if TYPE_CHECKING:
+    from beyondprop.training.assembly import LoadedRun, load_run
+    from beyondprop.training.evaluation import evaluate
+    from beyondprop.training.interrupts import Interrupted
+    from beyondprop.training.loop import FitResult, fit
+    from beyondprop.training.run_folder import RunFolder
+    from beyondprop.training.runs import Outcome, train
+
+__all__ = [
+    "Execution",
+    "FitResult",
+    "Interrupted",
+    "LoadedRun",
+    "Outcome",
+    "RunFolder",
+    "evaluate",
+    "fit",
+    "load_run",
+    "train",
+]
+
+_HOME = {
+    "FitResult": "loop",
+    "Interrupted": "interrupts",
+    "LoadedRun": "assembly",
+    "Outcome": "runs",
+    "RunFolder": "run_folder",
+    "evaluate": "evaluation",
+    "fit": "loop",
+    "load_run": "assembly",
+    "train": "runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # asked once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,185 @@
+"""From a recipe, its settings and an execution to what can be trained or evaluated."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from beyondprop.data import Batches, ImageSet, Splits, Statistics, hold_out, load
+from beyondprop.errors import RunError, UserError
+from beyondprop.recipes.recipe import Experiment, Recipe, Settings
+from beyondprop.rule import Rule
+from beyondprop.training import checkpoint
+from beyondprop.training.execution import Execution
+from beyondprop.training.run_folder import read_settings
+
+
+@dataclass
+class LoadedRun:
+    """A recipe with its data and its experiment on the device.
+
+    Attributes:
+        recipe, settings, execution: What it is made from.
+        splits: The data; `train` is without the held-out images.
+        validation: The held-out images, or None.
+        experiment: What the recipe built.
+        device: Where it is.
+    """
+
+    recipe: Recipe
+    settings: Settings
+    execution: Execution
+    splits: Splits
+    validation: ImageSet | None
+    experiment: Experiment
+    device: torch.device
+    statistics: Statistics
+
+    @property
+    def rule(self) -> Rule:
+        """The experiment's rule."""
+        return self.experiment.rule
+
+    def batches(self, images: ImageSet, *, training: bool = False) -> Batches:
+        """Batches on the device, normalised by the training set's statistics.
+
+        Args:
+            images: One of the splits.
+            training: Whether they are shuffled and augmented as the settings say.
+        """
+        return Batches(
+            images,
+            self.settings.batch_size,
+            shuffle=training,
+            seed=self.execution.seed,
+            augment=self.settings.augment if training else "none",
+            statistics=self.statistics,
+            device=self.device,
+            channels_last=self.execution.channels_last,
+        )
+
+
+def assemble(recipe: Recipe, settings: Settings, execution: Execution, splits: Splits | None = None) -> LoadedRun:
+    """Load the data and build the experiment, on its device, with weights that depend on the seed alone.
+
+    Args:
+        recipe: Which.
+        settings: Of the recipe's own class.
+        execution: Where and how.
+        splits: The data; by default what the recipe names.
+
+    Raises:
+        UserError: There is no such device, or the data or the settings are out of range.
+    """
+    device = resolve_device(execution.device)
+    splits = splits or load(recipe.dataset)
+    validation = None
+    if settings.validation:
+        rest, validation = hold_out(splits.train, settings.validation, seed=execution.seed)
+        splits = Splits(rest, splits.test)
+    torch.manual_seed(execution.seed)
+    experiment = recipe.build(settings, splits)
+    experiment.rule.to(device)
+    if execution.channels_last:
+        nn.utils.convert_conv2d_weight_memory_format(experiment.rule, torch.channels_last)
+    statistics = Statistics.of(splits.train)
+    return LoadedRun(recipe, settings, execution, splits, validation, experiment, device, statistics)
+
+
+def load_run(folder: str | os.PathLike[str], *, device: str | None = None) -> LoadedRun:
+    """Rebuild the experiment of a run folder with the weights of its newest checkpoint.
+
+    Args:
+        folder: Of a run that `train` has made.
+        device: In place of the one that it was trained on.
+
+    Raises:
+        RunError: The folder holds no run of a recipe, or no checkpoint, or one that is damaged or does not fit.
+        UserError: The recipe or the device is not there.
+    """
+    from beyondprop.catalogue import find_recipe  # noqa: PLC0415  # the catalogue stands above training
+
+    path = Path(folder)
+    stored = read_settings(path)
+    if "recipe" not in stored:
+        raise RunError(f"{path} was not trained from a recipe: build its network and load the checkpoint's weights")
+    recipe = find_recipe(stored["recipe"])
+    settings, execution = (
+        _restored(recipe.settings, stored["settings"], path),
+        _restored(Execution(), stored["execution"], path),
+    )
+    saved = checkpoint.load(path)
+    if saved is None:
+        raise RunError(f"{path} holds no checkpoint yet: train first")
+    run = assemble(recipe, settings, execution if device is None else replace(execution, device=device))
+    saved.restore_model(run.rule)
+    run.rule.stage = saved.state["stage"]
+    return run
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        UserError: There is none of this name on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"there is no device named {name!r}: use auto, cpu, cuda or cuda:NUMBER") from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type == "cuda" and device.index is not None and 0 < torch.cuda.device_count() <= device.index:
+        raise UserError(f"device {name!r} is not there: this machine has {torch.cuda.device_count()} cuda device(s)")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"device {name!r} is not available here: use cpu, or auto for the fastest there is") from None
+    return device
+
+
+def make_optimizer(rule: Rule, settings: Settings) -> Optimizer:
+    """AdamW over the rule's groups; a group's own settings win."""
+    groups = rule.parameter_groups()
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    # One kernel a step: what CPU and CUDA have for real numbers.
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
+
+
+def make_scheduler(optimizer: Optimizer, name: str, steps: int) -> LRScheduler | None:
+    """How the learning rate moves.
+
+    Args:
+        optimizer: Its groups' learning rates are the highest ones.
+        name: `"constant"`, `"one-cycle"` or `"cosine"` (to zero).
+        steps: Batches of the whole training.
+
+    Raises:
+        UserError: There is no schedule of this name.
+    """
+    if name == "constant":
+        return None
+    if name == "one-cycle":
+        return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=steps)
+    if name == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=steps)
+    raise UserError(f"lr_schedule must be constant, one-cycle or cosine, not {name!r}")
+
+
+def _restored(defaults: Any, stored: dict[str, Any], folder: Path) -> Any:
+    """A settings object from JSON, which knows lists only where the dataclass has tuples."""
+    unknown = stored.keys() - {f.name for f in fields(defaults)}
+    if unknown:
+        raise RunError(f"{folder} was made by another version: it has a setting {sorted(unknown)[0]!r}")
+    values = {n: tuple(v) if isinstance(getattr(defaults, n), tuple) else v for n, v in stored.items()}
+    return replace(defaults, **values)

@@ -1,0 +1,98 @@
+"""Measuring a rule on a split, without a trace in the training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from beyondprop.errors import UserError
+from beyondprop.training.sources import Source, device_of
+
+PRECISIONS = ("float32", "bf16")
+
+
+def evaluate(
+    rule: nn.Module, batches: Any, *, inference: dict[str, Any] | None = None, precision: str = "float32"
+) -> dict[str, float]:
+    """Measure how well a rule or solver predicts.
+
+    It predicts in evaluation mode; afterwards the modes and the generators are as they were.
+
+    Args:
+        rule: Called as `rule(x, **inference)`; gives scores of shape (batch, classes), of which softmax gives
+            probabilities.
+        batches: Pairs (x, y), in any form that `fit` takes. y is class indices (batch,) or class probabilities
+            (batch, classes); any other y of the scores' shape is a regression target.
+        inference: Options of the call.
+        precision: `"float32"`, or `"bf16"` for autocast.
+
+    Returns:
+        `count`, the number of samples; `accuracy` in 0..1 and `loss`, the mean cross-entropy in nats. For regression
+        there is no accuracy, and `loss` is the mean squared error.
+
+    Raises:
+        UserError: There are no batches, one is no pair, or targets and scores do not fit.
+
+    >>> from torch import nn
+    >>> evaluate(nn.Identity(), [(torch.tensor([[0.0, 9.0], [0.0, 9.0]]), torch.tensor([1, 0]))])["accuracy"]
+    0.5
+    """
+    device = device_of(rule)
+    count, classified = 0, True
+    correct, loss = torch.zeros(2, dtype=torch.float64, device=device)  # read once, at the end
+    with evaluating(rule), torch.inference_mode(), autocast(device, precision):
+        for x, y in Source(batches, device).open(0):
+            scores = rule(x, **(inference or {})).float()
+            classified = classified and _is_classification(scores, y)
+            if classified:
+                loss += F.cross_entropy(scores, y, reduction="sum")
+                correct += (scores.argmax(dim=1) == (y if y.ndim == 1 else y.argmax(dim=1))).sum()
+            else:
+                loss += (scores - y).square().mean() * len(x)
+            count += len(x)
+    if count == 0:
+        raise UserError("there is nothing to evaluate: the batches are empty")
+    result = {"loss": loss.item() / count, "count": count}
+    return {"accuracy": correct.item() / count, **result} if classified else result
+
+
+@contextmanager
+def evaluating(rule: nn.Module) -> Iterator[None]:
+    """Evaluation mode, with every module's own mode and the generators' state restored at the end."""
+    modes = [(module, module.training) for module in rule.modules()]
+    device = device_of(rule)
+    rule.eval()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Autocast to bfloat16 for `"bf16"`, nothing for `"float32"`.
+
+    Raises:
+        UserError: The precision is none of these.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _is_classification(scores: Tensor, y: Tensor) -> bool:
+    if y.ndim == 1 and not y.is_floating_point() and scores.ndim == 2:
+        return True
+    if y.shape != scores.shape:
+        raise UserError(f"targets of shape {tuple(y.shape)} do not fit scores of shape {tuple(scores.shape)}")
+    return (
+        scores.ndim == 2
+        and scores.shape[1] > 1
+        and bool(((y >= 0) & (y <= 1)).all() and (y.sum(1) - 1).abs().max() < 1e-4)
+    )

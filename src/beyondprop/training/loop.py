@@ -1,0 +1,134 @@
+"""The training loop: stages, epochs, batches, phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from beyondprop.errors import UserError
+from beyondprop.rule import Rule
+from beyondprop.training.interrupts import StopSignals
+from beyondprop.training.progress import Display
+from beyondprop.training.run_folder import RunFolder
+from beyondprop.training.sources import Source, device_of
+from beyondprop.training.tracking import Tracker
+from beyondprop.training.trainer import Pass, Trainer
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training was, over all pieces of a resumed run.
+
+    Attributes:
+        steps: Batches trained on.
+        images: Samples trained on, each pass counted.
+        seconds: Spent in training steps and in making batches; evaluation, checkpoints and pictures are not counted.
+        peak_memory_bytes: Of torch on cuda, of the whole process elsewhere.
+        epochs: One record for each epoch, as in metrics.jsonl.
+    """
+
+    steps: int
+    images: int
+    seconds: float
+    peak_memory_bytes: int
+    epochs: list[dict[str, Any]]
+
+    @property
+    def images_per_second(self) -> float:
+        """Samples trained on in a second."""
+        return self.images / max(self.seconds, 1e-9)
+
+
+def fit(
+    rule: Rule,
+    batches: Any,
+    *,
+    optimizer: Optimizer,
+    epochs: int,
+    scheduler: LRScheduler | None = None,
+    validation: Any = None,
+    inference: dict[str, Any] | None = None,
+    precision: str = "float32",
+    run: RunFolder | None = None,
+    checkpoint_seconds: float = 120.0,
+    progress: bool = True,
+    tensorboard: bool = False,
+) -> FitResult:
+    """Train a rule.
+
+    For each stage of the rule, for each batch, for each phase: `zero_grad`, `rule.backward`, `step`; the scheduler
+    steps once a batch.
+
+    Args:
+        rule: On the device where it is to be trained.
+        batches: Pairs (x, y): a list, a DataLoader, `data.Batches`, or a function that returns an iterator (a generator
+            function). Moved to the rule's device.
+        optimizer: Any, over the rule's parameters.
+        epochs: Passes over the data; as many for each stage where `rule.stage_span` is "training".
+        scheduler: Of the learning rate, one step a batch, without arguments.
+        validation: As `batches`; measured at the end of every epoch. Without it, the accuracy is measured on about the
+            first thousand training samples and called train accuracy.
+        inference: Options of `rule(x, **inference)` where accuracy is measured.
+        precision: `"float32"`, or `"bf16"` for autocast to bfloat16 around the rule.
+        run: Where metrics, checkpoints and curves go; the training goes on from its checkpoint. None keeps nothing.
+        checkpoint_seconds: Longest time between two checkpoints; there is one at the end of an epoch as well, unless
+            the last is less than a second old. 0 saves one after every step.
+        progress: Whether to show a bar (in a terminal) or a line an epoch (elsewhere) on stderr.
+        tensorboard: Whether to write scalars for TensorBoard into the run folder too.
+
+    Returns:
+        Counts, time and the epochs' records.
+
+    Raises:
+        UserError: There are no batches, or they run out, or one is no pair; an argument is out of range.
+        NonFiniteError: The loss is NaN or infinite. The last checkpoint is whole and the metrics are written.
+        RunError: The disk is full or refuses, or the checkpoint is of another rule or optimizer.
+        Interrupted: Ctrl-C or SIGTERM, where there is a run; the checkpoint is saved.
+
+    >>> import torch
+    >>> from beyondprop.rules.signals.backprop import Backprop
+    >>> rule = Backprop(torch.nn.Linear(4, 3))
+    >>> optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
+    >>> fit(rule, [(torch.ones(2, 4), torch.tensor([0, 2]))], optimizer=optimizer, epochs=3, progress=False).steps
+    3
+    """
+    if epochs < 1:
+        raise UserError(f"epochs must be at least 1, not {epochs}")
+    if not checkpoint_seconds >= 0:
+        raise UserError(f"checkpoint_seconds must be at least 0, not {checkpoint_seconds}")
+    device = device_of(rule)
+    source, plan = Source(batches, device), _plan(rule, epochs)
+    total_steps = None if source.length is None else source.length * len(plan)
+    with (
+        Tracker(run, total_steps=total_steps, tensorboard=tensorboard) as tracker,
+        Display(plan[-1].epoch, total_steps, shown=progress) as display,
+        StopSignals(active=run is not None) as signals,
+    ):
+        Trainer(
+            rule=rule,
+            source=source,
+            plan=plan,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            validation=None if validation is None else Source(validation, device),
+            inference=inference,
+            precision=precision,
+            run=run,
+            checkpoint_seconds=checkpoint_seconds,
+            tracker=tracker,
+            display=display,
+            signals=signals,
+        ).train()
+    totals = tracker.totals
+    epoch_records = [record for record in tracker.records if "seconds" in record]
+    return FitResult(totals.step, totals.images, totals.seconds, totals.peak_memory_bytes, epoch_records)
+
+
+def _plan(rule: Rule, epochs: int) -> list[Pass]:
+    if rule.stage_span == "epoch":
+        return [Pass(epoch, stage) for epoch in range(1, epochs + 1) for stage in rule.stages]
+    stages = [stage for stage in rule.stages for _ in range(epochs)]
+    return [Pass(epoch, stage) for epoch, stage in enumerate(stages, start=1)]

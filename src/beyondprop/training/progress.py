@@ -1,0 +1,85 @@
+"""What the user sees of a training: a bar in a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from beyondprop.training.tracking import Totals
+
+
+class Display:
+    """A progress bar on stderr where that is a terminal, else a plain line at the end of every epoch.
+
+    The bar is drawn when `update` is called, never from a thread of its own.
+
+    Args:
+        epochs: Of the whole training.
+        steps: Of the whole training, or None while it is not known.
+        shown: Whether to show anything.
+    """
+
+    def __init__(self, epochs: int, steps: int | None, *, shown: bool) -> None:
+        self._epochs, self.steps, self._shown = epochs, steps, shown
+        self._accuracy = ""
+        console = Console(stderr=True)
+        self._bar: Progress | None = None
+        if shown and console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[figures]}"),
+            )
+            self._bar = Progress(*columns, console=console, auto_refresh=False, expand=True)
+            self._task = self._bar.add_task("", total=steps, figures="")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.stop()
+
+    def update(self, totals: Totals, epoch: int, stage: str | None) -> None:
+        """Draw the bar anew.
+
+        Args:
+            totals: Where the training stands.
+            epoch: The present one, from 1.
+            stage: The present one, or None.
+        """
+        if self._bar is None:
+            return
+        figures = [f"loss {totals.smoothed:.4g}", self._accuracy] if totals.smoothed is not None else []
+        if totals.epoch_seconds > 0:
+            figures.append(f"{totals.epoch_images / totals.epoch_seconds:,.0f} images/s")
+        if self.steps is not None and totals.step > 0:
+            left = totals.seconds / totals.step * max(self.steps - totals.step, 0)
+            figures.append(f"{timedelta(seconds=round(left))} left")
+        self._bar.update(
+            self._task,
+            completed=totals.step,
+            total=self.steps,
+            description=f"epoch {epoch}/{self._epochs}" + (f" {stage}" if stage is not None else ""),
+            figures="  ".join(filter(None, figures)),
+        )
+        self._bar.refresh()
+
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Take note of an epoch's record, as it stands in metrics.jsonl."""
+        accuracies = [(name, record[name]) for name in ("validation_accuracy", "train_accuracy") if name in record]
+        self._accuracy = "".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in accuracies)
+        if self._shown and self._bar is None:
+            stage = f" {record['stage']}" if "stage" in record else ""
+            line = f"epoch {record['epoch']}/{self._epochs}{stage}  loss {record['loss']:.4g}  {self._accuracy}"
+            sys.stderr.write(f"{line}  {record['images_per_second']:,.0f} images/s\n")

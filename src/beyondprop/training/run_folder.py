@@ -1,0 +1,257 @@
+"""The run folder: settings, metrics, checkpoint, curves and result of one training, and a lock."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from beyondprop.errors import RunError
+from beyondprop.training import checkpoint
+from beyondprop.training.atomic import PARTIAL, disk_errors, sync_folder, write_all, write_file
+from beyondprop.training.checkpoint import Checkpoint
+from beyondprop.training.provenance import library_version, source_commit
+
+SETTINGS, METRICS, CURVES, RESULT, LOCK = "settings.json", "metrics.jsonl", "curves.png", "result.json", ".lock"
+# A run may go on at another place: these do not make it another run.
+MOVABLE = {"execution.device", "execution.threads"}
+
+
+class RunFolder:
+    """A folder that one process trains in.
+
+        with RunFolder("runs/mine", {"epochs": 10}, resume=True) as run:
+            fit(rule, batches, optimizer=optimizer, epochs=10, run=run)
+
+    Everything but the metrics is written beside its place and renamed, so that a kill at any moment leaves either the
+    old or the new. Metrics are appended, and cut to the checkpoint's length when a run goes on.
+
+    Args:
+        path: The folder; made if it is not there.
+        settings: What tells this run from another; must survive JSON. Stored with versions and commits.
+        resume: Whether to go on with what the folder holds; with nothing there a run begins anew.
+
+    Attributes:
+        settings: As they are stored.
+        checkpoint: From which the training goes on, or None.
+        result: Of a run that has finished, or None.
+        commits: Commits of the library's source that trained part of this run (none where git is not used).
+
+    Raises:
+        RunError: The folder holds a run and `resume` is off, or a run with other settings, or files that are no run's;
+            another process trains in it; it cannot be written to; its checkpoint or its settings are damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], *, resume: bool = False) -> None:
+        self.path = Path(path)
+        self.checkpoint: Checkpoint | None = None
+        self.result: dict[str, Any] | None = None
+        self._make()
+        self._lock: int | None = _lock(self.path)
+        try:
+            self._open(json.loads(json.dumps(dict(settings))), resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the folder free for other processes."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def commits(self) -> list[str]:
+        """Commits of the source that trained part of this run."""
+        return list(self.settings["commits"])
+
+    def require_space(self, size: int) -> None:
+        """Refuse before training what would fail in it.
+
+        Args:
+            size: Bytes that will be written.
+
+        Raises:
+            RunError: The disk has less left.
+        """
+        with disk_errors(self.path):
+            free = shutil.disk_usage(self.path).free
+        if free < size:
+            raise RunError(
+                f"{self.path}: the disk has {free / 2**20:.0f} MiB left and two checkpoints take {size / 2**20:.0f} MiB"
+                ": free some space or choose another folder"
+            )
+
+    def save_checkpoint(self, step: int, rule: nn.Module, state: dict[str, Any]) -> None:
+        """Write a checkpoint that goes with the metrics written so far; older ones go once it stands."""
+        with disk_errors(self.path / METRICS), (self.path / METRICS).open("ab") as file:
+            os.fsync(file.fileno())
+            length = file.tell()
+        checkpoint.save(self.path, step, rule, {**state, "metrics_length": length})
+
+    def append_metrics(self, records: list[dict[str, Any]]) -> None:
+        """Append records to metrics.jsonl."""
+        if not records:
+            return
+        path = self.path / METRICS
+        with disk_errors(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            try:
+                write_all(descriptor, "".join(json.dumps(record) + "\n" for record in records).encode())
+            finally:
+                os.close(descriptor)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every record that metrics.jsonl holds."""
+        path = self.path / METRICS
+        if not path.exists():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_bytes().splitlines()]
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read ({error}): restore it, or start anew in another folder") from error
+
+    def write_curves(self, png: bytes) -> None:
+        """Replace the picture."""
+        write_file(self.path / CURVES, png)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Say that the run has finished, and with what."""
+        write_file(self.path / RESULT, _json(result))
+        self.result = result
+
+    def _make(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: choose a folder for the run")
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / SETTINGS).exists():  # before the lock leaves a file of ours among somebody's own
+            ours = {LOCK, SETTINGS + PARTIAL}
+            others = sorted(path.name for path in self.path.iterdir() if path.name not in ours)
+            if others:
+                raise RunError(
+                    f"{self.path} holds other files ({others[0]}) and no run: choose an empty or a new folder"
+                )
+
+    def _open(self, settings: dict[str, Any], resume: bool) -> None:
+        present = read_settings(self.path) if (self.path / SETTINGS).exists() else None
+        if present is not None and not resume:
+            raise RunError(f"{self.path} holds a run already: go on with --resume, or choose another folder")
+        if present is not None:
+            _refuse_other_settings(self.path, settings, present)
+        self._sweep()
+        if present is not None:
+            self.result = self._read_result()
+            self.settings = present
+            if self.result is not None:
+                return
+            self.checkpoint = checkpoint.load(self.path)
+            self._cut_metrics(self.checkpoint.state["metrics_length"] if self.checkpoint else 0)
+        commits = list(present["commits"]) if present else []
+        if (commit := source_commit()) and commit not in commits:
+            commits.append(commit)
+        self.settings = {
+            **settings,
+            "commits": commits,
+            "versions": {"beyondprop": library_version(), "torch": torch.__version__},
+        }
+        write_file(self.path / SETTINGS, _json(self.settings))
+
+    def _sweep(self) -> None:
+        """Remove what a kill has left half written."""
+        with disk_errors(self.path):
+            for path in self.path.glob("*" + PARTIAL):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+    def _cut_metrics(self, length: int) -> None:
+        path = self.path / METRICS
+        size = path.stat().st_size if path.exists() else 0
+        if size < length:
+            raise RunError(f"{path} is shorter than when the checkpoint was saved: restore it, or start anew elsewhere")
+        if size > length:
+            with disk_errors(path):
+                os.truncate(path, length)
+                sync_folder(self.path)
+
+    def _read_result(self) -> dict[str, Any] | None:
+        path = self.path / RESULT
+        if not path.exists():
+            return None
+        try:
+            result: dict[str, Any] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read ({error}): remove it and resume") from error
+        return result
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a run.
+
+    Raises:
+        RunError: There are none, or they are damaged.
+    """
+    path = folder / SETTINGS
+    try:
+        settings: dict[str, Any] = json.loads(path.read_bytes())
+        settings["commits"]  # every one that was written whole has them
+    except FileNotFoundError as error:
+        raise RunError(f"{folder} holds no run: there is no {SETTINGS}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read ({error}): restore it, or start anew in another folder") from error
+    return settings
+
+
+def _refuse_other_settings(path: Path, wanted: dict[str, Any], present: dict[str, Any]) -> None:
+    ours = {key: value for key, value in present.items() if key not in ("commits", "versions")}
+    new, old = _flat(wanted), _flat(ours)
+    for name in sorted(new.keys() | old.keys()):
+        if name not in MOVABLE and new.get(name) != old.get(name):
+            raise RunError(
+                f"{path} holds another run: its {name} is {old.get(name)!r}, not {new.get(name)!r}: "
+                "give the same settings, or choose another folder"
+            )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _lock(folder: Path) -> int:
+    """Take the folder for this process; the lock goes with the process, whatever ends it."""
+    path = folder / LOCK
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise RunError(
+            f"{folder}: another process is training in this folder: wait for it, or choose another"
+        ) from error
+    return descriptor
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

@@ -1,0 +1,171 @@
+"""A whole run of a recipe: build, train, evaluate, write down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beyondprop.data import ImageSet, Splits
+from beyondprop.recipes.recipe import Recipe, Settings
+from beyondprop.training.assembly import LoadedRun, assemble, make_optimizer, make_scheduler
+from beyondprop.training.curves import draw_curves
+from beyondprop.training.evaluation import evaluate, evaluating
+from beyondprop.training.execution import Execution
+from beyondprop.training.loop import fit
+from beyondprop.training.run_folder import RunFolder
+
+MOST_TRAINING_IMAGES = 10_000  # on which the training accuracy is measured at the end
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run has come to.
+
+    Attributes:
+        metrics: `test_accuracy` (of the last epoch), `train_accuracy` (on at most 10000 images), `validation_accuracy`
+            where images were held out, all in 0..1; and the experiment's own measures.
+        folder: The run folder.
+        train_seconds: Spent in training steps, over all pieces of the run.
+        images_per_second: Training images, over the same time.
+        peak_memory_bytes: Of torch on cuda; elsewhere the peak resident set of the whole process.
+        commits: Of the library's source, every one that trained part of the run.
+    """
+
+    metrics: dict[str, Any]
+    folder: Path
+    train_seconds: float
+    images_per_second: float
+    peak_memory_bytes: int
+    commits: list[str]
+
+
+def train(
+    recipe: Recipe,
+    settings: Settings,
+    execution: Execution,
+    folder: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    splits: Splits | None = None,
+    checkpoint_seconds: float = 120.0,
+    tensorboard: bool = False,
+) -> Outcome:
+    """Train a recipe to its last epoch, evaluate it on the test images and write the run folder.
+
+    Args:
+        recipe: Which.
+        settings: Of the recipe's own class.
+        execution: Where and how, and the seed.
+        folder: The run folder.
+        resume: Whether to go on with what the folder holds; a finished run gives its outcome at once.
+        progress: Whether to show progress on stderr.
+        splits: The data; by default what the recipe names.
+        checkpoint_seconds: As in `fit`.
+        tensorboard: As in `fit`.
+
+    Raises:
+        RunError: The folder cannot be used (see `RunFolder`), or the disk becomes full.
+        NonFiniteError: A loss is NaN or infinite; the last checkpoint is whole.
+        UserError: Settings, device or data cannot be used.
+        Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
+    """
+    about = {"recipe": recipe.id, "settings": asdict(settings), "execution": asdict(execution)}
+    with RunFolder(folder, about, resume=resume) as run, _threads(execution.threads):
+        if run.result is None:
+            _train(run, assemble(recipe, settings, execution, splits), progress, checkpoint_seconds, tensorboard)
+        return _outcome(run)
+
+
+def _train(run: RunFolder, built: LoadedRun, progress: bool, checkpoint_seconds: float, tensorboard: bool) -> None:
+    rule, settings, experiment = built.rule, built.settings, built.experiment
+    batches = built.batches(built.splits.train, training=True)
+    stages = len(rule.stages)  # each one passes over the data as often as there are epochs, whatever its span
+    optimizer = make_optimizer(rule, settings)
+    if built.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(built.device)
+    fitted = fit(
+        rule,
+        batches,
+        optimizer=optimizer,
+        epochs=settings.epochs,
+        scheduler=make_scheduler(optimizer, settings.lr_schedule, len(batches) * settings.epochs * stages),
+        validation=built.batches(built.validation) if built.validation is not None else None,
+        inference=experiment.inference,
+        precision=built.execution.precision,
+        run=run,
+        checkpoint_seconds=checkpoint_seconds,
+        progress=progress,
+        tensorboard=tensorboard,
+    )
+    metrics = _final_metrics(built)
+    run.write_curves(draw_curves(run.metrics(), f"{built.recipe.id}: test accuracy {metrics['test_accuracy']:.2%}"))
+    run.write_result(
+        {
+            **run.settings,
+            "metrics": metrics,
+            "train_seconds": fitted.seconds,
+            "images_per_second": fitted.images_per_second,
+            "peak_memory_bytes": fitted.peak_memory_bytes,
+            "device": _describe(built.device),
+            "threads": torch.get_num_threads(),
+        }
+    )
+
+
+def _final_metrics(built: LoadedRun) -> dict[str, Any]:
+    """Accuracies by the experiment's inference, then its own measures; the last epoch's weights, always."""
+    train_images = built.splits.train
+    splits: dict[str, ImageSet | None] = {
+        "test": built.splits.test,
+        "train": train_images.subset(range(min(len(train_images), MOST_TRAINING_IMAGES))),
+        "validation": built.validation,
+    }
+    metrics: dict[str, Any] = {}
+    for name, images in splits.items():
+        if images is not None:
+            figures = evaluate(
+                built.rule,
+                built.batches(images),
+                inference=built.experiment.inference,
+                precision=built.execution.precision,
+            )
+            metrics[f"{name}_accuracy"] = figures["accuracy"]
+    if built.experiment.measures is not None:
+        with evaluating(built.rule), torch.no_grad():
+            metrics |= built.experiment.measures(built.batches(built.splits.test))
+    return metrics
+
+
+def _outcome(run: RunFolder) -> Outcome:
+    result = run.result or {}
+    return Outcome(
+        metrics=result["metrics"],
+        folder=run.path,
+        train_seconds=result["train_seconds"],
+        images_per_second=result["images_per_second"],
+        peak_memory_bytes=result["peak_memory_bytes"],
+        commits=result["commits"],
+    )
+
+
+def _describe(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Use so many threads, then as many as before."""
+    former = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)

@@ -1,0 +1,129 @@
+"""Tables: what stands in them, and that the documentation holds exactly what the result files give."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beyondprop.cli import main
+from beyondprop.errors import UserError
+from beyondprop.report.results import read_results
+from beyondprop.report.tables import regenerate, results_table, systems_table, tables
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()]
+
+
+def a_result(**changes: Any) -> dict[str, Any]:
+    return {
+        "recipe": "noprop-dt/mnist",
+        "settings": {"epochs": 5},
+        "departures": ["padding 1", "epochs 5 (default 100)"],
+        "seeds": [0, 1],
+        "metrics": {"test_accuracy": {"values": [0.99, 0.98], "mean": 0.985, "std": 0.00707}},
+        "paper": {"test_accuracy": 0.9947, "source": "Table 1"},
+        "cost": {"train_seconds": 312.0, "images_per_second": 900.0, "peak_memory_bytes": 1},
+        "environment": {"commit": None, "commits": [], "versions": {}, "device": "cpu", "threads": 2},
+        **changes,
+    }
+
+
+def write(folder: Path, name: str, document: dict[str, Any]) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_hold_what_the_result_files_give(path: Path):
+    made, text = tables(ROOT / "results"), path.read_text(encoding="utf-8")
+    if not any(f"<!-- {name}:begin -->" in text for name in made):
+        pytest.skip("no markers")
+    assert regenerate(text, made) == text, "run `beyondprop report` over it"
+
+
+def test_row_shows_the_result_beside_the_paper(tmp_path: Path):
+    write(tmp_path, "noprop-dt/mnist.json", a_result())
+    row = results_table(read_results(tmp_path)).splitlines()[2]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["`noprop-dt/mnist`", "98.50 ± 0.71", "2", "5", "99.47", "-0.97", "5.2 min", "1, 2"]
+
+
+def test_rows_follow_the_catalogue_and_share_notes(tmp_path: Path):
+    write(tmp_path, "noprop-dt/mnist.json", a_result())
+    write(tmp_path, "noprop-dt/mnist-prototype.json", a_result(departures=["embedding prototype (default one-hot)"]))
+    write(tmp_path, "bp/digits.json", a_result(recipe="bp/digits", departures=[], paper=None))
+    write(tmp_path, "bp/mnist.json", a_result(recipe="bp/mnist", departures=["padding 1"]))
+    lines = results_table(read_results(tmp_path)).splitlines()
+    rows = [(line.split("|")[1].strip(), line.split("|")[8].strip()) for line in lines[2:6]]
+    assert rows == [
+        ("`bp/digits`", "none"),
+        ("`bp/mnist`", "1"),
+        ("`noprop-dt/mnist` (prototype)", "2"),
+        ("`noprop-dt/mnist`", "1, 3"),
+    ]
+    notes = ["1. padding 1", "2. embedding prototype (default one-hot)", "3. epochs 5 (default 100)"]
+    assert lines[-3:] == notes
+    assert "|  |  |" in lines[2]  # no paper's number, no difference
+
+
+def test_no_results_is_said(tmp_path: Path):
+    assert tables(tmp_path)["results"] == "No results yet."
+
+
+def test_notes_cannot_break_the_markdown():
+    table = results_table([a_result(departures=["a_t | *b*"]) | {"file": Path("noprop-dt/mnist.json")}])
+    assert r"1. a\_t \| \*b\*" in table
+
+
+def test_systems_table_links_papers():
+    assert "(https://arxiv.org/abs/2503.24322)" in systems_table()
+
+
+def test_regenerating_twice_changes_nothing():
+    text = "before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n"
+    once = regenerate(text, {"results": "new", "systems": "absent"})
+    assert once == "before\n<!-- results:begin -->\n\nnew\n\n<!-- results:end -->\nafter\n"
+    assert regenerate(once, {"results": "new"}) == once
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- results:begin -->",
+        "<!-- results:end -->",
+        "<!-- results:end --> <!-- results:begin -->",
+        "<!-- results:begin --> <!-- results:end -->" * 2,
+    ],
+)
+def test_unpaired_markers_are_refused(text: str):
+    with pytest.raises(UserError, match="once each"):
+        regenerate(text, {"results": "new"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", json.dumps({**a_result(), "metrics": {}}), json.dumps({**a_result(), "settings": {}})],
+)
+def test_damaged_result_is_refused_by_name(content: str, tmp_path: Path):
+    (tmp_path / "bp").mkdir()
+    (tmp_path / "bp" / "mnist.json").write_text(content)
+    with pytest.raises(UserError, match=r"mnist\.json"):
+        read_results(tmp_path)
+
+
+def test_command_rewrites_files_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write(tmp_path, "results/noprop-dt/mnist.json", a_result())
+    good, bad = tmp_path / "good.md", tmp_path / "bad.md"
+    good.write_text("<!-- results:begin --><!-- results:end -->\n<!-- systems:begin --><!-- systems:end -->\n")
+    bad.write_text("<!-- results:begin -->")
+    before = good.read_text()
+    results = ["--results", str(tmp_path / "results")]
+    assert main(["report", str(good), str(bad), *results]) == 2
+    assert good.read_text() == before
+    assert main(["report", str(good), *results]) == 0
+    assert "98.50 ± 0.71" in good.read_text()
+    assert "2503.24322" in good.read_text()
+    assert main(["report", *results]) == 0
+    assert "98.50 ± 0.71" in capsys.readouterr().out

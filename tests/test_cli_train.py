@@ -1,0 +1,129 @@
+"""`train` and `evaluate`, on a real recipe made as small as it goes, and on a stand-in for what takes time."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beyondprop.cli import main
+from beyondprop.training import Outcome
+
+SMALL = ["--epochs", "1", "--batch-size", "512", "--steps", "2", "--first-width", "2", "--hidden", "8"]
+SMALL += ["--threads", "1"]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Puts a stand-in in the place of training; gives the list of its calls."""
+    made: list[dict[str, Any]] = []
+
+    def stand_in(recipe: Any, settings: Any, execution: Any, folder: Path, **options: Any) -> Outcome:
+        made.append({"recipe": recipe.id, "settings": settings, "execution": execution, "folder": folder, **options})
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return Outcome({"test_accuracy": 0.5}, Path(folder), 1.5, 100.0, 10, [])
+
+    monkeypatch.setattr("beyondprop.training.train", stand_in)
+    return made
+
+
+def test_small_run_is_trained_told_and_measured(runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "noprop-dt/digits", *SMALL, "--validation", "100"]) == 0
+    told = capsys.readouterr()
+    folder = runs / "noprop-dt" / "digits" / "seed-0"
+    lines = {line.split("  ")[0]: line.split("  ", 1)[1].strip() for line in told.out.splitlines()}
+    assert "epoch" in told.err
+    assert lines["test accuracy"].endswith(" %")
+    assert Path(lines["curves"]).is_file()
+
+    assert main(shlex.split(lines["evaluate"])[1:]) == 0
+    text = capsys.readouterr().out
+    assert "block 2" in text
+    assert lines["test accuracy"] in text
+
+    assert main(shlex.split(lines["resume"])[1:]) == 0  # of a finished run: its outcome once more
+    assert lines["test accuracy"] in capsys.readouterr().out
+
+    for split, count in (("test", 360), ("validation", 100), ("train", 1337)):
+        assert main(["evaluate", str(folder), "--split", split, "--json"]) == 0
+        figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert figures["count"] == count
+        assert 0 <= figures["accuracy"] <= 1
+        assert len(figures[f"block_{split}_accuracy"]) == 2
+
+    assert main(["evaluate", "noprop-dt/digits/seed-0"]) == 0  # below $BEYONDPROP_RUNS
+
+
+def test_validation_split_must_have_been_held_out(runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "bp/digits", *SMALL, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["evaluate", "bp/digits/seed-0", "--split", "validation"]) == 2
+    assert "--validation COUNT" in capsys.readouterr().err
+
+
+def test_json_is_the_last_line_of_a_process(runs: Path):
+    command = [sys.executable, "-m", "beyondprop", "train", "bp/digits", *SMALL, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["recipe"] == "bp/digits"
+    assert document["settings"]["epochs"] == 1
+    assert document["folder"] == str(runs / "bp" / "digits" / "seed-0")
+    assert 0 <= document["metrics"]["test_accuracy"] <= 1
+    assert "epoch 1/1" in done.stderr
+
+
+def test_flags_reach_the_training(calls: list[dict[str, Any]], tmp_path: Path):
+    line = "train noprop-dt/mnist --epochs 5 --lr-schedule one-cycle --learning_rate 0.01 --noise --device cpu --seed 3"
+    out = ["--precision", "bf16", "--threads", "2", "--out", str(tmp_path / "run"), "--resume", "--tensorboard"]
+    assert main([*line.split(), *out, "--quiet"]) == 0
+    (call,) = calls
+    settings, execution = call["settings"], call["execution"]
+    assert call["recipe"] == "noprop-dt/mnist"
+    assert (settings.epochs, settings.lr_schedule, settings.learning_rate, settings.noise) == (
+        5,
+        "one-cycle",
+        0.01,
+        True,
+    )
+    assert settings.batch_size == 128
+    assert (execution.device, execution.seed, execution.precision, execution.threads) == ("cpu", 3, "bf16", 2)
+    assert call["folder"] == tmp_path / "run"
+    assert (call["resume"], call["tensorboard"], call["progress"]) == (True, True, False)
+
+
+@pytest.mark.parametrize("argv", [["train"], ["train", "--json"], ["train", "--epochs", "30", "--json"]])
+def test_default_recipe(argv: list[str], runs: Path, calls: list[dict[str, Any]]):
+    assert main(argv) == 0
+    assert calls[0]["recipe"] == "noprop-dt/digits"
+
+
+def test_recipe_may_stand_behind_a_switch(runs: Path, calls: list[dict[str, Any]]):
+    assert main(["train", "--json", "bp/digits"]) == 0
+    assert calls[0]["recipe"] == "bp/digits"
+
+
+def test_each_run_has_a_folder_of_its_own_unless_resumed(runs: Path, calls: list[dict[str, Any]]):
+    for argv in (["--resume"], [], [], ["--resume"], ["--seed", "1"]):
+        assert main(["train", *argv]) == 0
+    names = [str(call["folder"].relative_to(runs / "noprop-dt" / "digits")) for call in calls]
+    assert names == ["seed-0", "seed-0-2", "seed-0-3", "seed-0-3", "seed-1"]
+
+
+def test_interrupted_run_tells_how_to_go_on(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt("stopped after step 3")
+
+    monkeypatch.setattr("beyondprop.training.train", interrupted)
+    assert main(["train", "bp/digits", "--epochs", "2"]) == 130
+    folder = runs / "bp" / "digits" / "seed-0"
+    expected = f"stopped after step 3; go on with: beyondprop train bp/digits --epochs 2 --out {folder} --resume\n"
+    assert capsys.readouterr().err == expected

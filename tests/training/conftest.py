@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads only wait for each other on networks this small."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(former)
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Leaves out what takes most of the time of very short trainings: waiting for the disk, and drawing."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setattr("beyondprop.training.curves.draw_curves", lambda *_: b"")
+
+
+@pytest.fixture
+def one_line():
+    """A context that expects an error whose message is one line and holds what it is told."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def expect(kind, *named):
+        with pytest.raises(kind) as caught:
+            yield
+        message = str(caught.value)
+        assert "\n" not in message
+        for text in named:
+            assert text in message, message
+
+    return expect

@@ -1,0 +1,54 @@
+"""Accuracy and loss against values computed by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from beyondprop.errors import UserError
+from beyondprop.training import evaluate
+
+SCORES = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]])
+LABELS = torch.tensor([0, 0, 1])
+
+
+def test_accuracy_and_cross_entropy_over_unequal_batches():
+    batches = [(SCORES[:2], LABELS[:2]), (SCORES[2:], LABELS[2:])]
+    result = evaluate(nn.Identity(), batches)
+    expected = sum(math.log1p(math.exp(margin)) for margin in (-2.0, 1.0, 2.0)) / 3
+    assert result == {"accuracy": pytest.approx(1 / 3), "loss": pytest.approx(expected), "count": 3}
+
+
+def test_class_probabilities_count_by_the_largest():
+    probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [1.0, 0.0]])
+    assert evaluate(nn.Identity(), [(SCORES, probabilities)])["accuracy"] == 1.0
+
+
+def test_other_targets_are_regression():
+    result = evaluate(nn.Identity(), [(SCORES, SCORES + 2)])
+    assert result == {"loss": pytest.approx(4.0), "count": 3}
+
+
+def test_modes_and_generators_are_left_as_they_were():
+    module = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+    module[0].eval()
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    evaluate(module, lambda: iter([(torch.randn(3, 2), LABELS)]))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [part.training for part in module.modules()] == [True, False, True]
+
+
+def test_the_modes_come_back_after_an_error():
+    module = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError):
+        evaluate(module, [(torch.randn(3, 5), LABELS)])
+    assert module.training
+
+
+def test_what_does_not_fit_is_told(one_line):
+    with one_line(UserError, "batches are empty"):
+        evaluate(nn.Identity(), [])
+    with one_line(UserError, "targets of shape (2,) do not fit scores of shape (3, 2)"):
+        evaluate(nn.Identity(), [(SCORES, torch.ones(2))])

@@ -1,0 +1,205 @@
+"""A recipe's whole run, its folder, and loading it again."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small_training import Killed, metrics, same
+from torch import nn
+
+from beyondprop.data import Splits, image_set
+from beyondprop.errors import RunError, UserError
+from beyondprop.recipes.recipe import Experiment, Recipe, Settings
+from beyondprop.rules.signals.backprop import Backprop
+from beyondprop.training import Execution, evaluate, load_run, train
+from beyondprop.training.checkpoint import load
+from beyondprop.training.curves import draw_curves
+
+EXECUTION = Execution(device="cpu", seed=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvSettings(Settings):
+    epochs: int = 4
+    batch_size: int = 32
+    learning_rate: float = 0.02
+    lr_schedule: str = "one-cycle"
+    widths: tuple[int, ...] = (4,)
+
+
+def build(settings, splits):
+    assert len(splits.train) == 160 - settings.validation
+    (width,) = settings.widths
+    network = nn.Sequential(
+        nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(), nn.Linear(width * 16, 3)
+    )
+    rule = Backprop(network)
+
+    def measures(batches):
+        assert not rule.training
+        return {"test_images": float(sum(len(x) for x, _ in batches)), "profile": [1.0, 2.0]}
+
+    return Experiment(rule, measures=measures)
+
+
+RECIPE = Recipe("bp/stripes", "for the tests", "digits", ConvSettings(), build)
+
+
+@pytest.fixture
+def splits():
+    """Stripes in one of three directions, with noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 3
+    rows, columns = torch.meshgrid(torch.arange(6), torch.arange(6), indexing="ij")
+    patterns = torch.stack([rows % 2, columns % 2, (rows + columns) % 2])
+    noise = torch.randint(0, 90, (240, 6, 6), generator=generator)
+    images = (patterns[labels] * 160 + noise).to(torch.uint8)
+    return Splits(image_set(images[:160], labels[:160]), image_set(images[160:], labels[160:]))
+
+
+@pytest.fixture
+def catalogue(monkeypatch, splits):
+    """A catalogue that knows one recipe, whose data are at hand."""
+    monkeypatch.setitem(sys.modules, "beyondprop.catalogue", SimpleNamespace(find_recipe={RECIPE.id: RECIPE}.get))
+    monkeypatch.setattr("beyondprop.training.assembly.load", lambda _: splits)
+
+
+def test_a_run_writes_its_folder_and_says_what_came_out(tmp_path, splits, catalogue):
+    settings = replace(RECIPE.settings, validation=30)
+    outcome = train(RECIPE, settings, EXECUTION, tmp_path / "run", progress=False)
+    assert set(outcome.metrics) == {"test_accuracy", "train_accuracy", "validation_accuracy", "test_images", "profile"}
+    assert outcome.metrics["test_accuracy"] > 0.9
+    assert outcome.metrics["test_images"] == 80
+    assert outcome.train_seconds > 0
+    assert outcome.images_per_second == pytest.approx(4 * 130 / outcome.train_seconds)
+    assert outcome.peak_memory_bytes > 10 * 2**20
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["metrics"] == outcome.metrics
+    assert result["settings"]["widths"] == [4]
+    assert result["recipe"] == "bp/stripes"
+    assert result["execution"]["seed"] == 2
+    picture = (tmp_path / "run" / "curves.png").read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(picture[16:20]) > 800  # its width
+    assert 10_000 < len(picture) < 200_000
+
+    run = load_run(tmp_path / "run")
+    assert run.settings == settings
+    assert run.execution == EXECUTION
+    assert len(run.validation) == 30
+    measured = evaluate(run.rule, run.batches(run.splits.test), inference=run.experiment.inference)
+    assert measured["accuracy"] == outcome.metrics["test_accuracy"]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, splits, monkeypatch):
+    outcome = train(RECIPE, RECIPE.settings, EXECUTION, tmp_path, progress=False, splits=splits)
+    monkeypatch.setattr("beyondprop.training.runs.assemble", None)
+    assert train(RECIPE, RECIPE.settings, EXECUTION, tmp_path, resume=True, progress=False) == outcome
+    with pytest.raises(RunError, match="--resume"):
+        train(RECIPE, RECIPE.settings, EXECUTION, tmp_path)
+    with pytest.raises(RunError, match="batch_size is 32, not 16"):
+        train(RECIPE, replace(RECIPE.settings, batch_size=16), EXECUTION, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle", "cosine"])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, splits, schedule, monkeypatch, fast):
+    settings = replace(RECIPE.settings, lr_schedule=schedule)
+
+    def run(name, kill_at=0, **options):
+        calls = 0
+        credit = Backprop.assign_credit
+
+        def counted(self, x, y, phase):
+            nonlocal calls
+            calls += 1
+            if calls == kill_at:
+                raise Killed
+            return credit(self, x, y, phase)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Backprop, "assign_credit", counted)
+            return train(
+                RECIPE, settings, EXECUTION, tmp_path / name, progress=False, splits=splits, checkpoint_seconds=0, **options
+            )
+
+    whole = run("whole")
+    for kill_at in (3, 8):
+        with pytest.raises(Killed):
+            run("killed", kill_at, resume=True)
+    resumed = run("killed", resume=True)
+    assert resumed.metrics == whole.metrics
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    ends = [load(tmp_path / name) for name in ("whole", "killed")]
+    assert same(ends[0].model, ends[1].model)
+    assert same(ends[0].state["optimizer"], ends[1].state["optimizer"])
+
+
+def test_the_seed_alone_decides(tmp_path, splits):
+    def weights(name, seed):
+        torch.rand(3)  # where the generator stood before does not count
+        execution = replace(EXECUTION, seed=seed)
+        train(RECIPE, replace(RECIPE.settings, epochs=1), execution, tmp_path / name, progress=False, splits=splits)
+        return load(tmp_path / name).model
+
+    assert same(weights("a", 1), weights("b", 1))
+    assert not same(weights("c", 2), weights("d", 3))
+
+
+def test_channels_last_changes_no_key(tmp_path, splits):
+    from beyondprop.training.assembly import assemble
+
+    last, first = (assemble(RECIPE, RECIPE.settings, replace(EXECUTION, channels_last=on), splits) for on in (True, False))
+    assert last.rule.state_dict().keys() == first.rule.state_dict().keys()
+    assert same(dict(last.rule.state_dict()), dict(first.rule.state_dict()))
+
+
+def test_threads_are_set_for_the_run_alone(tmp_path, splits):
+    before = torch.get_num_threads()
+    seen = []
+
+    def note(settings, splits):
+        seen.append(torch.get_num_threads())
+        return build(settings, splits)
+
+    execution = replace(EXECUTION, threads=2)
+    train(replace(RECIPE, build=note), replace(RECIPE.settings, epochs=1), execution, tmp_path, progress=False, splits=splits)
+    assert seen == [2]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cuda" if not torch.cuda.is_available() else "hpu"])
+def test_a_device_that_is_not_there_is_told(tmp_path, splits, one_line, device):
+    with one_line(UserError, repr(device)):
+        train(RECIPE, RECIPE.settings, replace(EXECUTION, device=device), tmp_path, splits=splits)
+
+
+def test_loading_what_is_no_recipes_run_is_told(tmp_path, one_line, catalogue):
+    with one_line(RunError, "holds no run"):
+        load_run(tmp_path)
+    (tmp_path / "settings.json").write_text('{"epochs": 3, "commits": []}')
+    with one_line(RunError, "not trained from a recipe"):
+        load_run(tmp_path)
+    stored = {"recipe": RECIPE.id, "settings": {"epochs": 1, "depth": 3}, "execution": {}, "commits": []}
+    (tmp_path / "settings.json").write_text(json.dumps(stored))
+    with one_line(RunError, "another version", "depth"):
+        load_run(tmp_path)
+    stored["settings"] = {"epochs": 1}
+    (tmp_path / "settings.json").write_text(json.dumps(stored))
+    with one_line(RunError, "no checkpoint yet"):
+        load_run(tmp_path)
+
+
+def test_curves_are_drawn_from_nothing_one_epoch_or_many():
+    epochs = [{"step": n, "epoch": n, "loss": 1.0, "train_accuracy": 0.5, "seconds": 1.0} for n in range(1, 40)]
+    steps = [{"step": n, "epoch": n, "loss": 100.0 / n} for n in range(1, 3000)]
+    for records in ([], epochs[:1], steps[:1], steps + epochs):
+        assert draw_curves(records, "bp/digits: test accuracy 97.0%").startswith(b"\x89PNG")
+
+
+def test_execution_is_free_of_torch():
+    code = "import sys; from beyondprop.training import Execution; Execution(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

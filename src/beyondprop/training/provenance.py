@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 
 def library_version() -> str:
@@ -21,14 +23,35 @@ def library_version() -> str:
 def source_commit() -> str | None:
     """The git commit of the library's source, with `-dirty` where its files differ from it; None where git has none.
 
-    A package that merely lies inside somebody's repository (a virtual environment, say) is not its source.
+    The source is the package itself, or the checkout that pip installed it from as long as that holds the same files. A
+    package that merely lies inside somebody's repository (a virtual environment, say) is not its source.
     """
     package = Path(__file__).resolve().parents[1]
-    if _git(package, "ls-files", "--error-unmatch", "errors.py") is None:
+    checkout = _checkout_installed_from()
+    for source in (package, checkout / "src" / "beyondprop") if checkout else (package,):
+        if _git(source, "ls-files", "--error-unmatch", "errors.py") is None or not _same_modules(package, source):
+            continue
+        commit = _git(source, "rev-parse", "HEAD")
+        changes = _git(source, "status", "--porcelain", "--", ".")
+        return f"{commit}-dirty" if commit and changes else commit
+    return None
+
+
+def _checkout_installed_from() -> Path | None:
+    """The local folder that pip noted when it installed the package (PEP 610)."""
+    try:
+        note = json.loads(metadata.distribution("beyondprop").read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
         return None
-    commit = _git(package, "rev-parse", "HEAD")
-    changes = _git(package, "status", "--porcelain", "--", ".")
-    return f"{commit}-dirty" if commit and changes else commit
+    address = urlparse(note.get("url", ""))
+    return Path(unquote(address.path)) if address.scheme == "file" else None
+
+
+def _same_modules(package: Path, source: Path) -> bool:
+    def contents(folder: Path) -> dict[Path, bytes]:
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.py")}
+
+    return package == source or contents(package) == contents(source)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

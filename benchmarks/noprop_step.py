@@ -2,8 +2,8 @@
 
     python benchmarks/noprop_step.py --rounds 20 --peer /path/to/NoPropLLM
 
-A step is zero_grad, all T = 10 blocks' losses and gradients, and AdamW (lr 1e-3, weight decay 1e-3), on one batch of 128
-random images of MNIST's shape; the block is the paper's (arXiv 2503.24322, Figure 6; convolutions of 32, 64 and 128
+A step is zero_grad, the losses and gradients of all T = 10 blocks, and AdamW (lr 1e-3, weight decay 1e-3), on one batch
+of 128 random images of MNIST's shape; the block is the paper's (arXiv 2503.24322, Figure 6; 32, 64 and 128
 channels, hidden 256, one-hot embedding). All sides run in one process, one step of each in every round.
 
 Ours is `NoPropDT` with fused AdamW and channels_last, in float32 and under bf16 autocast. Beside it stand:
@@ -14,12 +14,12 @@ Ours is `NoPropDT` with fused AdamW and channels_last, in float32 and under bf16
       git clone https://github.com/eoghanf/NoPropLLM && git -C NoPropLLM checkout e05bbb3
 
   Its trainer's own epoch runs over a loader of one batch: its loss (plain mean squared error, no SNR weights, no head),
-  gradient clipping, one AdamW a block, one `.item()` a block. Patched from here, nothing in its files:
-  `torchvision` is stubbed (its package imports it for data sets, which are not used here); its logger, which writes
-  files for every batch, is replaced by one that does nothing; its prints go nowhere.
-  Its block has two convolutions (32 and 64 channels) where the paper has three, a quarter of the operations, and no argument
-  to change that. So it stands here twice: with `image_conv` replaced by the paper's three convolutions in its own order of
-  layers, beside ours; and as it is, beside ours with its two convolutions.
+  gradient clipping, one AdamW a block, one `.item()` a block. Nothing in its files is changed; patched from here:
+  `torchvision` is stubbed (its package imports it for data sets, which are not used); its logger, which writes files
+  for every batch, and the statistics of an epoch's losses do nothing; its prints go nowhere.
+  Its block has two convolutions (32 and 64 channels) where the paper has three, a quarter of the operations, and no
+  argument to change that. So it stands here twice: with `image_conv` replaced by the paper's three convolutions in its
+  own order of layers, beside ours; and as it is, beside ours with its two convolutions.
 - Back-propagation through the same ten blocks (the paper's baseline, `ResidualChain`), as fast as ours: fused,
   channels_last, float32 and bf16.
 
@@ -43,12 +43,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _timing import Row, compare, environment, interleave, spread, synchronize, write_results
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from _timing import Row, compare, environment, interleave, spread, synchronize, write_results
 from beyondprop.layers.dropout import Dropout
 from beyondprop.measure import peak_live_bytes, peak_saved_bytes
 from beyondprop.networks.noprop import FlattenChannelsLast, ResidualChain, denoising_blocks
@@ -99,7 +99,7 @@ def batch(size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.randn(size.batch, *IMAGE, device=device), torch.randint(CLASSES, (size.batch,), device=device)
 
 
-# ------------------------------------------------------------------------------------------------------------------ ours
+# ----------------------------------------------------------------------------------------------------------------- ours
 
 
 def library_side(rule: Rule, size: Size, device: torch.device, precision: str) -> Side:
@@ -159,7 +159,7 @@ def features(channels: int) -> int:
     return channels * (IMAGE[1] // 4) * (IMAGE[2] // 4)
 
 
-# ------------------------------------------------------------------------------------------------------------ plain loop
+# ----------------------------------------------------------------------------------------------------------- plain loop
 
 
 class PlainBlock(nn.Module):
@@ -249,7 +249,7 @@ def plain_loop(size: Size, device: torch.device) -> Side:
     return Side(step, module, [optimizer])
 
 
-# ------------------------------------------------------------------------------------------------------------------ peer
+# ----------------------------------------------------------------------------------------------------------------- peer
 
 
 class OneBatch:
@@ -313,6 +313,7 @@ def peer_side(peer: types.ModuleType, size: Size, device: torch.device, *, convo
             module.image_conv = nn.Sequential(three_convolutions(size.widths), wider, norm)
     trainer.model.to(device)
     trainer.optimizers = trainer._create_diffusion_optimizers()
+    trainer._compute_epoch_loss_stats = lambda: None
     loader = OneBatch(*batch(size, device))
 
     def step() -> None:
@@ -322,7 +323,7 @@ def peer_side(peer: types.ModuleType, size: Size, device: torch.device, *, convo
     return Side(step, trainer.model, list(trainer.optimizers.values()))
 
 
-# ------------------------------------------------------------------------------------------------------------- measuring
+# ------------------------------------------------------------------------------------------------------------ measuring
 
 
 def sides(size: Size, device: torch.device, peer: types.ModuleType | None) -> dict[str, Callable[[], Side]]:
@@ -338,11 +339,13 @@ def sides(size: Size, device: torch.device, peer: types.ModuleType | None) -> di
     return makers
 
 
-def cost(side: Side, device: torch.device) -> Cost:
-    """Count operations and bytes of one step; the side has taken one before."""
+def cost(side: Side, device: torch.device, *, memory: bool) -> Cost:
+    """Count the operations of a first step, and the bytes of those after it."""
     with FlopCounterMode(display=False) as counter:
         side.step()
     found = Cost(counter.get_total_flops())
+    if not memory:
+        return found
     live = peak_live_bytes(side.step, side.module, *side.optimizers)
     found.bytes["peak_memory_bytes"] = live["total"]
     found.bytes["peak_activation_bytes"] = live["highest_activations"]
@@ -378,8 +381,7 @@ def measure(
     costs = {}
     for name, make in makers.items():  # one at a time, so that the allocator's peak is its own
         side = make()
-        side.step()
-        costs[name] = cost(side, device)
+        costs[name] = cost(side, device, memory=name.startswith(("noprop", "bp")))
         del side
     yardsticks, product_flops = products(device)
     steps = {name: make().step for name, make in makers.items()}
@@ -394,8 +396,8 @@ def measure(
         low, median, high = (1e3 * value for value in spread(seconds[name]))
         floor = 1e3 * found.flops / rates["bf16" if name.endswith("bf16") else "float32"]
         lines.append(
-            f"{name:60} {low:10.1f} {median:9.1f} {high:9.1f} {1e3 * size.batch / median:9.1f} {found.flops / 1e9:7.1f} "
-            f"{found.flops / median / 1e6:8.1f} {floor:8.1f} {floor / median:8.0%}"
+            f"{name:60} {low:10.1f} {median:9.1f} {high:9.1f} {1e3 * size.batch / median:9.1f} "
+            f"{found.flops / 1e9:7.1f} {found.flops / median / 1e6:8.1f} {floor:8.1f} {floor / median:8.0%}"
         )
     lines += [f"matrix product {precision}: {rate / 1e9:.0f} GFLOP/s" for precision, rate in rates.items()]
     return rows(size, medians, costs), lines

@@ -30,18 +30,16 @@ autodoc_preserve_defaults = True
 
 
 def keep_formulas(_app, _what, _name, _object, _options, lines):
-    """Docstrings set formulas and code off by indenting them: show these as they stand."""
-    shown, previous = [], ""
+    """Show what a docstring sets off by indenting it, formulas and code, as it stands."""
+    shown = []
     for line in lines:
-        if previous == "" and line.startswith("    ") and not (shown and shown[-1].startswith("    ")):
-            base = next((text for text in reversed(shown) if text), "")
-            if not base.startswith(" ") and not base.endswith((":", "::")) or base.endswith((":",)) and not base.startswith(" "):
-                shown += [".. code-block:: none", ""]
+        before = next((text for text in reversed(shown) if text), " ")
+        if line.startswith("    ") and shown and shown[-1] == "" and not before.startswith(" "):
+            shown += [".. code-block:: none", ""]
         shown.append(line)
-        previous = line
     lines[:] = shown
 
 
 def setup(app):
-    """Run before napoleon, which would take the formulas for quotations."""
+    """Come before napoleon, which would take the formulas for quotations."""
     app.connect("autodoc-process-docstring", keep_formulas, priority=400)

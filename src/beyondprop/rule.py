@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self
 
@@ -31,7 +31,8 @@ class Rule(nn.Module, ABC):
     Attributes:
         phases: Names of the optimizer steps that one batch takes, in order; the loop calls `backward(x, y, phase)` and
             steps once for each. A parameter that a phase does not train keeps its `.grad` None.
-        stages: Names of the parts of a training that learns piece by piece, in order; `rule.stage` holds the present one.
+        stages: Names of the parts of a training that learns piece by piece, in order; `rule.stage` holds the present
+            one.
         stage_span: How long a stage lasts: `"training"` gives each stage its epochs before the next one begins,
             `"epoch"` walks through all stages in every epoch, one pass over the data for each.
     """
@@ -106,10 +107,12 @@ class Rule(nn.Module, ABC):
         if phase not in self.phases:
             raise UserError(f"{name} has no phase {phase!r}: its phases are {self.phases}")
         if len(x) == 0 or len(x) != len(y):
-            raise UserError(f"a batch needs as many targets as inputs and at least one: got {len(x)} inputs, {len(y)} targets")
+            raise UserError(
+                f"a batch needs as many targets as inputs and at least one: got {len(x)} inputs, {len(y)} targets"
+            )
         if torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.float16:
             raise UserError(
-                f"{name} calls autograd itself, so a loss scaler cannot reach it and float16 gradients would underflow: "
+                f"{name} calls autograd itself, so no loss scaler can reach it and float16 gradients would underflow: "
                 "use torch.autocast with dtype=torch.bfloat16, or float32"
             )
         with torch.enable_grad():
@@ -151,7 +154,9 @@ class Solver(nn.Module, ABC):
             NonFiniteError: x holds NaN or infinity.
         """
         if len(x) == 0 or len(x) != len(y):
-            raise UserError(f"fit needs as many targets as inputs and at least one: got {len(x)} inputs, {len(y)} targets")
+            raise UserError(
+                f"fit needs as many targets as inputs and at least one: got {len(x)} inputs, {len(y)} targets"
+            )
         if not x.isfinite().all():
             raise NonFiniteError("the inputs hold NaN or infinity: clean the data before fitting")
         with torch.no_grad():
@@ -173,7 +178,9 @@ def check_labels(y: Tensor, classes: int) -> None:
         raise UserError(f"labels must be class indices of shape (batch,), got {y.dtype} of shape {tuple(y.shape)}")
     low, high = (int(bound) for bound in y.aminmax())
     if low < 0 or high >= classes:
-        raise UserError(f"labels must lie in 0..{classes - 1}, got {low if low < 0 else high}: check the data or `classes`")
+        raise UserError(
+            f"labels must lie in 0..{classes - 1}, got {low if low < 0 else high}: check the data or `classes`"
+        )
 
 
 def first_nonfinite_layer(network: nn.Module, x: Tensor) -> str:
@@ -190,7 +197,7 @@ def first_nonfinite_layer(network: nn.Module, x: Tensor) -> str:
         return "the input"
     seen: list[str] = []
 
-    def note(name: str):
+    def note(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             if isinstance(output, Tensor) and not output.isfinite().all():
                 seen.append(name)
@@ -210,7 +217,7 @@ def first_nonfinite_layer(network: nn.Module, x: Tensor) -> str:
 
 @contextmanager
 def without_trace(network: nn.Module) -> Iterator[None]:
-    """Run a network without leaving a trace: no graph, no moved statistics, no generator advanced, same train/eval mode."""
+    """Run a network without a trace: no graph, no moved statistics, no generator advanced, same train/eval mode."""
     modes = {module: module.training for module in network.modules()}
     devices = {parameter.device for parameter in network.parameters() if parameter.device.type == "cuda"}
     network.eval()

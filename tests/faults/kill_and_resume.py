@@ -3,8 +3,9 @@
     python tests/faults/kill_and_resume.py --moments 20
 
 The training saves a checkpoint after every step, so that many of the moments fall into the writing of one. After every
-kill each checkpoint that stands must be whole; at the end of every run the weights, the optimizer's state and the metrics
-must be those of the uninterrupted run, bit for bit. A run that ends before all moments are used up is followed by another.
+kill each checkpoint that stands must be whole; at the end of every run the weights, the optimizer's state and the
+metrics must be those of the uninterrupted run, bit for bit. A run that ends before all moments are used up is followed
+by another.
 """
 
 from __future__ import annotations

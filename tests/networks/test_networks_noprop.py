@@ -62,7 +62,7 @@ def test_flattening_channels_last_is_a_view_and_loses_nothing():
 
 
 def test_block_fuses_as_in_figure_6():
-    """The block against its formula, in evaluation (running statistics of a fresh batch norm do nothing but scale by eps)."""
+    """The block against its formula, in evaluation (a fresh batch norm does nothing then but scale by eps)."""
     torch.manual_seed(0)
     block = DenoisingBlock(nn.Flatten(), 6, 3, 4, hidden=8).eval()
     z, x = torch.randn(5, 4), torch.randn(5, 6)

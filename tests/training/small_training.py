@@ -102,10 +102,12 @@ class Training:
         self.rule, self.batches = rule(mlp()), batches()
         self.optimizer = torch.optim.AdamW(self.rule.parameters(), lr=0.01)
         steps = 4 * SETTINGS["epochs"] * len(self.rule.stages)
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, 0.05, total_steps=steps) if schedule else None
+        self.scheduler = (
+            torch.optim.lr_scheduler.OneCycleLR(self.optimizer, 0.05, total_steps=steps) if schedule else None
+        )
 
     def run(self, folder, *, kill_at=None, resume=True, **options):
-        """Train in a folder; `kill_at` counts calls of backward from 1. Returns the result, or None if it was killed."""
+        """Train in a folder; `kill_at` counts calls of backward from 1. Gives the result, or None if it was killed."""
         calls, assign_credit = 0, self.rule.assign_credit
 
         def counted(*arguments):

@@ -139,7 +139,12 @@ def test_what_a_kill_leaves_half_written_is_swept(tmp_path):
     (tmp_path / "checkpoint-5.partial" / "state.pt").write_bytes(b"half")
     (tmp_path / "settings.json.partial").write_bytes(b"{")
     RunFolder(tmp_path, SETTINGS, resume=True).close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoint-4", "metrics.jsonl", "settings.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock",
+        "checkpoint-4",
+        "metrics.jsonl",
+        "settings.json",
+    ]
 
 
 def test_a_kill_before_the_settings_stand_leaves_a_usable_folder(tmp_path):
@@ -275,10 +280,8 @@ def test_awkward_tensors_survive(tmp_path):
     checkpoint.load(tmp_path).restore_model(other)
     assert other.counter == 5
     for name, value in module.state_dict().items():
-        restored = other.state_dict()[name]
-        if name == "links":
-            value, restored = value.to_dense(), restored.to_dense()
-        assert same(value, restored), name
+        pair = [value, other.state_dict()[name]]
+        assert same(*[part.to_dense() if name == "links" else part for part in pair]), name
     assert other.kernel.is_contiguous(memory_format=torch.channels_last)
 
 

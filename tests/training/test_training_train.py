@@ -35,7 +35,12 @@ def build(settings, splits):
     assert len(splits.train) == 160 - settings.validation
     (width,) = settings.widths
     network = nn.Sequential(
-        nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(), nn.Linear(width * 16, 3)
+        nn.Conv2d(1, width, 3),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Flatten(),
+        nn.Linear(width * 16, 3),
     )
     rule = Backprop(network)
 
@@ -123,7 +128,14 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, splits, schedule, monke
         with monkeypatch.context() as patch:
             patch.setattr(Backprop, "assign_credit", counted)
             return train(
-                RECIPE, settings, EXECUTION, tmp_path / name, progress=False, splits=splits, checkpoint_seconds=0, **options
+                RECIPE,
+                settings,
+                EXECUTION,
+                tmp_path / name,
+                progress=False,
+                splits=splits,
+                checkpoint_seconds=0,
+                **options,
             )
 
     whole = run("whole")
@@ -152,7 +164,9 @@ def test_the_seed_alone_decides(tmp_path, splits):
 def test_channels_last_changes_no_key(tmp_path, splits):
     from beyondprop.training.assembly import assemble
 
-    last, first = (assemble(RECIPE, RECIPE.settings, replace(EXECUTION, channels_last=on), splits) for on in (True, False))
+    last, first = (
+        assemble(RECIPE, RECIPE.settings, replace(EXECUTION, channels_last=on), splits) for on in (True, False)
+    )
     assert last.rule.state_dict().keys() == first.rule.state_dict().keys()
     assert same(dict(last.rule.state_dict()), dict(first.rule.state_dict()))
 
@@ -166,7 +180,14 @@ def test_threads_are_set_for_the_run_alone(tmp_path, splits):
         return build(settings, splits)
 
     execution = replace(EXECUTION, threads=2)
-    train(replace(RECIPE, build=note), replace(RECIPE.settings, epochs=1), execution, tmp_path, progress=False, splits=splits)
+    train(
+        replace(RECIPE, build=note),
+        replace(RECIPE.settings, epochs=1),
+        execution,
+        tmp_path,
+        progress=False,
+        splits=splits,
+    )
     assert seen == [2]
     assert torch.get_num_threads() == before
 

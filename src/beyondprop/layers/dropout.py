@@ -19,7 +19,7 @@ class Dropout(nn.Dropout):
     Elsewhere (other devices, tensors that are not dense in memory, p of 0 or 1) it is torch's own.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, D102
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102
         cut = round(self.p * _LEVELS)
         dense = input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)
         if not self.training or input.device.type != "cpu" or not dense or not 0 < cut < _LEVELS:

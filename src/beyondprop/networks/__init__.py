@@ -1,0 +1,1 @@
+"""The architectures that the recipes train."""

@@ -19,8 +19,8 @@ WIDTHS = (32, 64, 128)
 def image_encoder(channels: int, widths: Sequence[int] = WIDTHS, dropout: float = 0.2) -> nn.Sequential:
     """The convolutions of Figure 6 (arXiv 2503.24322), padding 1, giving a vector a sample.
 
-    The paper pools after ReLU; here ReLU follows the pooling, which gives the same values and gradients from a quarter of
-    the elements. The vector is read in channels-last order, which spares a transposition in either direction; the
+    The paper pools after ReLU; here ReLU follows the pooling, which gives the same values and gradients from a quarter
+    of the elements. The vector is read in channels-last order, which spares a transposition in either direction; the
     linear layer that follows does not care.
 
     Args:

@@ -27,7 +27,9 @@ def build(settings: BackpropSettings, splits: Splits) -> Experiment:
     from beyondprop.rules.signals.backprop import Backprop
 
     embedding = make_embedding(settings, splits.train)
-    return Experiment(Backprop(ResidualChain(make_blocks(settings, splits.train, embedding), embedding, start=settings.start)))
+    return Experiment(
+        Backprop(ResidualChain(make_blocks(settings, splits.train, embedding), embedding, start=settings.start))
+    )
 
 
 def _published(table: dict[str, float]) -> Callable[[BackpropSettings], Published]:
@@ -41,7 +43,9 @@ RECIPES = (
         "bp/digits",
         "the same 10 small blocks trained end to end on scikit-learn's 8x8 digits",
         "digits",
-        BackpropSettings(epochs=30, first_width=16, hidden=64, learning_rate=3e-3, lr_schedule="one-cycle", dropout=0.1),
+        BackpropSettings(
+            epochs=30, first_width=16, hidden=64, learning_rate=3e-3, lr_schedule="one-cycle", dropout=0.1
+        ),
         build,
     ),
     Recipe(

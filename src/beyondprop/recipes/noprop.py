@@ -129,14 +129,20 @@ def _published(table: dict[str, float]) -> Callable[[BlockSettings], Published]:
     return lambda settings: Published({"test_accuracy": table[settings.embedding]}, "arXiv 2503.24322v1, Table 1")
 
 
-PAPER_CHOICES = ("cosine schedule clipped at 0.995 (the paper gives no formula)", "padding 1", "prediction without noise")
+PAPER_CHOICES = (
+    "cosine schedule clipped at 0.995 (the paper gives no formula)",
+    "padding 1",
+    "prediction without noise",
+)
 
 RECIPES = (
     Recipe(
         "noprop-dt/digits",
         "10 small blocks on scikit-learn's 8x8 digits: seconds, nothing to download",
         "digits",
-        NoPropDTSettings(epochs=30, first_width=16, hidden=64, learning_rate=3e-3, lr_schedule="one-cycle", dropout=0.1),
+        NoPropDTSettings(
+            epochs=30, first_width=16, hidden=64, learning_rate=3e-3, lr_schedule="one-cycle", dropout=0.1
+        ),
         build,
     ),
     Recipe(

@@ -1,6 +1,7 @@
 """What a recipe is: settings whose defaults are the paper's, and a function that builds the experiment from them.
 
-This module and every recipe stay free of torch until an experiment is built, so that `--help` and `list` answer at once.
+This module and every recipe stay free of torch until an experiment is built, so that `--help` and `list` answer at
+once.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Recipe:
         settings: The defaults, which are the paper's where there is one.
         build: Makes the experiment from settings and the data (torch is imported only here).
         paper: The paper's own figures for given settings, or None where it has none.
-        departures: Where even the defaults differ from the paper, or settle what it leaves open; printed in every table.
+        departures: Where even the defaults differ from the paper, or settle what it leaves open; printed in every
+            table.
     """
 
     id: str
@@ -78,7 +80,7 @@ class Recipe:
     departures: tuple[str, ...] = ()
 
     def departures_of(self, settings: Settings) -> list[str]:
-        """List how a run with these settings differs from the paper: the standing departures, then each changed field."""
+        """List how a run with these settings differs from the paper: standing departures, then each changed field."""
         changed = [
             f"{f.name.replace('_', ' ')} {getattr(settings, f.name)} (default {getattr(self.settings, f.name)})"
             for f in fields(settings)

@@ -1,0 +1,1 @@
+"""The learning rules, in families by how they assign credit."""

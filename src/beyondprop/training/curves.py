@@ -71,8 +71,7 @@ def _draw_accuracy(axes: Axes, epochs: list[dict[str, Any]]) -> None:
 
 
 def _smooth(values: list[float]) -> list[float]:
-    """Exponential moving average over about a fiftieth of the curve, forwards and backwards so that it does not lag.
-    """
+    """Exponential moving average over about a fiftieth of the curve, forwards and backwards so that it does not lag."""
     keep = math.exp(-1 / max(1.0, len(values) / 50))
 
     def run(sequence: list[float]) -> list[float]:

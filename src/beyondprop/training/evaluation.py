@@ -44,7 +44,7 @@ def evaluate(
     """
     device = device_of(rule)
     count, classified = 0, True
-    correct, loss = torch.zeros(2, dtype=torch.float64, device=device)  # read once, at the end
+    correct, loss = torch.zeros(2, device=device)  # read once, at the end
     with evaluating(rule), torch.inference_mode(), autocast(device, precision):
         for x, y in Source(batches, device).open(0):
             scores = rule(x, **(inference or {})).float()

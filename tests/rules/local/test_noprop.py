@@ -42,7 +42,6 @@ def make_rule(dim=4, learned=True, **options):
     return NoPropDT(blocks, embedding, schedule=DiscreteSchedule(LEVELS), eta=0.7, **options).double()
 
 
-
 def clean_block(y, certainty=1e4):
     class Knows(nn.Module):
         def forward(self, z, x):
@@ -182,7 +181,7 @@ def test_noisy_labels_have_the_marginal_of_equation_6():
 
 
 def test_chain_of_knowing_blocks_ends_in_the_clean_marginal():
-    """Blocks that say û = u carry N(0, I) to N(sqrt(ᾱ_T) u, (1 - ᾱ_T) I): the direction of time and the noise are right."""
+    """Blocks that say û = u carry N(0, I) to N(sqrt(ᾱ_T) u, (1 - ᾱ_T) I): direction of time and noise are right."""
     count = 100_000
     y = torch.ones(count, dtype=torch.int64)
     embedding = ClassEmbedding(torch.randn(CLASSES, 4, dtype=torch.float64), learned=False)

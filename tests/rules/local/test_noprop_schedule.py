@@ -1,6 +1,7 @@
 """Properties of the signal levels and of the chain's coefficients (arXiv 2503.24322, Section 2.1, Appendix A)."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_update_is_the_posterior_of_the_forward_process(schedule):
 
 
 def test_weight_of_a_block_is_half_its_snr_increment(schedule):
-    """a_t² / (2 c_t) = (SNR(t) - SNR(t-1)) / 2: the KL between posteriors is the objective's weighted error (51)-(56)."""
+    """a_t² / (2 c_t) = (SNR(t) - SNR(t-1)) / 2: the KL between posteriors, (51)-(56)."""
     for t in range(1, schedule.steps + 1):
         a, _, c = schedule.coefficients(t)
         assert a**2 / (2 * c) == pytest.approx(schedule.snr_increment(t) / 2, rel=1e-9)
@@ -85,7 +86,7 @@ def test_cosine_runs_from_noise_to_clean(steps):
     assert levels[0] == 0
     assert levels[-1] == pytest.approx(0.99)
     assert len(levels) == steps + 1
-    assert all(early < late for early, late in zip(levels, levels[1:], strict=False))
+    assert all(early < late for early, late in pairwise(levels))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Rules in which each block has an objective of its own."""

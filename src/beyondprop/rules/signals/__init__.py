@@ -1,0 +1,1 @@
+"""Rules in which a teaching signal reaches each layer."""

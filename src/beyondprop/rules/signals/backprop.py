@@ -47,8 +47,10 @@ class Backprop(Rule):
         loss = self.loss(self.network(x), y)
         if not loss.isfinite():
             where = first_nonfinite_layer(self.network, x)
-            raise NonFiniteError(f"the loss is {loss.item()} and NaN or infinity appears first in {where}: "
-                                 "check the data, or lower the learning rate")
+            raise NonFiniteError(
+                f"the loss is {loss.item()} and NaN or infinity appears first in {where}: "
+                "check the data, or lower the learning rate"
+            )
         loss.backward()
         return loss
 

@@ -24,8 +24,8 @@ class DenoisingBlock(nn.Module):
         classes: Number of classes.
         dim: Dimension d of z.
         hidden: Width of either path.
-        label_encoder: Where z is an image (prototype embeddings): maps z, reshaped to `label_shape`, to `features` numbers;
-            it takes the place of the label path's linear layers.
+        label_encoder: Where z is an image (prototype embeddings): maps z, reshaped to `label_shape`, to `features`
+            numbers; it takes the place of the label path's linear layers.
         label_shape: Shape of z as an image, (channels, height, width).
     """
 
@@ -75,7 +75,7 @@ class DenoisingBlock(nn.Module):
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation that takes a batch of one as evaluation does: one sample has no variance to learn from."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, D102
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102
         if self.training and len(input) == 1:
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(input)

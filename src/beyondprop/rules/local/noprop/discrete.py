@@ -23,8 +23,8 @@ Readout = Literal["head", "last-block", "mean"]
 class NoPropDT(Rule):
     r"""NoProp, discrete time (Li, Teh and Pascanu, arXiv 2503.24322, Section 2.1, Algorithm 1).
 
-    Every block sees the input x and a noisy label embedding, and learns to say what the clean one is; no gradient passes
-    from one block to another. The loss of a batch is (8), with the expectation over t taken exactly:
+    Every block sees the input x and a noisy label embedding, and learns to say what the clean one is; no gradient
+    passes from one block to another. The loss of a batch is (8), with the expectation over t taken exactly:
 
         L = -log p_out(y | z_T) + KL(q(z_0|y) || N(0,I)) + η/2 Σ_t (SNR(t) - SNR(t-1)) ||û_t(z_{t-1}, x) - u_y||²
 
@@ -32,16 +32,17 @@ class NoPropDT(Rule):
     chain z_t = a_t û_t(z_{t-1}, x) + b_t z_{t-1} + sqrt(c_t) ε (3) runs from t = 0 (noise) to t = T (clean).
 
     Args:
-        blocks: T modules, each called as `block(z, x)` with z of shape (batch, d) and the input batch x, returning class
-            logits of shape (batch, classes). They may not share parameters.
+        blocks: T modules, each called as `block(z, x)` with z of shape (batch, d) and the input batch x, returning
+            class logits of shape (batch, classes). They may not share parameters.
         embedding: W_Embed.
         schedule: Signal levels ᾱ_0..ᾱ_T; default: the clipped cosine.
         eta: η, weight of the denoising term.
-        head: p_out. `"softmax"`: softmax of a linear layer (14). `"posterior"`: exp(-||ỹ - u_y||² / (2σ²)) normalised over
-            classes, with ỹ = softmax(linear(z_T)) W_Embed (15)-(16).
+        head: p_out. `"softmax"`: softmax of a linear layer (14). `"posterior"`: exp(-||ỹ - u_y||² / (2σ²)) normalised
+            over classes, with ỹ = softmax(linear(z_T)) W_Embed (15)-(16).
         sigma: σ of the posterior head (the paper gives none).
-        order: `"all-blocks"`: every batch trains all blocks. `"one-by-one"`: Algorithm 1, where every epoch passes over the
-            data once for each t, training block t alone with the single-t estimate of the loss; the stages are the blocks.
+        order: `"all-blocks"`: every batch trains all blocks. `"one-by-one"`: Algorithm 1, where every epoch passes over
+            the data once for each t, training block t alone with the single-t estimate of the loss; the stages are the
+            blocks.
 
     Raises:
         UnsupportedNetworkError: There are not T blocks, or two of them share a parameter.
@@ -100,7 +101,8 @@ class NoPropDT(Rule):
             block = name.split(".")[0]
             owner = owners.setdefault(id(parameter), block)
             if owner != block:
-                return f"block {int(owner) + 1} and block {int(block) + 1} share the parameter {name}: each must learn alone"
+                both = f"block {int(owner) + 1} and block {int(block) + 1}"
+                return f"{both} share the parameter {name}: each must learn alone"
         return None
 
     @classmethod
@@ -164,8 +166,8 @@ class NoPropDT(Rule):
     ) -> Tensor:
         """Predict by running the chain from z_0 to z_T.
 
-        The paper draws z_0 ~ N(0, I) and noise in every update (`noise=True, start="noise"`). The default leaves both out:
-        each draw that misleads an early block is kept by the late ones, which trust z more than x.
+        The paper draws z_0 ~ N(0, I) and noise in every update (`noise=True, start="noise"`). The default leaves both
+        out: each draw that misleads an early block is kept by the late ones, which trust z more than x.
 
         Args:
             x: Input batch.
@@ -253,6 +255,8 @@ class NoPropDT(Rule):
 
 def _descend(loss: Tensor, where: str) -> None:
     if not loss.isfinite():
-        raise NonFiniteError(f"the loss of {where} is {loss.item()}: check the data for NaN, or lower the learning rate")
+        raise NonFiniteError(
+            f"the loss of {where} is {loss.item()}: check the data for NaN, or lower the learning rate"
+        )
     if loss.requires_grad:  # a frozen block has nothing to learn
         loss.backward()

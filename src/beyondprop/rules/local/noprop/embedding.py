@@ -11,14 +11,15 @@ from beyondprop.errors import UserError
 class ClassEmbedding(nn.Module):
     """The rows u_y of W_Embed (arXiv 2503.24322, Section 2.2.1).
 
-    Learned rows are kept as a table of root-mean-square 1 and a fixed scale: an optimizer with steps of its own size, such
-    as Adam, then moves them by the same small part whatever the dimension. (Rows of length 1 in the 784 dimensions of an
-    image have entries of 0.04; moved by 0.001 a step, classes soon fell together.)
+    Learned rows are kept as a table of root-mean-square 1 and a fixed scale: an optimizer with steps of its own size,
+    such as Adam, then moves them by the same small part whatever the dimension. (Rows of length 1 in the 784 dimensions
+    of an image have entries of 0.04; moved by 0.001 a step, classes soon fell together.)
 
     Args:
         rows: W_Embed, shape (classes, d).
         learned: Whether the rows are trained.
-        shape: Shape of a row as an image, (channels, height, width), where it is one; blocks may then treat z as an image.
+        shape: Shape of a row as an image, (channels, height, width), where it is one; blocks may then treat z as an
+            image.
 
     Raises:
         UserError: rows is no matrix of at least two classes, holds NaN, or has two equal rows.
@@ -73,7 +74,7 @@ class ClassEmbedding(nn.Module):
             return logits.to(rows.dtype).softmax(dim=-1) @ rows
 
     def nearest_row_classifier(self, sharpness: float = 10.0) -> nn.Linear:
-        """Make a linear head that starts as the nearest row: logits k (u·z - ||u||²/2), up to a term common to all classes.
+        """Make a linear head that starts as the nearest row: logits k (u·z - ||u||²/2).
 
         Started at random the head is the last to learn, by NoProp and by back-propagation alike: z is short, so its
         weights have far to grow. After one epoch of MNIST such a head held the chain 13 points below its blocks.
@@ -101,11 +102,12 @@ class ClassEmbedding(nn.Module):
 
     @classmethod
     def prototype(cls, images: Tensor, labels: Tensor, classes: int, *, norm: float = 1.0) -> ClassEmbedding:
-        """Learned rows that start as one training image of each class: the one with the smallest median distance to the others.
+        """Learned rows that start as one training image of each class.
 
-        The paper does not say how the images are scaled. Here the mean of the prototypes is subtracted and all are divided
-        by one number that makes their root-mean-square length `norm`: the label stands out of z_t by ᾱ_t ||u_i - u_j||²
-        against 1 - ᾱ_t, so that long rows would give it away at almost every step.
+        It is the one with the smallest median distance to the others of its class. The paper does not say how the images
+        are scaled. Here the mean of the prototypes is subtracted and all are divided by one number that makes their
+        root-mean-square length `norm`: the label stands out of z_t by ᾱ_t ||u_i - u_j||² against 1 - ᾱ_t, so that long
+        rows would give it away at almost every step.
 
         Args:
             images: Training images, shape (N, channels, height, width) or (N, features); any real type.
@@ -130,7 +132,7 @@ class ClassEmbedding(nn.Module):
 
 
 def _medoid(points: Tensor, chunk: int = 512) -> int:
-    """Index of the point with the smallest median Euclidean distance to all other points, chunk by chunk to bound memory."""
+    """Index of the point with the smallest median Euclidean distance to the others, chunk by chunk to bound memory."""
     if len(points) == 1:
         return 0
     medians = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from beyondprop.errors import UserError
 
@@ -40,7 +41,7 @@ class DiscreteSchedule:
             raise UserError("a schedule needs at least one step, so two values of alpha_bar")
         if not all(0 <= value < 1 for value in self.alpha_bar):
             raise UserError("alpha_bar must lie in [0, 1): at 1 the signal-to-noise ratio is infinite")
-        if any(late <= early for early, late in zip(self.alpha_bar, self.alpha_bar[1:], strict=False)):
+        if any(late <= early for early, late in pairwise(self.alpha_bar)):
             raise UserError("alpha_bar must increase: t = 0 is noise, t = T is clean")
 
     @property
@@ -81,11 +82,11 @@ class DiscreteSchedule:
 
 
 def cosine_schedule(steps: int, *, offset: float = 0.008, highest: float = 0.995) -> DiscreteSchedule:
-    """The cosine schedule of Nichol and Dhariwal (arXiv 2102.09672, eq. 17) on NoProp's time axis, clipped at its clean end.
+    """The cosine schedule of Nichol and Dhariwal (arXiv 2102.09672, eq. 17) on NoProp's time axis, clipped.
 
-    The paper says "fixed cosine noise schedule" and no more. Unclipped, the last step's SNR increment is 250 times the one
-    before it and would alone move a learned embedding; `highest` limits it. ᾱ_0 is exactly 0, so that z_0 is pure noise
-    and the KL term vanishes.
+    The paper says "fixed cosine noise schedule" and no more. Unclipped, the last step's SNR increment is 250 times the
+    one before it and would alone move a learned embedding; `highest` limits it. ᾱ_0 is exactly 0, so that z_0 is pure
+    noise and the KL term vanishes.
 
     Args:
         steps: T, at least 1.

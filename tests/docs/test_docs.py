@@ -1,0 +1,150 @@
+"""What the pages say can be run or followed: code blocks, commands, links; and they speak of the project alone."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from beyondprop import cli, training
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "results" / "PENDING.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
+]
+FENCE = re.compile(r"^(?P<fence>```+)(?P<language>[\w+-]*)\n(?P<body>.*?)^(?P=fence)$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+
+# A page that shows what cannot run marks its block so, on the line above.
+SKIP = "<!-- not run -->\n"
+
+NOT_OURS = {
+    "a path of one machine": re.compile(r"(?<![\w.$}~-])/(?:root|work|tmp|home|Users)/"),
+    "a number of some tracker": re.compile(r"\bissues? #?\d", re.IGNORECASE),
+    "the host of a package index": re.compile(r"py[p]i\.|python[h]osted|--(?:extra-)?index-url", re.IGNORECASE),
+}
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """The page's code blocks of a language with the number of their first line."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        (text.count("\n", 0, found.start("body")), found["body"])
+        for found in FENCE.finditer(text)
+        if found["language"] == language and not text[: found.start()].endswith(SKIP)
+    ]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """What stands after `beyondprop` in the page's shell blocks; PENDING.md has its commands on bare lines."""
+    bodies = (
+        [page.read_text(encoding="utf-8")] if page.name == "PENDING.md" else [body for _, body in blocks(page, "sh")]
+    )
+    lines = [line for body in bodies for line in body.splitlines()]
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [shlex.split(part, comments=True)[1:] for part in parts if part.startswith("beyondprop ")]
+
+
+@pytest.fixture
+def _elsewhere(tmp_path, monkeypatch):
+    """An empty folder to run in, and one thread: on tensors this small more of them only wait for each other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(former)
+
+
+@pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_python_blocks_run(page):
+    namespace = {"__name__": "page"}
+    for line, body in blocks(page, "python"):
+        # Empty lines before it, so that a traceback gives the page's own line numbers.
+        exec(compile("\n" * line + body, str(page), "exec"), namespace)
+
+
+class Begun(Exception):  # noqa: N818  # no error: the command line has read every word, and would train now
+    pass
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
+def test_commands_are_understood(page, monkeypatch, tmp_path, capsys):
+    def begin(*_args, **_settings):
+        raise Begun
+
+    monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path))
+    monkeypatch.setattr(training, "train", begin)
+    for words in commands(page):
+        if words[0] in {"train", "reproduce"}:
+            with pytest.raises((Begun, SystemExit)):  # SystemExit: it was asked for help
+                cli.main([*words, *(["--results", str(tmp_path)] if words[0] == "reproduce" else [])])
+        else:
+            with pytest.raises(SystemExit):
+                cli.main([words[0], "--help"])
+        assert not capsys.readouterr().err, shlex.join(words)
+
+
+def test_pending_runs_are_reproductions_and_none_stands_twice():
+    wanted = commands(ROOT / "results" / "PENDING.md")
+    assert all(words[0] == "reproduce" for words in wanted)
+    assert len({tuple(words) for words in wanted}) == len(wanted)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_resolve(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for found in LINK.finditer(text):
+        target = found["target"].split("#")[0]
+        if target and "://" not in target:
+            assert (page.parent / target).exists(), f"{name(page)} links to {target}, which is not there"
+
+
+def test_every_page_of_the_documentation_is_listed():
+    listed = re.search(r"```\{toctree\}\n(.*?)```", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert listed is not None
+    entries = {line for line in listed[1].splitlines() if line and not line.startswith(":")}
+    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in PAGES if "docs" in path.parts}
+    assert entries == pages - {"index"}
+
+
+def test_set_up_is_two_commands_and_the_gate_runs_both():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    set_up = text[text.index("## Set-up") : text.index("## Use")]
+    lines = [line for body in re.findall(r"```sh\n(.*?)```", set_up, re.DOTALL) for line in body.splitlines()]
+    assert len(lines) == 2
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("--quiet ", "")
+    for command in (part.strip() for line in lines for part in line.split("&&")):
+        assert command in gate, f".ci/run does not run {command}"
+
+
+def test_text_speaks_of_the_project_alone():
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("this is no git checkout")
+    found = []
+    for file in filter(None, listed.stdout.decode().split("\0")):
+        try:
+            text = (ROOT / file).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
+            continue
+        for what, pattern in NOT_OURS.items():
+            found += [f"{file}: {what}: {match[0]!r}" for match in pattern.finditer(text)]
+    assert not found, "\n".join(found)

@@ -1,0 +1,211 @@
+"""Plants the defects that ship in this field (signs, scales, layers that never learn) and checks that a test sees each.
+
+    python tests/mutants/mutants.py            all of them
+    python tests/mutants/mutants.py schedule   those whose name holds the word
+
+Every mutant is a copy of the source with one line changed; the tests named beside it must fail on it. The checkout is
+never changed. Exit status 1 if a mutant survives, or if a line to change is no longer there.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+NOPROP = "rules/local/noprop"
+NOPROP_TESTS = ("tests/rules/local", "tests/networks")
+BATTERY = ("tests/test_battery.py",)
+
+
+class Mutant(NamedTuple):
+    """One planted defect: in `file`, the first `old` becomes `new`; `tests` must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = NOPROP_TESTS
+
+
+MUTANTS = (
+    Mutant("schedule: a without the root", f"{NOPROP}/schedule.py", "a = math.sqrt(now)", "a = now"),
+    Mutant(
+        "schedule: b and its noise swapped",
+        f"{NOPROP}/schedule.py",
+        "b = math.sqrt(alpha) * (1 - now)",
+        "b = math.sqrt(alpha) * (1 - before)",
+    ),
+    Mutant("schedule: c lacks a factor", f"{NOPROP}/schedule.py", "c = (1 - now) * (1 - alpha)", "c = (1 - alpha)"),
+    Mutant(
+        "schedule: time reversed in alpha",
+        f"{NOPROP}/schedule.py",
+        "alpha = before / now",
+        "alpha = now / before if before else 0.5",
+    ),
+    Mutant(
+        "schedule: reversed levels accepted",
+        f"{NOPROP}/schedule.py",
+        "if any(late <= early",
+        "if False and any(late <= early",
+    ),
+    Mutant(
+        "schedule: SNR increment of the next block",
+        f"{NOPROP}/schedule.py",
+        "self.snr[t] - self.snr[t - 1]",
+        "self.snr[min(t + 1, self.steps)] - self.snr[t]",
+    ),
+    Mutant("schedule: KL with a wrong sign", f"{NOPROP}/schedule.py", "- dim * start - dim", "- dim * start + dim"),
+    Mutant(
+        "loss: block reads z_t in place of z_{t-1}",
+        f"{NOPROP}/discrete.py",
+        "self.noisy_label(t - 1, y), x)",
+        "self.noisy_label(t, y), x)",
+    ),
+    Mutant("loss: eta/2 becomes eta", f"{NOPROP}/discrete.py", "return 0.5 * self.eta", "return self.eta"),
+    Mutant(
+        "loss: error averaged over d",
+        f"{NOPROP}/discrete.py",
+        "error.square().sum(dim=1).mean()",
+        "error.square().mean()",
+    ),
+    Mutant(
+        "loss: error summed over the batch",
+        f"{NOPROP}/discrete.py",
+        "error.square().sum(dim=1).mean()",
+        "error.square().sum()",
+    ),
+    Mutant(
+        "loss: target detached from the embedding",
+        f"{NOPROP}/discrete.py",
+        "        u = self.embedding(y)\n        error",
+        "        u = self.embedding(y).detach()\n        error",
+    ),
+    Mutant("loss: no SNR weight", f"{NOPROP}/discrete.py", "self.schedule.snr_increment(t) * error", "error"),
+    Mutant("loss: KL left out", f"{NOPROP}/discrete.py", "return cross_entropy + kl", "return cross_entropy"),
+    Mutant(
+        "loss: head reads z_0",
+        f"{NOPROP}/discrete.py",
+        "self.noisy_label(self.schedule.steps, y)",
+        "self.noisy_label(0, y)",
+    ),
+    Mutant("training: the last block never learns", f"{NOPROP}/discrete.py", "range(1, steps + 1)", "range(1, steps)"),
+    Mutant(
+        "training: the head never learns", f"{NOPROP}/discrete.py", '_descend(total, "the head p_out")', "pass", BATTERY
+    ),
+    Mutant(
+        "training: sign turned",
+        f"{NOPROP}/discrete.py",
+        "        loss.backward()\n",
+        "        (-loss).backward()\n",
+        (*NOPROP_TESTS, *BATTERY),
+    ),
+    Mutant(
+        "training: Algorithm 1 without its factor T", f"{NOPROP}/discrete.py", "share = float(steps)", "share = 1.0"
+    ),
+    Mutant(
+        "training: blocks joined in one graph",
+        f"{NOPROP}/discrete.py",
+        "self.network[t - 1](self.noisy_label(t - 1, y), x)",
+        "(self.network[t - 1](z := self.noisy_label(t - 1, y), x) + 0.1 * self.network[t - 2](z, x))",
+    ),
+    Mutant(
+        "noise: variance in place of deviation",
+        f"{NOPROP}/discrete.py",
+        "math.sqrt(1 - level) * torch.randn_like(u)",
+        "(1 - level) * torch.randn_like(u)",
+    ),
+    Mutant("noise: signal without the root", f"{NOPROP}/discrete.py", "math.sqrt(level) * u", "level * u"),
+    Mutant("chain: update noise c for sqrt(c)", f"{NOPROP}/discrete.py", "z = z + math.sqrt(c)", "z = z + c"),
+    Mutant(
+        "chain: a and b swapped",
+        f"{NOPROP}/discrete.py",
+        "a, b, c = self.schedule.coefficients(t)",
+        "b, a, c = self.schedule.coefficients(t)",
+    ),
+    Mutant(
+        "chain: blocks in reversed order",
+        f"{NOPROP}/discrete.py",
+        "enumerate(self.network, start=1)",
+        "enumerate(reversed(self.network), start=1)",
+    ),
+    Mutant("posterior head: sigma not squared", f"{NOPROP}/discrete.py", "self.sigma**2", "self.sigma"),
+    Mutant("posterior head: sign", f"{NOPROP}/discrete.py", "(-distances.square()", "(distances.square()"),
+    Mutant(
+        "embedding: expectation of the wrong axis", f"{NOPROP}/embedding.py", "softmax(dim=-1) @", "softmax(dim=0) @"
+    ),
+    Mutant("embedding: medoid by the largest distance", f"{NOPROP}/embedding.py", ".argmin())", ".argmax())"),
+    Mutant("embedding: medoid counts the distance to itself", f"{NOPROP}/embedding.py", "= torch.nan", "= 0.0"),
+    Mutant(
+        "embedding: head starts upside down",
+        f"{NOPROP}/embedding.py",
+        "copy_(sharpness * self.rows)",
+        "copy_(-sharpness * self.rows)",
+    ),
+    Mutant("block: residual lost", f"{NOPROP}/blocks.py", "return h + self.change(h)", "return self.change(h)"),
+    Mutant(
+        "block: image path unused", f"{NOPROP}/blocks.py", "self.image_path(x), self", "0 * self.image_path(x), self"
+    ),
+    Mutant("chain baseline: shares swapped", "networks/noprop.py", "z = (1 - a) * z + a *", "z = a * z + (1 - a) *"),
+    Mutant("dropout: scale forgotten", "layers/dropout.py", ".mul_(_LEVELS / (_LEVELS - cut))", "", ("tests/layers",)),
+    Mutant("dropout: keeps what it should drop", "layers/dropout.py", ">= cut -", "< cut -", ("tests/layers",)),
+    Mutant(
+        "dropout: gradient of dropped values",
+        "layers/dropout.py",
+        "return grads[0] * mask",
+        "return grads[0]",
+        ("tests/layers",),
+    ),
+    Mutant(
+        "backprop: sign turned",
+        "rules/signals/backprop.py",
+        "        loss.backward()",
+        "        (-loss).backward()",
+        ("tests/rules/signals",),
+    ),
+    Mutant(
+        "backprop: gradients replaced, not added",
+        "rules/signals/backprop.py",
+        "        loss.backward()",
+        "        self.zero_grad()\n        loss.backward()",
+        BATTERY,
+    ),
+    Mutant("contract: graph kept in the loss", "rule.py", "phase).detach()", "phase)", BATTERY),
+)
+
+
+def survives(mutant: Mutant, folder: Path) -> bool:
+    """Whether the mutant's tests pass on a source tree with the defect in it."""
+    package = folder / "beyondprop"
+    shutil.copytree(ROOT / "src" / "beyondprop", package, ignore=shutil.ignore_patterns("__pycache__"))
+    target = package / mutant.file
+    source = target.read_text()
+    if mutant.old not in source:
+        raise SystemExit(f"{mutant.name}: {mutant.old!r} is not in {mutant.file} any more; mend the mutant")
+    target.write_text(source.replace(mutant.old, mutant.new, 1))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *mutant.tests]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):  # 1: tests failed; anything else: they did not run
+        raise SystemExit(f"{mutant.name}: the tests could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 0
+
+
+def main(word: str = "") -> int:
+    """Try every mutant whose name holds a word; return the exit status."""
+    chosen = [mutant for mutant in MUTANTS if word in mutant.name]
+    survivors = []
+    for mutant in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            alive = survives(mutant, Path(folder))
+        print(f"{'SURVIVED' if alive else 'caught  '}  {mutant.name}", flush=True)
+        survivors += [mutant.name] * alive
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} planted defects caught")
+    return 1 if survivors or not chosen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -135,7 +135,7 @@ class Tracker:
             NonFiniteError: One is NaN or infinite; the records before it are written.
         """
         steps, self._unread = self._unread, []
-        losses = torch.stack([step.loss.double() for step in steps]).tolist() if steps else []
+        losses = torch.stack([step.loss for step in steps]).tolist() if steps else []
         now = time.perf_counter()
         self.totals.seconds += now - self._since
         self.totals.epoch_seconds += now - self._since

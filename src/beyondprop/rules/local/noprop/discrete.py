@@ -260,3 +260,4 @@ def _descend(loss: Tensor, where: str) -> None:
         )
     if loss.requires_grad:  # a frozen block has nothing to learn
         loss.backward()
+        torch.clear_autocast_cache()  # or the cast weights of every block would stay until the last one has run

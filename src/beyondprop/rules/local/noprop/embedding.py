@@ -104,7 +104,7 @@ class ClassEmbedding(nn.Module):
     def prototype(cls, images: Tensor, labels: Tensor, classes: int, *, norm: float = 1.0) -> ClassEmbedding:
         """Learned rows that start as one training image of each class.
 
-        It is the one with the smallest median distance to the others of its class. The paper does not say how the images
+        It is the one with the smallest median distance to the others of its class. The paper does not say how images
         are scaled. Here the mean of the prototypes is subtracted and all are divided by one number that makes their
         root-mean-square length `norm`: the label stands out of z_t by ᾱ_t ||u_i - u_j||² against 1 - ᾱ_t, so that long
         rows would give it away at almost every step.

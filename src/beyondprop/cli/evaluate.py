@@ -68,24 +68,11 @@ def _find(word: str) -> Path:
 
 def _measure(loaded: Any, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Accuracy and loss, and the recipe's own measures under names that say the split."""
-    import torch  # noqa: PLC0415  # here, so that --help answers at once
-
-    from beyondprop.training.evaluation import evaluating  # noqa: PLC0415
-
     images = {"test": loaded.splits.test, "train": loaded.splits.train, "validation": loaded.validation}[split]
     if images is None:
         raise UserError("this run held no images out, so it has no validation split: train with --validation COUNT")
-    figures = training.evaluate(
-        loaded.rule,
-        loaded.batches(images),
-        inference=loaded.experiment.inference,
-        precision=loaded.execution.precision,
-    )
-    if loaded.experiment.measures is None:
-        return figures, {}
-    with evaluating(loaded.rule), torch.no_grad():
-        measured = loaded.experiment.measures(loaded.batches(images))
-    return figures, {name.replace("test", split): value for name, value in measured.items()}
+    measured = loaded.measures(images)
+    return loaded.evaluate(images), {name.replace("test", split): value for name, value in measured.items()}
 
 
 def _words(name: str) -> str:

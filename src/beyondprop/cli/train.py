@@ -9,7 +9,6 @@ from typing import Any
 
 from beyondprop import training
 from beyondprop.catalogue import find_recipe
-from beyondprop.checks import check_fields
 from beyondprop.cli.arguments import parse, split_recipe
 from beyondprop.cli.output import say, say_json
 from beyondprop.reproduce import no_leftovers, runs_root
@@ -52,7 +51,6 @@ def run(argv: list[str]) -> None:
         flags, f"beyondprop train {recipe_id}", HELP, recipe=recipe.settings, execution=Execution(), output=Output()
     )
     output: Output = given.output
-    check_fields(given.recipe, given.execution)
     folder = output.out or default_folder(recipe_id, given.execution.seed, resume=output.resume)
     again = ["beyondprop", "train", recipe_id, *flags]
     again += [] if output.out else ["--out", str(folder)]

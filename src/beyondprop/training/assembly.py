@@ -17,6 +17,7 @@ from beyondprop.errors import RunError, UserError
 from beyondprop.recipes.recipe import Experiment, Recipe, Settings
 from beyondprop.rule import Rule
 from beyondprop.training import checkpoint
+from beyondprop.training.evaluation import autocast, evaluate, evaluating
 from beyondprop.training.execution import Execution
 from beyondprop.training.run_folder import read_settings
 
@@ -64,6 +65,22 @@ class LoadedRun:
             device=self.device,
             channels_last=self.execution.channels_last,
         )
+
+    def evaluate(self, images: ImageSet) -> dict[str, float]:
+        """Accuracy and loss on a split, by the recipe's inference and the run's precision."""
+        return evaluate(
+            self.rule,
+            self.batches(images),
+            inference=self.experiment.inference,
+            precision=self.execution.precision,
+        )
+
+    def measures(self, images: ImageSet) -> dict[str, Any]:
+        """The recipe's own figures of the trained rule on a split, where it has any, in the run's precision."""
+        if self.experiment.measures is None:
+            return {}
+        with evaluating(self.rule), torch.no_grad(), autocast(self.device, self.execution.precision):
+            return self.experiment.measures(self.batches(images))
 
 
 def assemble(recipe: Recipe, settings: Settings, execution: Execution, splits: Splits | None = None) -> LoadedRun:

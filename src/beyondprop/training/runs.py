@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from beyondprop.checks import check_fields
 from beyondprop.data import ImageSet, Splits
 from beyondprop.recipes.recipe import Recipe, Settings
 from beyondprop.training.assembly import LoadedRun, assemble, make_optimizer, make_scheduler
 from beyondprop.training.curves import draw_curves
-from beyondprop.training.evaluation import evaluate, evaluating
 from beyondprop.training.execution import Execution
 from beyondprop.training.loop import fit
 from beyondprop.training.run_folder import RunFolder
@@ -76,6 +76,7 @@ def train(
         UserError: Settings, device or data cannot be used.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
     """
+    check_fields(settings, execution)
     about = {"recipe": recipe.id, "settings": asdict(settings), "execution": asdict(execution)}
     with RunFolder(folder, about, resume=resume) as run, _threads(execution.threads):
         if run.result is None:
@@ -130,17 +131,8 @@ def _final_metrics(built: LoadedRun) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for name, images in splits.items():
         if images is not None:
-            figures = evaluate(
-                built.rule,
-                built.batches(images),
-                inference=built.experiment.inference,
-                precision=built.execution.precision,
-            )
-            metrics[f"{name}_accuracy"] = figures["accuracy"]
-    if built.experiment.measures is not None:
-        with evaluating(built.rule), torch.no_grad():
-            metrics |= built.experiment.measures(built.batches(built.splits.test))
-    return metrics
+            metrics[f"{name}_accuracy"] = built.evaluate(images)["accuracy"]
+    return metrics | built.measures(built.splits.test)
 
 
 def _outcome(run: RunFolder) -> Outcome:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,8 @@ def test_every_page_of_the_documentation_is_listed():
     assert listed is not None
     entries = {line for line in listed[1].splitlines() if line and not line.startswith(":")}
     pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in PAGES if "docs" in path.parts}
-    assert entries == pages - {"index"}
+    unlisted = {page for page in pages if not any(fnmatch(page, entry) for entry in entries)}
+    assert unlisted == {"index"}
 
 
 def test_set_up_is_two_commands_and_the_gate_runs_both():

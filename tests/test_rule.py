@@ -128,4 +128,6 @@ def test_without_trace_moves_nothing():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_labels_in_range_are_accepted(dtype):
-    check_labels(torch.tensor([0, 2], dtype=dtype), 3)
+    labels = check_labels(torch.tensor([0, 2], dtype=dtype), 3)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 2]

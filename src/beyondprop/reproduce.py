@@ -7,10 +7,7 @@ import json
 import os
 import platform
 import re
-import shutil
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -65,9 +62,8 @@ def reproduce(
     outcomes = []
     for seed in range(seeds):
         folder = seed_folder(recipe, settings, execution, seed)
-        with no_leftovers(folder):
-            seeded = replace(execution, seed=seed)
-            outcomes.append(training.train(recipe, settings, seeded, folder, resume=True, progress=progress))
+        seeded = replace(execution, seed=seed)
+        outcomes.append(training.train(recipe, settings, seeded, folder, resume=True, progress=progress))
     document = _document(recipe, settings, execution, outcomes)
     _refuse_smaller(path, settings, seeds, overwrite)  # and again, for another process may have written meanwhile
     write_file(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
@@ -82,18 +78,6 @@ def seed_folder(recipe: Recipe, settings: Settings, execution: Execution, seed: 
     chosen = {"settings": asdict(settings), "precision": execution.precision, "channels_last": execution.channels_last}
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
     return runs_root() / recipe.id / f"reproduce-{digest[:10]}" / f"seed-{seed}"
-
-
-@contextmanager
-def no_leftovers(folder: Path) -> Iterator[None]:
-    """Remove a new run folder again if the training fails before it has a checkpoint, as where a setting is unfit."""
-    existed = folder.exists()
-    try:
-        yield
-    except BaseException:
-        if not existed and not any(folder.glob("checkpoint-*")):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def runs_root() -> Path:

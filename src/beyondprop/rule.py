@@ -33,12 +33,15 @@ class Rule(nn.Module, ABC):
             steps once for each. A parameter that a phase does not train keeps its `.grad` None.
         stages: Names of the parts of a training that learns piece by piece, in order; `rule.stage` holds the present
             one.
+        follows_gradient: Whether a small enough step against `.grad` lowers the loss that `backward` returns. Rules
+            whose direction only agrees with the gradient on average, or not at all, say False.
         stage_span: How long a stage lasts: `"training"` gives each stage its epochs before the next one begins,
             `"epoch"` walks through all stages in every epoch, one pass over the data for each.
     """
 
     phases: tuple[str | None, ...] = (None,)
     stages: tuple[str | None, ...] = (None,)
+    follows_gradient: ClassVar[bool] = True
     stage_span: ClassVar[Literal["training", "epoch"]] = "training"
 
     def __init__(self) -> None:
@@ -67,6 +70,20 @@ class Rule(nn.Module, ABC):
             None if it can, else the reason, with the layer's name.
         """
         return None
+
+    @classmethod
+    def supports_classifier(cls, network: nn.Module, example: Tensor) -> str | None:
+        """Tell whether `for_classifier` can make the rule from this classifier.
+
+        Args:
+            network: As `for_classifier` takes it.
+            example: One input batch.
+
+        Returns:
+            None if it can, else the reason, with the layer's name.
+        """
+        del example
+        return cls.supports(network)
 
     @classmethod
     @abstractmethod
@@ -164,12 +181,15 @@ class Solver(nn.Module, ABC):
         return self
 
 
-def check_labels(y: Tensor, classes: int) -> None:
+def check_labels(y: Tensor, classes: int) -> Tensor:
     """Refuse labels that are no class indices.
 
     Args:
-        y: Labels, shape (batch,).
+        y: Labels, shape (batch,), of any integer type.
         classes: Number of classes.
+
+    Returns:
+        The labels as int64: torch takes uint8 for a mask where it indexes.
 
     Raises:
         UserError: y is not a vector of integers in 0..classes-1.
@@ -181,6 +201,7 @@ def check_labels(y: Tensor, classes: int) -> None:
         raise UserError(
             f"labels must lie in 0..{classes - 1}, got {low if low < 0 else high}: check the data or `classes`"
         )
+    return y.long()
 
 
 def first_nonfinite_layer(network: nn.Module, x: Tensor) -> str:

@@ -109,8 +109,8 @@ MUTANTS = (
     Mutant(
         "training: blocks joined in one graph",
         f"{NOPROP}/discrete.py",
-        "self.network[t - 1](self.noisy_label(t - 1, y), x)",
-        "(self.network[t - 1](z := self.noisy_label(t - 1, y), x) + 0.1 * self.network[t - 2](z, x))",
+        "self._logits(t, self.noisy_label(t - 1, y), x)",
+        "self._logits(t, z := self.noisy_label(t - 1, y), x) + 0.1 * self.network[t - 2](z, x)",
     ),
     Mutant(
         "noise: variance in place of deviation",
@@ -129,11 +129,11 @@ MUTANTS = (
     Mutant(
         "chain: blocks in reversed order",
         f"{NOPROP}/discrete.py",
-        "enumerate(self.network, start=1)",
-        "enumerate(reversed(self.network), start=1)",
+        "for t in range(1, len(self.network) + 1):\n            a",
+        "for t in range(len(self.network), 0, -1):\n            a",
     ),
     Mutant("posterior head: sigma not squared", f"{NOPROP}/discrete.py", "self.sigma**2", "self.sigma"),
-    Mutant("posterior head: sign", f"{NOPROP}/discrete.py", "(-distances.square()", "(distances.square()"),
+    Mutant("posterior head: sign", f"{NOPROP}/discrete.py", "rows.T - 0.5", "rows.T + 0.5"),
     Mutant(
         "embedding: expectation of the wrong axis", f"{NOPROP}/embedding.py", "softmax(dim=-1) @", "softmax(dim=0) @"
     ),
@@ -186,8 +186,10 @@ def survives(mutant: Mutant, folder: Path) -> bool:
     if mutant.old not in source:
         raise SystemExit(f"{mutant.name}: {mutant.old!r} is not in {mutant.file} any more; mend the mutant")
     target.write_text(source.replace(mutant.old, mutant.new, 1))
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *mutant.tests]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-o", f"pythonpath={folder}"]
+    command = [sys.executable, "-m", "pytest", *options, *mutant.tests]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTHONPATH", None)
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):  # 1: tests failed; anything else: they did not run
         raise SystemExit(f"{mutant.name}: the tests could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

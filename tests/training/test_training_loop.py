@@ -242,7 +242,6 @@ def test_a_signal_saves_and_resuming_gives_the_same_bits(tmp_path, one_line, num
     with one_line(Interrupted, "interrupted after 6 steps", "--resume") as _:
         stopped.run(tmp_path / "run", checkpoint_seconds=1e9)
     assert issubclass(Interrupted, KeyboardInterrupt)
-    assert Interrupted.exit_status == 130
     assert signal.getsignal(number) is former
     assert load(tmp_path / "run").step == 6
     resumed = Training()

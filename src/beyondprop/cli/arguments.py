@@ -82,6 +82,8 @@ def parse(
 def split_recipe(argv: list[str], default: str | None) -> tuple[str, list[str]]:
     """Take the recipe from the arguments: it comes first, for it decides which flags there are.
 
+    Switches of the command may stand before it; a recipe's own may not.
+
     Raises:
         UserError: There is none, and no default.
     """

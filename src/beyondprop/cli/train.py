@@ -11,7 +11,7 @@ from beyondprop import training
 from beyondprop.catalogue import find_recipe
 from beyondprop.cli.arguments import parse, split_recipe
 from beyondprop.cli.output import say, say_json
-from beyondprop.reproduce import no_leftovers, runs_root
+from beyondprop.reproduce import runs_root
 from beyondprop.training.execution import Execution
 
 DEFAULT = "noprop-dt/digits"
@@ -56,16 +56,15 @@ def run(argv: list[str]) -> None:
     again += [] if output.out else ["--out", str(folder)]
     again += [] if output.resume else ["--resume"]
     try:
-        with no_leftovers(folder):
-            outcome = training.train(
-                recipe,
-                given.recipe,
-                given.execution,
-                folder,
-                resume=output.resume,
-                progress=not output.quiet,
-                tensorboard=output.tensorboard,
-            )
+        outcome = training.train(
+            recipe,
+            given.recipe,
+            given.execution,
+            folder,
+            resume=output.resume,
+            progress=not output.quiet,
+            tensorboard=output.tensorboard,
+        )
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(f"{interrupt or 'interrupted'}; go on with: {shlex.join(again)}") from None
     if output.json:

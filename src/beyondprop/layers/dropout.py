@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +13,7 @@ class Dropout(nn.Dropout):
     """`torch.nn.Dropout` with a cheaper mask on CPU: four decisions from each 64-bit random number.
 
     torch draws one Bernoulli variable an element, in one thread, which took a quarter of a NoProp step. Here the
-    probability is rounded to a multiple of 2^-16 and the scale follows it, so that the expectation is still exact.
+    probability is rounded to a multiple of 2^-16 and the scale follows it, so that the mean is kept.
     Elsewhere (other devices, tensors that are not dense in memory, p of 0 or 1) it is torch's own.
     """
 
@@ -24,22 +22,14 @@ class Dropout(nn.Dropout):
         dense = input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)
         if not self.training or input.device.type != "cpu" or not dense or not 0 < cut < _LEVELS:
             return F.dropout(input, self.p, self.training)
-        return _Dropout.apply(input, cut)
+        return input * _mask(input, cut)
 
 
-class _Dropout(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cut: int) -> Tensor:
-        count = x.numel()
-        # From the lowest int64 on, all 64 bits are random; without bounds random_ leaves the sign bit 0.
-        bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        kept = bits.view(torch.int16)[:count] >= cut - _LEVELS // 2
-        # Multiplying by a mask of x's own type is ten times faster here than masked_fill by a boolean one.
-        mask = kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - cut)).as_strided(x.shape, x.stride())
-        ctx.save_for_backward(mask)
-        return x * mask
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return grads[0] * mask, None
+def _mask(x: Tensor, cut: int) -> Tensor:
+    """Zeros and scales, of x's shape, type and place in memory."""
+    count = x.numel()
+    # From the lowest int64 on, all 64 bits are random; without bounds random_ leaves the sign bit 0.
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    kept = bits.view(torch.int16)[:count] >= cut - _LEVELS // 2
+    # Multiplying by a mask of x's own type is ten times faster here than masked_fill by a boolean one.
+    return kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - cut)).as_strided(x.shape, x.stride())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from beyondprop.recipes.noprop import BlockSettings, make_blocks, make_embedding
+from beyondprop.recipes.noprop import BlockSettings, block_choices, make_blocks, make_embedding
 from beyondprop.recipes.recipe import Experiment, Published, Recipe
 
 if TYPE_CHECKING:
@@ -36,7 +36,13 @@ def _published(table: dict[str, float]) -> Callable[[BackpropSettings], Publishe
     return lambda settings: Published({"test_accuracy": table[settings.embedding]}, "arXiv 2503.24322v1, Table 1")
 
 
-PAPER_CHOICES = ("initial share a_t = 0.5 (the paper gives none)", "padding 1")
+def choices(settings: BackpropSettings) -> tuple[str, ...]:
+    """Name what is settled where the paper is silent."""
+    return (*block_choices(settings), "shares a_t start at 0.5")
+
+
+VARIANTS = ("embedding",)
+
 
 RECIPES = (
     Recipe(
@@ -55,7 +61,8 @@ RECIPES = (
         BackpropSettings(epochs=100),
         build,
         _published({"one-hot": 0.9946, "learned": 0.9943, "prototype": 0.9944}),
-        PAPER_CHOICES,
+        choices,
+        VARIANTS,
     ),
     Recipe(
         "bp/cifar-10",
@@ -64,7 +71,8 @@ RECIPES = (
         BackpropSettings(epochs=150),
         build,
         _published({"one-hot": 0.7992, "learned": 0.793, "prototype": 0.7958}),
-        PAPER_CHOICES,
+        choices,
+        VARIANTS,
     ),
     Recipe(
         "bp/cifar-100",
@@ -73,6 +81,7 @@ RECIPES = (
         BackpropSettings(epochs=150),
         build,
         _published({"one-hot": 0.4585, "learned": 0.4657, "prototype": 0.478}),
-        PAPER_CHOICES,
+        choices,
+        VARIANTS,
     ),
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.optim import Optimizer
 
     from beyondprop.data import Splits
     from beyondprop.rule import Rule
@@ -46,6 +47,8 @@ class Experiment:
     """Options of the call `rule(x, **inference)` by which the reported accuracy is measured."""
     measures: Callable[[Iterable[tuple[Tensor, Tensor]]], dict[str, Any]] | None = None
     """Further figures of the trained rule on a split: names to floats or lists of floats."""
+    optimizer: Optimizer | None = None
+    """Of the rule, where the paper has another than AdamW with the settings' learning rate and weight decay."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,9 @@ class Recipe:
         settings: The defaults, which are the paper's where there is one.
         build: Makes the experiment from settings and the data (torch is imported only here).
         paper: The paper's own figures for given settings, or None where it has none.
-        departures: Where even the defaults differ from the paper, or settle what it leaves open; printed in every
-            table.
+        choices: What the experiment settles where the paper is silent or says something else, for given settings; every
+            table prints it.
+        variants: Fields by which the paper itself varies the experiment: another value is no departure.
     """
 
     id: str
@@ -77,13 +81,14 @@ class Recipe:
     settings: Settings
     build: Callable[[Any, Splits], Experiment]
     paper: Callable[[Any], Published | None] = lambda _settings: None
-    departures: tuple[str, ...] = ()
+    choices: Callable[[Any], tuple[str, ...]] = lambda _settings: ()
+    variants: tuple[str, ...] = ()
 
     def departures_of(self, settings: Settings) -> list[str]:
-        """List how a run with these settings differs from the paper: standing departures, then each changed field."""
+        """List how a run with these settings differs from the paper: its choices, then each changed field."""
         changed = [
             f"{f.name.replace('_', ' ')} {getattr(settings, f.name)} (default {getattr(self.settings, f.name)})"
             for f in fields(settings)
-            if getattr(settings, f.name) != getattr(self.settings, f.name)
+            if f.name not in self.variants and getattr(settings, f.name) != getattr(self.settings, f.name)
         ]
-        return [*self.departures, *changed]
+        return [*self.choices(settings), *changed]

@@ -9,7 +9,16 @@ from typing import Any
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.errors import UserError
 
-_FIELDS = {"recipe", "settings", "departures", "seeds", "metrics", "paper", "cost", "environment"}
+_FIELDS = {
+    "recipe": str,
+    "settings": dict,
+    "departures": list,
+    "seeds": list,
+    "metrics": dict,
+    "paper": dict | None,
+    "cost": dict,
+    "environment": dict,
+}
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -24,7 +33,8 @@ def read_result(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}): restore it or remove it") from error
-    whole = isinstance(document, dict) and document.keys() >= _FIELDS
+    whole = isinstance(document, dict) and document.keys() >= _FIELDS.keys()
+    whole = whole and all(isinstance(document[name], kind) for name, kind in _FIELDS.items())
     if not whole or "test_accuracy" not in document["metrics"] or "epochs" not in document["settings"]:
         raise UserError(f"{path} is no result file of `beyondprop reproduce`: move it elsewhere")
     return document

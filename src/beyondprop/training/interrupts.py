@@ -11,8 +11,6 @@ from typing import Any, Self
 class Interrupted(KeyboardInterrupt):
     """The user stopped the training; the checkpoint is saved and the message says in one line how to go on."""
 
-    exit_status = 130
-
 
 class StopSignals:
     """Notes SIGINT and SIGTERM instead of obeying them at once; a second one is obeyed at once.

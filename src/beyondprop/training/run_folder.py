@@ -45,6 +45,8 @@ class RunFolder:
         result: Of a run that has finished, or None.
         commits: Commits of the library's source that trained part of this run (none where git is not used).
 
+    A folder that was made here goes again if the `with` block fails before the first checkpoint.
+
     Raises:
         RunError: The folder holds a run and `resume` is off, or a run with other settings, or files that are no run's;
             another process trains in it; it cannot be written to; its checkpoint or its settings are damaged.
@@ -54,8 +56,10 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoint: Checkpoint | None = None
         self.result: dict[str, Any] | None = None
+        existed = self.path.exists()
         self._make()
         self._lock: int | None = _lock(self.path)
+        self._made_here = not existed
         try:
             self._open(json.loads(json.dumps(dict(settings))), resume)
         except BaseException:
@@ -68,6 +72,9 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # A start that failed, as where a setting is unfit, leaves nothing to go on with; the lock says that it is ours.
+        if error is not None and self._made_here and not checkpoint.standing(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)
         self.close()
 
     def close(self) -> None:

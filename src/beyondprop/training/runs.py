@@ -88,7 +88,7 @@ def _train(run: RunFolder, built: LoadedRun, progress: bool, checkpoint_seconds:
     rule, settings, experiment = built.rule, built.settings, built.experiment
     batches = built.batches(built.splits.train, training=True)
     stages = len(rule.stages)  # each one passes over the data as often as there are epochs, whatever its span
-    optimizer = make_optimizer(rule, settings)
+    optimizer = experiment.optimizer or make_optimizer(rule, settings)
     if built.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(built.device)
     fitted = fit(

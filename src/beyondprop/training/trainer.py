@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from beyondprop.errors import RunError, UserError
+from beyondprop.errors import NonFiniteError, RunError, UserError
 from beyondprop.rule import Rule
 from beyondprop.training.evaluation import autocast, evaluate
 from beyondprop.training.interrupts import Interrupted, StopSignals
@@ -167,6 +167,7 @@ class Trainer:
         self.tracker.read()
         self.totals.peak_memory_bytes = max(self.totals.peak_memory_bytes, peak_memory_bytes(self.device))
         if self.run is not None and self.totals.step != self.saved_step:
+            self._require_finite()
             state = {
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
@@ -179,6 +180,15 @@ class Trainer:
             self.saved_step = self.totals.step
         self.saved_at = time.perf_counter()
         self.tracker.start_clock()
+
+    def _require_finite(self) -> None:
+        """A step can break the weights after a loss that was finite; the checkpoint before it is worth more."""
+        broken = next((name for name, p in self.rule.named_parameters() if not p.isfinite().all()), None)
+        if broken is not None:
+            raise NonFiniteError(
+                f"{broken} holds NaN or infinity after step {self.totals.step}: lower the learning rate; "
+                "the last checkpoint is from before"
+            )
 
     def _restore(self, run: RunFolder) -> None:
         saved = run.checkpoint

@@ -1,5 +1,6 @@
 """NoProp-DT against oracles written from the paper's equations, independently of the code."""
 
+import itertools
 import math
 
 import pytest
@@ -53,14 +54,11 @@ def clean_block(y, certainty=1e4):
 
 @pytest.fixture
 def given_noise(monkeypatch):
-    """Replace the draws by recorded ones: noise of z_t depends on t alone, and the references look it up."""
-    drawn = {t: torch.randn(BATCH, 4, dtype=torch.float64) for t in range(len(LEVELS))}
-
-    def noisy_label(self, t, y):
-        u = self.embedding(y)
-        return math.sqrt(LEVELS[t]) * u + math.sqrt(1 - LEVELS[t]) * drawn[t]
-
-    monkeypatch.setattr(NoPropDT, "noisy_label", noisy_label)
+    """Hand out recorded draws, so that references can look them up: in one call of `backward`, z_T's come first."""
+    steps = len(LEVELS) - 1
+    drawn = {t: torch.randn(BATCH, 4, dtype=torch.float64) for t in range(steps + 1)}
+    order = itertools.cycle([steps, *range(steps)])
+    monkeypatch.setattr(torch, "randn_like", lambda like: drawn[next(order)].clone() + 0 * like.detach())
     return drawn
 
 
@@ -112,9 +110,10 @@ def test_gradients_equal_finite_differences(batch, given_noise):
             assert gradient[i].item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-8)
 
 
-@pytest.mark.usefixtures("given_noise")
-def test_one_by_one_is_unbiased_for_the_whole_objective(batch):
+def test_one_by_one_is_unbiased_for_the_whole_objective(batch, monkeypatch):
     """Algorithm 1's single-t losses, averaged over t, are the loss of all blocks; so are their gradients."""
+    noise = {t: torch.randn(BATCH, 4, dtype=torch.float64) for t in range(len(LEVELS))}
+    monkeypatch.setattr(NoPropDT, "noisy_label", lambda self, t, y: self.embedding(y) * LEVELS[t] + noise[t])
     together, apart = make_rule(), make_rule(order="one-by-one")
     apart.load_state_dict(together.state_dict())
     whole = together.backward(*batch)
@@ -349,6 +348,47 @@ def test_shared_parameters_are_refused():
 def test_wrong_options_are_refused(options):
     with pytest.raises(UserError):
         NoPropDT([SmoothBlock(3), SmoothBlock(3)], ClassEmbedding.one_hot(CLASSES), **options)
+
+
+def test_chain_starts_from_standard_normal_noise_or_its_mean():
+    """z_0 itself, as the first block is given it."""
+    seen = []
+
+    class Listens(nn.Module):
+        def forward(self, z, x):
+            seen.append(z)
+            return torch.zeros(len(x), CLASSES)
+
+    rule = NoPropDT([Listens()], ClassEmbedding.one_hot(CLASSES))
+    for start in ("noise", "zero"):
+        rule(torch.zeros(100_000, 1), start=start)
+    assert seen[0].mean().abs() < 5 / math.sqrt(300_000)
+    assert (seen[0].std() - 1).abs() < 5 / math.sqrt(600_000)
+    assert not seen[1].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_integer_type_train_alike(dtype):
+    x, y = torch.randn(CLASSES, FEATURES, dtype=torch.float64), torch.tensor([2, 0, 0])
+    rule = make_rule()
+    losses = []
+    for labels in (y, y.to(dtype)):
+        torch.manual_seed(1)
+        losses.append(rule.backward(x, labels))
+    assert torch.equal(*losses)
+
+
+def test_block_that_returns_no_class_logits_is_named():
+    class TooWide(nn.Module):
+        def forward(self, z, x):
+            return torch.zeros(len(x), CLASSES + 2)
+
+    rule = NoPropDT([SmoothBlock(CLASSES), TooWide()], ClassEmbedding.one_hot(CLASSES))
+    x, y = torch.randn(BATCH, FEATURES), torch.randint(CLASSES, (BATCH,))
+    with pytest.raises(UnsupportedNetworkError, match=r"block 2 returns shape \(8, 5\)"):
+        rule.backward(x, y)
+    with pytest.raises(UnsupportedNetworkError, match="block 2"):
+        rule(x)
 
 
 @pytest.mark.parametrize("options", [{"start": "middle"}, {"readout": "best"}, {"chains": 0}], ids=str)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from beyondprop.errors import NonFiniteError
+from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rules.signals.backprop import Backprop
 
 
@@ -41,6 +41,17 @@ def test_not_finite_names_the_first_layer_and_adds_nothing(network):
     with pytest.raises(NonFiniteError, match="layer 3"):
         Backprop(network).backward(torch.randn(5, 4), torch.randint(3, (5,)))
     assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize(("labels", "words"), [([0, 3], "0..2, got 3"), ([-1, 0], "got -1")])
+def test_label_out_of_range_is_refused_by_the_default_loss(network, labels, words):
+    with pytest.raises(UserError, match=words):
+        Backprop(network).backward(torch.randn(2, 4), torch.tensor(labels))
+
+
+def test_class_probabilities_are_targets_too(network):
+    x, p = torch.randn(5, 4), torch.rand(5, 3).softmax(dim=1)
+    assert torch.equal(Backprop(network).backward(x, p), nn.functional.cross_entropy(network(x), p).detach())
 
 
 def test_nan_in_the_data_is_told_from_a_broken_layer(network):

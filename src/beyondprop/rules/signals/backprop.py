@@ -8,7 +8,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from beyondprop.errors import NonFiniteError
-from beyondprop.rule import Rule, first_nonfinite_layer
+from beyondprop.rule import Rule, check_labels, first_nonfinite_layer
 
 
 class Backprop(Rule):
@@ -21,6 +21,7 @@ class Backprop(Rule):
         loss: Maps (network(x), y) to a scalar. Default: mean cross-entropy over class scores.
 
     Raises:
+        UserError: In `backward` with the default loss, when a label is no class index.
         NonFiniteError: In `backward`, when the loss is NaN or infinite; nothing is added to any `.grad`.
 
     >>> import torch
@@ -34,6 +35,7 @@ class Backprop(Rule):
         super().__init__()
         self.network = network
         self.loss = loss or nn.CrossEntropyLoss()
+        self._classifies = loss is None  # what labels may be is otherwise known to the user's loss alone
 
     @classmethod
     def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
@@ -44,7 +46,10 @@ class Backprop(Rule):
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Differentiate the loss through the whole network."""
         del phase
-        loss = self.loss(self.network(x), y)
+        scores = self.network(x)
+        if self._classifies and y.ndim == 1:
+            y = check_labels(y, scores.shape[1])
+        loss = self.loss(scores, y)
         if not loss.isfinite():
             where = first_nonfinite_layer(self.network, x)
             raise NonFiniteError(

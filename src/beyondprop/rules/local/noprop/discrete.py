@@ -106,6 +106,12 @@ class NoPropDT(Rule):
         return None
 
     @classmethod
+    def supports_classifier(cls, network: nn.Module, example: Tensor) -> str | None:
+        """Any classifier will do: its copies are the blocks' encoders."""
+        del network, example
+        return None
+
+    @classmethod
     def for_classifier(
         cls,
         network: nn.Module,
@@ -139,7 +145,7 @@ class NoPropDT(Rule):
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Train each block on its own noisy labels, then the head on the least noisy ones."""
         del phase
-        check_labels(y, self.embedding.classes)
+        y = check_labels(y, self.embedding.classes)
         steps = len(self.network)
         total = self._head_loss(y)
         _descend(total, "the head p_out")
@@ -193,9 +199,9 @@ class NoPropDT(Rule):
         """
         z = self._start(start, len(x))
         spoken = []
-        for t, block in enumerate(self.network, start=1):
+        for t in range(1, len(self.network) + 1):
             a, b, c = self.schedule.coefficients(t)
-            logits = block(z, x)
+            logits = self._logits(t, z, x)
             spoken.append(logits.to(z.dtype).log_softmax(dim=-1))
             z = a * self.embedding.expected(logits) + b * z
             if noise:
@@ -205,7 +211,8 @@ class NoPropDT(Rule):
     def each_block_alone(self, x: Tensor, *, start: Start = "zero") -> Tensor:
         """What each block says given z_0, which holds nothing of the label: log-probabilities (T, batch, classes)."""
         z = self._start(start, len(x))
-        return torch.stack([block(z, x).to(z.dtype).log_softmax(dim=-1) for block in self.network])
+        said = [self._logits(t, z, x) for t in range(1, len(self.network) + 1)]
+        return torch.stack([logits.to(z.dtype).log_softmax(dim=-1) for logits in said])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Blocks, head and, where it is learned, the embedding."""
@@ -218,8 +225,17 @@ class NoPropDT(Rule):
 
     def _denoising_loss(self, t: int, x: Tensor, y: Tensor) -> Tensor:
         u = self.embedding(y)
-        error = self.embedding.expected(self.network[t - 1](self.noisy_label(t - 1, y), x)) - u
+        error = self.embedding.expected(self._logits(t, self.noisy_label(t - 1, y), x)) - u
         return 0.5 * self.eta * self.schedule.snr_increment(t) * error.square().sum(dim=1).mean()
+
+    def _logits(self, t: int, z: Tensor, x: Tensor) -> Tensor:
+        logits = self.network[t - 1](z, x)
+        expected = (len(x), self.embedding.classes)
+        if logits.shape != expected:
+            raise UnsupportedNetworkError(
+                f"block {t} returns shape {tuple(logits.shape)}, but class logits have (batch, classes) = {expected}"
+            )
+        return logits
 
     def _head_loss(self, y: Tensor) -> Tensor:
         u = self.embedding(y)
@@ -232,10 +248,12 @@ class NoPropDT(Rule):
     def _log_p_out(self, z: Tensor) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):
             logits = self.head(z)
-        if self.head_form == "softmax":
-            return logits.log_softmax(dim=-1)
-        distances = torch.cdist(self.embedding.expected(logits), self.embedding.rows)
-        return (-distances.square() / (2 * self.sigma**2)).log_softmax(dim=-1)
+            if self.head_form == "softmax":
+                return logits.log_softmax(dim=-1)
+            rows = self.embedding.rows
+            # -||ỹ - u||² / 2 up to ||ỹ||², which is common to all classes.
+            closeness = self.embedding.expected(logits) @ rows.T - 0.5 * rows.square().sum(dim=1)
+            return (closeness / self.sigma**2).log_softmax(dim=-1)
 
     def _start(self, start: Start, batch: int) -> Tensor:
         if start not in ("zero", "noise"):

@@ -1,0 +1,133 @@
+"""Every setting of the NoProp recipes reaches what it sets, and the measures count what they say."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from beyondprop import data
+from beyondprop.layers.dropout import Dropout
+from beyondprop.recipes import backprop, noprop
+from beyondprop.rules.local.noprop import ClassEmbedding, NoPropDT
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def build(recipe, digits, **changes):
+    return recipe.build(dataclasses.replace(recipe.settings, **changes), digits)
+
+
+NOPROP, BP = noprop.RECIPES[0], backprop.RECIPES[0]
+REACHES = {
+    "steps": (3, lambda e: len(e.rule.network)),
+    "eta": (0.7, lambda e: e.rule.eta),
+    "highest": (0.9, lambda e: e.rule.schedule.alpha_bar[-1]),
+    "head": ("posterior", lambda e: e.rule.head_form),
+    "order": ("one-by-one", lambda e: e.rule.order),
+    "noise": (True, lambda e: e.inference["noise"]),
+    "start": ("noise", lambda e: e.inference["start"]),
+    "readout": ("mean", lambda e: e.inference["readout"]),
+}
+BOTH_REACH = {
+    "dropout": (0.37, lambda m: next(d.p for d in m.modules() if isinstance(d, Dropout))),
+    "first_width": (6, lambda m: next(c for c in m.modules() if isinstance(c, nn.Conv2d)).out_channels),
+    "hidden": (40, lambda m: next(c for c in m.modules() if isinstance(c, nn.BatchNorm1d)).num_features),
+}
+
+
+@pytest.mark.parametrize("name", REACHES)
+def test_setting_reaches_the_rule(digits, name):
+    value, read = REACHES[name]
+    assert read(build(NOPROP, digits)) != value
+    assert read(build(NOPROP, digits, **{name: value})) == value
+
+
+@pytest.mark.parametrize("recipe", [NOPROP, BP], ids=lambda recipe: recipe.id)
+@pytest.mark.parametrize("name", BOTH_REACH)
+def test_setting_reaches_the_blocks(digits, recipe, name):
+    value, read = BOTH_REACH[name]
+    assert read(build(recipe, digits, **{name: value}).rule) == value
+
+
+@pytest.mark.parametrize("recipe", [NOPROP, BP], ids=lambda recipe: recipe.id)
+def test_embedding_is_the_chosen_one(digits, recipe):
+    def embedding(**changes):
+        rule = build(recipe, digits, **changes).rule
+        return next(m for m in rule.modules() if isinstance(m, ClassEmbedding))
+
+    assert torch.equal(embedding().rows, torch.eye(10))
+    learned = embedding(embedding="learned", dim=17)
+    assert learned.learned
+    assert learned.dim == 17
+    prototypes = embedding(embedding="prototype")
+    assert prototypes.learned
+    assert prototypes.shape == (1, 8, 8)
+
+
+def test_baseline_starts_where_it_is_told(digits):
+    assert build(BP, digits, start="zero").rule.network.start == "zero"
+
+
+def test_every_setting_of_the_recipes_is_covered_here():
+    """A new setting must be added above, so that it cannot be forgotten in `build`."""
+    common = {f.name for f in dataclasses.fields(noprop.Settings)}
+    own = {f.name for f in dataclasses.fields(noprop.NoPropDTSettings)} - common
+    assert own == {*REACHES, *BOTH_REACH, "embedding", "dim"}
+
+
+def test_measures_count_by_hand(digits):
+    """Three blocks with fixed opinions: accuracies worked out on paper."""
+
+    class Says(nn.Module):
+        """Class 1 to all; the second block repeats the class that z leans to, if z leans."""
+
+        def __init__(self, answer):
+            super().__init__()
+            self.answer = answer
+
+        def forward(self, z, x):
+            if self.answer is not None:
+                return 9.0 * nn.functional.one_hot(torch.full((len(x),), self.answer), 3)
+            return 5.0 * z
+
+    rule = NoPropDT([Says(1), Says(None), Says(2)], ClassEmbedding.one_hot(3))
+    y = torch.tensor([1, 1, 1, 2, 0, 0, 0, 0])
+    figures = noprop.inference_measures(rule, [(torch.zeros(6, 1), y[:6]), (torch.zeros(2, 1), y[6:])])
+    # Block 1 says 1 (3 of 8), block 2 leans nowhere at z = 0 and so says class 0 (4 of 8), block 3 says 2 (1 of 8).
+    assert figures["block_test_accuracy"] == [3 / 8, 4 / 8, 1 / 8]
+    assert figures["test_accuracy_last_block"] == 1 / 8
+    assert figures["test_accuracy_chain"] == 1 / 8
+    assert figures["test_accuracy_mean_of_chain"] == 3 / 8  # block 2 now repeats block 1: two against one
+    assert set(figures) == {
+        "block_test_accuracy",
+        *(f"test_accuracy_{way}" for way in ("as_in_paper", "chain", "last_block", "mean_of_chain")),
+        "test_accuracy_blocks_alone_pooled",
+    }
+
+
+def test_measures_draw_noise_only_for_the_papers_way(digits):
+    rule = build(NOPROP, digits, steps=2, first_width=2, hidden=8).rule.eval()
+    x, y = digits.test.images[:64] / 16, digits.test.labels[:64]
+    with torch.no_grad():
+        first, second = (noprop.inference_measures(rule, [(x, y)]) for _ in range(2))
+    assert {k for k in first if first[k] != second[k]} <= {"test_accuracy_as_in_paper"}
+
+
+def test_departures_tell_the_settings_at_hand():
+    recipe = noprop.RECIPES[1]
+
+    def departures(**changes):
+        return recipe.departures_of(dataclasses.replace(recipe.settings, **changes))
+
+    assert "cosine schedule clipped at 0.9" in departures(highest=0.9)
+    assert "cosine schedule clipped at 0.995" not in departures(highest=0.9)
+    assert "prediction without noise" in departures()
+    assert "prediction without noise" not in departures(noise=True, start="noise")
+    assert not any("embedding" in d and "default" in d for d in departures(embedding="prototype"))
+    assert any("prototypes centred" in d for d in departures(embedding="prototype"))
+    assert not any("sum over t" in d for d in departures(order="one-by-one"))
+    assert "epochs 5 (default 100)" in departures(epochs=5)

@@ -254,6 +254,13 @@ def test_unusable_batches_are_refused(rule_class, digits, sizes):
         rule.backward(digits[0][0][: sizes[0]], digits[0][1][: sizes[1]], rule.phases[0])
 
 
+@pytest.mark.parametrize("unusable", [[[0.0] * 64], torch.tensor(1.0)], ids=["list", "no batch"])
+def test_what_is_no_batch_of_tensors_is_refused(rule_class, digits, unusable):
+    rule = make(rule_class, digits)
+    with pytest.raises(UserError, match="tensors"):
+        rule.backward(unusable, digits[0][1][:1], rule.phases[0])
+
+
 def test_unknown_phase_and_stage_are_refused(rule_class, digits):
     rule = make(rule_class, digits)
     with pytest.raises(UserError, match="phase"):

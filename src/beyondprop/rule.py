@@ -123,6 +123,8 @@ class Rule(nn.Module, ABC):
         name = type(self).__name__
         if phase not in self.phases:
             raise UserError(f"{name} has no phase {phase!r}: its phases are {self.phases}")
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim and y.ndim):
+            raise UserError(f"{name} needs x and y as tensors whose first dimension is the batch")
         if len(x) == 0 or len(x) != len(y):
             raise UserError(
                 f"a batch needs as many targets as inputs and at least one: got {len(x)} inputs, {len(y)} targets"

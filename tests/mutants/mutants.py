@@ -210,4 +210,4 @@ def main(word: str = "") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(__doc__ if "--help" in sys.argv else main(*sys.argv[1:]))

@@ -35,6 +35,14 @@ def train(batches, rule=None, epochs=2, **options):
     return fit(rule, batches, optimizer=optimizer, epochs=epochs, progress=False, **options)
 
 
+def test_an_optimizer_of_another_network_is_refused():
+    network = nn.Linear(3, 2)
+    batches = [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))]
+    stranger = torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1)
+    with pytest.raises(UserError, match=r"rule\.parameters\(\)"):
+        fit(Backprop(network), batches, optimizer=stranger, epochs=1, progress=False)
+
+
 def test_it_equals_the_loop_a_user_would_write():
     torch.manual_seed(0)
     ours, theirs = Backprop(mlp()), Backprop(mlp())
@@ -239,7 +247,7 @@ def test_a_signal_saves_and_resuming_gives_the_same_bits(tmp_path, one_line, num
         return assign_credit(*arguments)
 
     stopped.rule.assign_credit = interrupted
-    with one_line(Interrupted, "interrupted after 6 steps", "--resume") as _:
+    with one_line(Interrupted, "interrupted after 6 steps", "resume to go on") as _:
         stopped.run(tmp_path / "run", checkpoint_seconds=1e9)
     assert issubclass(Interrupted, KeyboardInterrupt)
     assert signal.getsignal(number) is former

@@ -66,7 +66,9 @@ def run(argv: list[str]) -> None:
             tensorboard=output.tensorboard,
         )
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"{interrupt or 'interrupted'}; go on with: {shlex.join(again)}") from None
+        raise KeyboardInterrupt(
+            f"{interrupt or 'interrupted before the first checkpoint'}; go on with: {shlex.join(again)}"
+        ) from None
     if output.json:
         chosen = {"settings": asdict(given.recipe), "execution": asdict(given.execution)}
         say_json({"recipe": recipe_id, **chosen, **report(outcome)})

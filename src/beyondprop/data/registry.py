@@ -138,5 +138,5 @@ def find(name: str) -> Entry:
     if isinstance(name, str) and name in SETS:
         return SETS[name]
     close = difflib.get_close_matches(str(name).lower(), SETS, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise DataError(f"there is no data set named {name!r}; {hint}(known: {', '.join(SETS)})")
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise DataError(f"there is no data set named {name!r}{hint} (known: {', '.join(SETS)})")

@@ -99,6 +99,7 @@ def fit(
         raise UserError(f"epochs must be at least 1, not {epochs}")
     if not checkpoint_seconds >= 0:
         raise UserError(f"checkpoint_seconds must be at least 0, not {checkpoint_seconds}")
+    _require_trainable(rule, optimizer)
     device = device_of(rule)
     source, plan = Source(batches, device), _plan(rule, epochs)
     total_steps = None if source.length is None else source.length * len(plan)
@@ -125,6 +126,16 @@ def fit(
     totals = tracker.totals
     epoch_records = [record for record in tracker.records if "seconds" in record]
     return FitResult(totals.step, totals.images, totals.seconds, totals.peak_memory_bytes, epoch_records)
+
+
+def _require_trainable(rule: Rule, optimizer: Optimizer) -> None:
+    """Refuse an optimizer that would move nothing, as one made from the network that was copied into the rule."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in held for parameter in rule.parameters() if parameter.requires_grad):
+        raise UserError(
+            "the optimizer holds none of the rule's trainable parameters: make it from rule.parameters(), not from the "
+            "network's, and leave some of them trainable"
+        )
 
 
 def _plan(rule: Rule, epochs: int) -> list[Pass]:

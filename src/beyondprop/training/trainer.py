@@ -71,9 +71,8 @@ class Trainer:
                 self._end_pass(number)
         except Interrupted:
             self._save()
-            raise Interrupted(
-                f"interrupted after {self.totals.step} steps; the checkpoint is saved: resume to go on (--resume)"
-            ) from None
+            message = f"interrupted after {self.totals.step} steps; the checkpoint is saved: resume to go on"
+            raise Interrupted(message) from None
         except UserError:
             self.tracker.read()  # what led to it stands in the metrics
             raise

@@ -397,6 +397,34 @@ def test_wrong_ways_to_predict_are_refused(batch, options):
         make_rule()(batch[0], **options)
 
 
+def test_frozen_layers_of_a_classifier_keep_their_weights_and_others_are_drawn_anew():
+    network = nn.Sequential(nn.Linear(FEATURES, 4), nn.ReLU(), nn.Linear(4, CLASSES))
+    network[0].requires_grad_(False)
+    rule = NoPropDT.for_classifier(network, torch.randn(2, FEATURES), CLASSES, steps=2, hidden=8)
+    for block in rule.network:
+        copied = block.image_path[0][0]
+        assert torch.equal(copied[0].weight, network[0].weight)
+        assert not copied[0].weight.requires_grad
+        assert not torch.equal(copied[2].weight, network[2].weight)
+
+
+def test_network_that_cannot_be_copied_is_told():
+    network = nn.Linear(FEATURES, CLASSES)
+    network.log = open(__file__)  # noqa: SIM115
+    with network.log, pytest.raises(UnsupportedNetworkError, match="cannot be copied"):
+        NoPropDT.for_classifier(network, torch.randn(2, FEATURES), CLASSES)
+
+
+def test_supports_takes_what_the_constructor_takes():
+    blocks = [SmoothBlock(3), SmoothBlock(3)]
+    assert NoPropDT.supports(blocks) is None
+    assert NoPropDT.supports(nn.ModuleList(blocks)) is None
+    with pytest.raises(UnsupportedNetworkError, match="list of blocks"):
+        NoPropDT(blocks[0], ClassEmbedding.one_hot(CLASSES))
+    with pytest.raises(UnsupportedNetworkError, match="ClassEmbedding"):
+        NoPropDT(blocks, 3)
+
+
 def test_blocks_must_be_a_list():
     assert "list of blocks" in NoPropDT.supports(nn.Linear(2, 2))
     with pytest.raises(UnsupportedNetworkError, match="list of blocks"):

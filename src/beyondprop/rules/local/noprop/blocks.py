@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from beyondprop.errors import UnsupportedNetworkError
+
 
 class DenoisingBlock(nn.Module):
     """One block of NoProp-DT (arXiv 2503.24322, Figure 6, left): says from x and a noisy label what the label is.
@@ -95,9 +97,17 @@ class _ResidualPair(nn.Module):
 
 
 def reinitialised_copy(network: nn.Module) -> nn.Module:
-    """Copy a network and draw new weights for every layer that knows how (`reset_parameters`)."""
-    twin = copy.deepcopy(network)
+    """Copy a network and draw new weights for each layer that has `reset_parameters`; frozen layers keep theirs.
+
+    Raises:
+        UnsupportedNetworkError: The network cannot be copied.
+    """
+    try:
+        twin = copy.deepcopy(network)
+    except Exception as error:  # whatever the user's own modules raise
+        raise UnsupportedNetworkError(f"{type(network).__name__} cannot be copied for each block: {error}") from error
     for module in twin.modules():
-        if callable(reset := getattr(module, "reset_parameters", None)):
+        frozen = any(not parameter.requires_grad for parameter in module.parameters(recurse=False))
+        if not frozen and callable(reset := getattr(module, "reset_parameters", None)):
             reset()
     return twin

@@ -71,6 +71,11 @@ class NoPropDT(Rule):
         order: Literal["all-blocks", "one-by-one"] = "all-blocks",
     ) -> None:
         super().__init__()
+        one_network = isinstance(blocks, nn.Module) and not isinstance(blocks, nn.ModuleList)
+        if one_network or not isinstance(embedding, ClassEmbedding):
+            raise UnsupportedNetworkError(
+                "NoProp needs a list of blocks and a ClassEmbedding; NoPropDT.for_classifier makes both"
+            )
         self.network = blocks if isinstance(blocks, nn.ModuleList) else nn.ModuleList(blocks)
         if reason := self.supports(self.network):
             raise UnsupportedNetworkError(reason)
@@ -94,6 +99,8 @@ class NoPropDT(Rule):
     @classmethod
     def supports(cls, network: nn.Module) -> str | None:
         """Any list of distinct blocks will do: `block(z, x)` is called as it is."""
+        if isinstance(network, list | tuple) and all(isinstance(block, nn.Module) for block in network):
+            network = nn.ModuleList(network)
         if not isinstance(network, nn.ModuleList) or len(network) == 0:
             return "NoProp needs a list of blocks; NoPropDT.for_classifier makes one from a plain classifier"
         owners: dict[int, str] = {}
@@ -126,7 +133,8 @@ class NoPropDT(Rule):
         """Make T blocks that each read x through an encoder of their own: a newly initialised copy of the classifier.
 
         Args:
-            network: Maps a batch to features, for instance class scores; it is copied, never used itself.
+            network: Maps a batch to features, for instance class scores. It is copied, never used itself; the copies
+                draw new weights; layers whose parameters are frozen keep theirs, and stay frozen.
             example: One input batch.
             classes: Number of classes.
             steps: T, the number of blocks.

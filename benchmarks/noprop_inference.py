@@ -3,9 +3,9 @@
     python benchmarks/noprop_inference.py --seeds 5
 
 Trains the recipe `noprop-dt/digits` on the training set less 287 held-out images, once for each seed, and reads each
-network in every way; nothing is chosen by the test images. The default of `NoPropDT.forward` was chosen by this table, which is written to
-`benchmarks/results/noprop_inference.json`: `ours` is the default's accuracy (mean over seeds), `peer_value` the
-other's.
+network in every way. That NoPropDT predicts without noise by default was chosen by this table; no test image is
+looked at. It is written to `benchmarks/results/noprop_inference.json`, where `ours` is the default's accuracy (mean
+over seeds) and `peer_value` that of the other way.
 """
 
 from __future__ import annotations

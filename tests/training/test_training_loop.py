@@ -29,10 +29,38 @@ from beyondprop.training.checkpoint import load
 pytestmark = pytest.mark.usefixtures("fast")
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard():
+    """A shell that starts the tests in the background has them ignore SIGINT."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 def train(batches, rule=None, epochs=2, **options):
     rule = rule or Backprop(mlp())
     optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
     return fit(rule, batches, optimizer=optimizer, epochs=epochs, progress=False, **options)
+
+
+def test_weights_that_a_step_broke_are_not_saved(tmp_path, one_line):
+    """The loss was still finite; the checkpoint from before the step stays."""
+    breaks = Training(schedule=False)
+    tidy = breaks.optimizer.step
+    steps = 0
+
+    def step():
+        nonlocal steps
+        tidy()
+        steps += 1
+        if steps == 3:
+            with torch.no_grad():
+                next(breaks.rule.parameters())[0] = torch.nan
+
+    breaks.optimizer.step = step
+    with one_line(NonFiniteError, "last checkpoint"):
+        breaks.run(tmp_path)
+    assert load(tmp_path).step == 2
 
 
 def test_an_optimizer_of_another_network_is_refused():

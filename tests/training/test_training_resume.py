@@ -96,6 +96,7 @@ def test_resuming_with_another_network_or_optimizer_is_refused(tmp_path, one_lin
     Training().run(tmp_path, kill_at=4)
     other = Training()
     other.rule = Backprop(torch.nn.Linear(6, 3))
+    other.optimizer, other.scheduler = torch.optim.AdamW(other.rule.parameters()), None
     with one_line(RunError, "does not fit Backprop", "network"):
         other.run(tmp_path)
     other = Training()

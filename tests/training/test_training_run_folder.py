@@ -163,6 +163,28 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path, one_line):
         os.close(descriptor)
 
 
+def test_a_start_that_fails_leaves_no_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path / "new", SETTINGS):
+        1 / 0  # noqa: B018
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_start_that_fails_leaves_what_was_there(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path, SETTINGS):
+        1 / 0  # noqa: B018
+    assert tmp_path.exists()
+
+
+def test_who_is_refused_the_lock_does_not_clear_the_folder(tmp_path, one_line):
+    """The second process came when the folder was not there yet, and loses the race for the lock."""
+    folder = tmp_path / "run"
+    with RunFolder(folder, SETTINGS) as first:
+        with one_line(RunError, "another process"), RunFolder(folder, SETTINGS):
+            pytest.fail("the lock was given twice")
+        first.append_metrics([{"step": 1}])
+    assert first.metrics() == [{"step": 1}]
+
+
 def test_a_read_only_folder_is_refused_before_training(tmp_path, one_line, monkeypatch):
     really = os.open
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_training import Killed, metrics, same
 from torch import nn
 
@@ -16,6 +17,7 @@ from beyondprop.errors import RunError, UserError
 from beyondprop.recipes.recipe import Experiment, Recipe, Settings
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training import Execution, evaluate, load_run, train
+from beyondprop.training.assembly import make_optimizer, make_scheduler
 from beyondprop.training.checkpoint import load
 from beyondprop.training.curves import draw_curves
 
@@ -148,6 +150,54 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, splits, schedule, monke
     ends = [load(tmp_path / name) for name in ("whole", "killed")]
     assert same(ends[0].model, ends[1].model)
     assert same(ends[0].state["optimizer"], ends[1].state["optimizer"])
+
+
+def test_settings_reach_the_optimizer(splits):
+    settings = ConvSettings(learning_rate=0.3, weight_decay=0.07)
+    optimizer = make_optimizer(build(settings, splits).rule, settings)
+    assert type(optimizer) is torch.optim.AdamW
+    assert {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(0.3, 0.07)}
+
+
+@pytest.mark.parametrize(
+    ("name", "factors"), [("cosine", [1.0, 0.5, 0.0]), ("one-cycle", [0.04, None, 4e-6])], ids=["cosine", "one-cycle"]
+)
+def test_learning_rate_moves_as_the_schedule_says(name, factors):
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=2.0)
+    scheduler = make_scheduler(optimizer, name, 100)
+    rates = []
+    for step in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if step < 99:
+            scheduler.step()
+    for at, factor in zip((0, 50, 99), factors, strict=True):
+        assert factor is None or rates[at] == pytest.approx(2.0 * factor, abs=2e-3)
+    assert max(rates) == pytest.approx(2.0)
+
+
+def test_a_recipe_may_bring_its_own_optimizer(tmp_path, splits):
+    made = []
+
+    def build_with_sgd(settings, splits):
+        experiment = build(settings, splits)
+        made.append(torch.optim.SGD(experiment.rule.parameters(), lr=0.0))
+        experiment.optimizer = made[0]
+        return experiment
+
+    recipe = replace(RECIPE, build=build_with_sgd)
+    settings = ConvSettings(epochs=1, lr_schedule="constant")
+    train(recipe, settings, EXECUTION, tmp_path, progress=False, splits=splits)
+    weights = load_file(next(tmp_path.glob("checkpoint-*/model.safetensors")))
+    torch.manual_seed(EXECUTION.seed)
+    assert torch.equal(weights["network.0.weight"], build(settings, splits).rule.network[0].weight)
+
+
+def test_settings_out_of_range_are_refused_before_a_folder_is_made(tmp_path, splits, one_line):
+    with one_line(UserError, "--epochs"):
+        train(RECIPE, ConvSettings(epochs=0), EXECUTION, tmp_path / "new", progress=False, splits=splits)
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_seed_alone_decides(tmp_path, splits):

@@ -1,7 +1,26 @@
 """What holds for all tests."""
 
 import os
+from contextlib import contextmanager
+
+import pytest
 
 # Before torch is imported. The tensors of the tests are small: a second thread gains little, and where processors are
 # shared the threads' waiting for each other, by spinning, makes the suite ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def one_line():
+    """A context that expects an error whose message is one line and holds what it is told."""
+
+    @contextmanager
+    def expect(kind, *named):
+        with pytest.raises(kind) as caught:
+            yield
+        message = str(caught.value)
+        assert "\n" not in message
+        for text in named:
+            assert text in message, message
+
+    return expect

@@ -3,8 +3,9 @@
 Names are loaded when they are first used, so that `import beyondprop` (and the command line's help) needs no torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from beyondprop.lazy import lazy_names
 
 if TYPE_CHECKING:
     from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
@@ -45,10 +46,4 @@ __all__ = [
     "fit",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+from functools import partial
 
 import pytest
 from small_sets import write_cifar_set, write_idx_set
@@ -44,19 +45,8 @@ def small(root, monkeypatch):
 
 
 @pytest.fixture
-def user_error():
+def user_error(one_line):
     """A context that expects one `DataError` whose message is one line and names what it is told to name."""
-    from contextlib import contextmanager
-
     from beyondprop.errors import DataError
 
-    @contextmanager
-    def expect(*named):
-        with pytest.raises(DataError) as caught:
-            yield
-        message = str(caught.value)
-        assert "\n" not in message
-        for text in named:
-            assert text in message, message
-
-    return expect
+    return partial(one_line, DataError)

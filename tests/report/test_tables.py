@@ -29,6 +29,12 @@ def a_result(**changes: Any) -> dict[str, Any]:
     }
 
 
+def test_a_single_seed_has_no_deviation() -> None:
+    one = a_result(seeds=[0], file=Path("noprop-dt/mnist.json"))
+    assert "±" not in results_table([one])
+    assert "±" in results_table([one | {"seeds": [0, 1]}])
+
+
 def write(folder: Path, name: str, document: dict[str, Any]) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,20 +16,3 @@ def fast(monkeypatch):
     """Leaves out what takes most of the time of very short trainings: waiting for the disk, and drawing."""
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("beyondprop.training.curves.draw_curves", lambda *_: b"")
-
-
-@pytest.fixture
-def one_line():
-    """A context that expects an error whose message is one line and holds what it is told."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def expect(kind, *named):
-        with pytest.raises(kind) as caught:
-            yield
-        message = str(caught.value)
-        assert "\n" not in message
-        for text in named:
-            assert text in message, message
-
-    return expect

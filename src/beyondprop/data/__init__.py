@@ -3,10 +3,10 @@
 `names` and all that needs only file names stay free of torch: the rest is imported when it is first asked for.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beyondprop.data.registry import names
+from beyondprop.lazy import lazy_names
 
 if TYPE_CHECKING:
     from beyondprop.data.batches import Batches
@@ -41,14 +41,4 @@ _HOME = {
     "where": "files",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # asked once
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

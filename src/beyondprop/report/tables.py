@@ -66,7 +66,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
     notes: list[str] = []
     rows = []
     for result in results:
-        numbers = [_numbered(notes, departure) for departure in result["departures"]]
+        numbers = sorted(_numbered(notes, departure) for departure in result["departures"])
         rows.append((*_measured(result), ", ".join(map(str, numbers)) or "none"))
     table = _markdown(_RESULT_HEADS, rows)
     listed = "\n".join(f"{number}. {_escaped(text)}" for number, text in enumerate(notes, 1))
@@ -89,7 +89,7 @@ def _measured(result: dict[str, Any]) -> tuple[str, ...]:
     published = (result["paper"] or {}).get("test_accuracy")
     return (
         _label(result),
-        f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f}",
+        f"{100 * accuracy['mean']:.2f}" + (f" ± {100 * accuracy['std']:.2f}" if len(result["seeds"]) > 1 else ""),
         str(len(result["seeds"])),
         str(result["settings"]["epochs"]),
         "" if published is None else f"{100 * published:.2f}",

@@ -3,9 +3,9 @@
 `Execution` stays free of torch: the rest is imported when it is first asked for.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from beyondprop.lazy import lazy_names
 from beyondprop.training.execution import Execution
 
 if TYPE_CHECKING:
@@ -41,14 +41,4 @@ _HOME = {
     "train": "runs",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # asked once
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOPROP = "rules/local/noprop"
 NOPROP_TESTS = ("tests/rules/local", "tests/networks")
 BATTERY = ("tests/test_battery.py",)
+RECIPES = ("tests/recipes",)
+TRAINING = ("tests/training",)
 
 
 class Mutant(NamedTuple):
@@ -155,8 +157,8 @@ MUTANTS = (
     Mutant(
         "dropout: gradient of dropped values",
         "layers/dropout.py",
-        "return grads[0] * mask",
-        "return grads[0]",
+        "return input * _mask(input, cut)",
+        "return input * _mask(input, cut) + 0.1 * (input - input.detach())",
         ("tests/layers",),
     ),
     Mutant(
@@ -174,6 +176,73 @@ MUTANTS = (
         BATTERY,
     ),
     Mutant("contract: graph kept in the loss", "rule.py", "phase).detach()", "phase)", BATTERY),
+    Mutant(
+        "embedding: no gradient through z",
+        f"{NOPROP}/discrete.py",
+        "self.schedule.alpha_bar[t], self.embedding(y)",
+        "self.schedule.alpha_bar[t], self.embedding(y).detach()",
+    ),
+    Mutant(
+        "chain: z_0 of a tenth of the noise",
+        f"{NOPROP}/discrete.py",
+        "return torch.randn_like(z) if start",
+        "return 0.1 * torch.randn_like(z) if start",
+    ),
+    Mutant("labels: bytes taken for a mask", "rule.py", "return y.long()", "return y"),
+    Mutant("recipe: head of the settings forgotten", "recipes/noprop.py", "        head=settings.head,\n", "", RECIPES),
+    Mutant(
+        "recipe: embedding of the settings forgotten",
+        "recipes/backprop.py",
+        "make_embedding(settings",
+        "make_embedding(type(settings)(epochs=1)",
+        RECIPES,
+    ),
+    Mutant(
+        "measures: blocks are given the chain",
+        "recipes/noprop.py",
+        "by_itself = rule.each_block_alone(x)",
+        "by_itself = rule.run_chain(x)[1]",
+        RECIPES,
+    ),
+    Mutant(
+        "measures: the paper's way without noise",
+        "recipes/noprop.py",
+        "noise=True, start=",
+        "noise=False, start=",
+        RECIPES,
+    ),
+    Mutant(
+        "optimizer: weight decay forgotten",
+        "training/assembly.py",
+        "weight_decay=settings.weight_decay",
+        "weight_decay=0.01",
+        TRAINING,
+    ),
+    Mutant("evaluation: dropout left on", "training/evaluation.py", "    rule.eval()\n", "", TRAINING),
+    Mutant(
+        "evaluation: mean of batches for the mean", "training/evaluation.py", "count += len(x)", "count += 1", TRAINING
+    ),
+    Mutant(
+        "loop: gradients not cleared",
+        "training/trainer.py",
+        "self.optimizer.zero_grad(set_to_none=True)",
+        "pass",
+        TRAINING,
+    ),
+    Mutant(
+        "loop: only the first phase",
+        "training/trainer.py",
+        "for phase in self.rule.phases:",
+        "for phase in self.rule.phases[:1]:",
+        TRAINING,
+    ),
+    Mutant(
+        "resume: random numbers begin anew",
+        "training/trainer.py",
+        '        self.random.set(saved.state["random"])\n',
+        "",
+        TRAINING,
+    ),
 )
 
 

@@ -35,8 +35,9 @@ def test_one_adam_step_moves_learned_rows_by_the_same_part_in_any_dimension(dim)
     assert ((embedding.rows.detach() - before).norm() / before.norm()).item() == pytest.approx(1e-2, rel=1e-3)
 
 
-def test_prototype_is_the_image_with_the_smallest_median_distance(monkeypatch):
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(6))
+def test_prototype_is_the_image_with_the_smallest_median_distance(seed):
+    torch.manual_seed(seed)
     images = torch.randint(0, 255, (41, 1, 3, 3), dtype=torch.uint8)
     labels = torch.arange(41) % 3
     embedding = ClassEmbedding.prototype(images, labels, 3, norm=2.0)

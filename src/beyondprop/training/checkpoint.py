@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,10 @@ def read(path: Path, step: int) -> Checkpoint:
     if damaged:
         raise DamagedError(f"the checksum of {damaged[0]} is wrong")
     try:
-        state = torch.load(io.BytesIO(contents[STATE]), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # From torch 2.15 on it says that checking sparse tensors takes time; that they are checked is as it should be.
+            warnings.filterwarnings("ignore", message="Validating sparse tensor invariants")
+            state = torch.load(io.BytesIO(contents[STATE]), map_location="cpu", weights_only=True)
         model: dict[str, Any] = safetensors.torch.load(contents[MODEL])
     except (RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         raise DamagedError(_first_reason(error)) from error

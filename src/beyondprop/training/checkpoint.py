@@ -129,7 +129,7 @@ def read(path: Path, step: int) -> Checkpoint:
         raise DamagedError(f"the checksum of {damaged[0]} is wrong")
     try:
         with warnings.catch_warnings():
-            # From torch 2.15 on it says that checking sparse tensors takes time; that they are checked is as it should be.
+            # From torch 2.15 on it warns that checking sparse tensors takes time; they are to be checked.
             warnings.filterwarnings("ignore", message="Validating sparse tensor invariants")
             state = torch.load(io.BytesIO(contents[STATE]), map_location="cpu", weights_only=True)
         model: dict[str, Any] = safetensors.torch.load(contents[MODEL])

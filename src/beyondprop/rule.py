@@ -239,14 +239,22 @@ def first_nonfinite_layer(network: nn.Module, x: Tensor) -> str:
 
 
 @contextmanager
-def without_trace(network: nn.Module) -> Iterator[None]:
-    """Run a network without a trace: no graph, no moved statistics, no generator advanced, same train/eval mode."""
-    modes = {module: module.training for module in network.modules()}
-    devices = {parameter.device for parameter in network.parameters() if parameter.device.type == "cuda"}
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode, with every module's own mode and the generators' state restored at the end."""
+    modes = [(module, module.training) for module in network.modules()]
+    tensors = (*network.parameters(), *network.buffers())
+    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     network.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+        with torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
-        for module, training in modes.items():
+        for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def without_trace(network: nn.Module) -> Iterator[None]:
+    """Run a network without a trace: no graph, no moved statistics, no generator advanced, same train/eval mode."""
+    with evaluating(network), torch.no_grad():
+        yield

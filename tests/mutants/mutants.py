@@ -218,7 +218,7 @@ MUTANTS = (
         "weight_decay=0.01",
         TRAINING,
     ),
-    Mutant("evaluation: dropout left on", "training/evaluation.py", "    rule.eval()\n", "", TRAINING),
+    Mutant("evaluation: dropout left on", "rule.py", "    network.eval()\n", "", TRAINING),
     Mutant(
         "evaluation: mean of batches for the mean", "training/evaluation.py", "count += len(x)", "count += 1", TRAINING
     ),

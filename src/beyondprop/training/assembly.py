@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from beyondprop.data import Batches, ImageSet, Splits, Statistics, hold_out, load
 from beyondprop.errors import RunError, UserError
 from beyondprop.recipes.recipe import Experiment, Recipe, Settings
-from beyondprop.rule import Rule
+from beyondprop.rule import Rule, without_trace
 from beyondprop.training import checkpoint
-from beyondprop.training.evaluation import autocast, evaluate, evaluating
+from beyondprop.training.evaluation import autocast, evaluate
 from beyondprop.training.execution import Execution
 from beyondprop.training.run_folder import read_settings
 
@@ -79,7 +79,7 @@ class LoadedRun:
         """The recipe's own figures of the trained rule on a split, where it has any, in the run's precision."""
         if self.experiment.measures is None:
             return {}
-        with evaluating(self.rule), torch.no_grad(), autocast(self.device, self.execution.precision):
+        with without_trace(self.rule), autocast(self.device, self.execution.precision):
             return self.experiment.measures(self.batches(images))
 
 

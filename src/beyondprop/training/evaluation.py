@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import UserError
+from beyondprop.rule import evaluating
 from beyondprop.training.sources import Source, device_of
 
 PRECISIONS = ("float32", "bf16")
@@ -59,20 +58,6 @@ def evaluate(
         raise UserError("there is nothing to evaluate: the batches are empty")
     result = {"loss": loss.item() / count, "count": count}
     return {"accuracy": correct.item() / count, **result} if classified else result
-
-
-@contextmanager
-def evaluating(rule: nn.Module) -> Iterator[None]:
-    """Evaluation mode, with every module's own mode and the generators' state restored at the end."""
-    modes = [(module, module.training) for module in rule.modules()]
-    device = device_of(rule)
-    rule.eval()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

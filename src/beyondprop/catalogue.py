@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from beyondprop.checks import suggestion
 from beyondprop.errors import UserError
-from beyondprop.recipes import backprop, noprop
+from beyondprop.recipes import backprop
+from beyondprop.recipes.noprop import discrete as noprop_dt
 from beyondprop.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ SYSTEMS: tuple[System, ...] = (
 }""",
         ),
         "beyondprop.rules.local.noprop:NoPropDT",
-        noprop.RECIPES,
+        noprop_dt.RECIPES,
     ),
 )
 

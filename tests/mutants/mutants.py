@@ -189,7 +189,13 @@ MUTANTS = (
         "return 0.1 * torch.randn_like(z) if start",
     ),
     Mutant("labels: bytes taken for a mask", "rule.py", "return y.long()", "return y"),
-    Mutant("recipe: head of the settings forgotten", "recipes/noprop.py", "        head=settings.head,\n", "", RECIPES),
+    Mutant(
+        "recipe: head of the settings forgotten",
+        "recipes/noprop/discrete.py",
+        "        head=settings.head,\n",
+        "",
+        RECIPES,
+    ),
     Mutant(
         "recipe: embedding of the settings forgotten",
         "recipes/backprop.py",
@@ -199,14 +205,14 @@ MUTANTS = (
     ),
     Mutant(
         "measures: blocks are given the chain",
-        "recipes/noprop.py",
+        "recipes/noprop/discrete.py",
         "by_itself = rule.each_block_alone(x)",
         "by_itself = rule.run_chain(x)[1]",
         RECIPES,
     ),
     Mutant(
         "measures: the paper's way without noise",
-        "recipes/noprop.py",
+        "recipes/noprop/discrete.py",
         "noise=True, start=",
         "noise=False, start=",
         RECIPES,

@@ -8,7 +8,9 @@ from torch import nn
 
 from beyondprop import data
 from beyondprop.layers.dropout import Dropout
-from beyondprop.recipes import backprop, noprop
+from beyondprop.recipes import backprop
+from beyondprop.recipes.noprop import discrete as noprop
+from beyondprop.recipes.recipe import Settings
 from beyondprop.rules.local.noprop import ClassEmbedding, NoPropDT
 
 
@@ -74,7 +76,7 @@ def test_baseline_starts_where_it_is_told(digits):
 
 def test_every_setting_of_the_recipes_is_covered_here():
     """A new setting must be added above, so that it cannot be forgotten in `build`."""
-    common = {f.name for f in dataclasses.fields(noprop.Settings)}
+    common = {f.name for f in dataclasses.fields(Settings)}
     own = {f.name for f in dataclasses.fields(noprop.NoPropDTSettings)} - common
     assert own == {*REACHES, *BOTH_REACH, "embedding", "dim"}
 

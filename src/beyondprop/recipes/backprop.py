@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from beyondprop.recipes.noprop import BlockSettings, block_choices, make_blocks, make_embedding, published
+from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
 from beyondprop.recipes.recipe import Experiment, Recipe
 
 if TYPE_CHECKING:

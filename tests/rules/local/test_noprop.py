@@ -429,3 +429,33 @@ def test_blocks_must_be_a_list():
     assert "list of blocks" in NoPropDT.supports(nn.Linear(2, 2))
     with pytest.raises(UnsupportedNetworkError, match="list of blocks"):
         NoPropDT([], ClassEmbedding.one_hot(2))
+
+
+def test_what_a_block_draws_depends_on_no_other_block():
+    """Noise and dropout of block 3 are the same whether ten numbers or a thousand were drawn by the blocks before it."""
+
+    class Drawing(nn.Module):
+        def __init__(self, greed):
+            super().__init__()
+            self.linear, self.greed, self.drawn = nn.Linear(3, 3), greed, None
+
+        def forward(self, z, x):
+            self.drawn = (z.detach().clone(), torch.rand(self.greed))
+            return self.linear(z)
+
+    seen = []
+    for greed in (10, 1000):
+        blocks = [Drawing(greed), Drawing(greed), Drawing(5)]
+        rule = NoPropDT(blocks, ClassEmbedding.one_hot(3))
+        torch.manual_seed(4)
+        rule.backward(torch.zeros(6, 1), torch.zeros(6, dtype=torch.int64))
+        seen.append((*blocks[2].drawn, torch.rand(2)))
+        assert not torch.equal(blocks[0].drawn[0], blocks[1].drawn[0])
+    for few, many in zip(*seen, strict=True):
+        assert torch.equal(few, many)
+
+
+def test_every_step_draws_anew():
+    rule = NoPropDT.for_classifier(nn.Linear(4, 3), torch.randn(8, 4), 3, steps=2)
+    losses = {rule.backward(torch.ones(8, 4), torch.zeros(8, dtype=torch.int64)).item() for _ in range(4)}
+    assert len(losses) == 4

@@ -15,6 +15,7 @@ from beyondprop.rule import Rule, check_labels, without_trace
 from beyondprop.rules.local.noprop.blocks import DenoisingBlock, reinitialised_copy
 from beyondprop.rules.local.noprop.embedding import ClassEmbedding
 from beyondprop.rules.local.noprop.schedule import DiscreteSchedule, cosine_schedule
+from beyondprop.rules.local.noprop.streams import block_stream, draw_step_seed
 
 Start = Literal["zero", "noise"]
 Readout = Literal["head", "last-block", "mean"]
@@ -154,8 +155,9 @@ class NoPropDT(Rule):
         """Train each block on its own noisy labels, then the head on the least noisy ones."""
         del phase
         y = check_labels(y, self.embedding.classes)
-        steps = len(self.network)
-        total = self._head_loss(y)
+        steps, seed = len(self.network), draw_step_seed()
+        with block_stream(seed, 0, x.device):
+            total = self._head_loss(y)
         _descend(total, "the head p_out")
         if self.stage is None:
             ts: Sequence[int] = range(1, steps + 1)
@@ -165,7 +167,8 @@ class NoPropDT(Rule):
             share = float(steps)
         total = total.detach()
         for t in ts:
-            loss = share * self._denoising_loss(t, x, y)
+            with block_stream(seed, t, x.device):
+                loss = share * self._denoising_loss(t, x, y)
             _descend(loss, f"block {t}")  # frees this block's activations before the next block runs
             total = total + loss.detach()
         return total

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, Settings
+from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
+from beyondprop.recipes.recipe import Experiment, Recipe
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from beyondprop.data import ImageSet, Splits
-    from beyondprop.rules.local.noprop import ClassEmbedding, NoPropDT
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockSettings(Settings):
-    """Settings of the paper's blocks, which NoProp and its back-propagation baseline share."""
-
-    steps: int = 10
-    """T, the number of blocks."""
-    embedding: Literal["one-hot", "learned", "prototype"] = "one-hot"
-    """What is diffused: fixed one-hot rows, a learned table, or learned rows that start as a training image."""
-    dim: int = 20
-    """Dimension of a learned embedding."""
-    first_width: int = 32
-    """Channels of the first convolution; the next two have twice and four times as many."""
-    hidden: int = 256
-    """Width of the linear layers."""
-    dropout: float = 0.2
-    """After each convolution."""
+    from beyondprop.data import Splits
+    from beyondprop.rules.local.noprop import NoPropDT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,31 +34,6 @@ class NoPropDTSettings(BlockSettings):
     """At inference: z_0 is its mean, or drawn as in the paper."""
     readout: Literal["head", "last-block", "mean"] = "head"
     """At inference: read the class from z_T, the last block, or the mean over the chain's blocks."""
-
-
-def make_embedding(settings: BlockSettings, train: ImageSet) -> ClassEmbedding:
-    """Make W_Embed as the settings say; prototypes are taken from the training images."""
-    from beyondprop.rules.local.noprop import ClassEmbedding
-
-    if settings.embedding == "one-hot":
-        return ClassEmbedding.one_hot(train.classes)
-    if settings.embedding == "learned":
-        return ClassEmbedding.orthogonal(train.classes, settings.dim)
-    return ClassEmbedding.prototype(train.images, train.labels, train.classes)
-
-
-def make_blocks(settings: BlockSettings, train: ImageSet, embedding: ClassEmbedding) -> nn.ModuleList:
-    """Make the T blocks of Figure 6 for the data set's images."""
-    from beyondprop.networks.noprop import denoising_blocks
-
-    return denoising_blocks(
-        settings.steps,
-        tuple(train.images.shape[1:]),
-        embedding,
-        widths=(settings.first_width, 2 * settings.first_width, 4 * settings.first_width),
-        hidden=settings.hidden,
-        dropout=settings.dropout,
-    )
 
 
 def build(settings: NoPropDTSettings, splits: Splits) -> Experiment:
@@ -123,17 +81,6 @@ def inference_measures(rule: NoPropDT, batches: Iterable[tuple[Tensor, Tensor]])
         count += len(y)
     figures: dict[str, Any] = {f"test_accuracy_{way}": hits / count for way, hits in correct.items()}
     return figures | {"block_test_accuracy": (alone / count).tolist()}
-
-
-def published(table: dict[str, float]) -> Callable[[BlockSettings], Published]:
-    """Look up the paper's test accuracy by the embedding of the settings."""
-    return lambda settings: Published({"test_accuracy": table[settings.embedding]}, "arXiv 2503.24322v1, Table 1")
-
-
-def block_choices(settings: BlockSettings) -> tuple[str, ...]:
-    """Name what is settled for the blocks, by whichever rule they are trained, where the paper is silent."""
-    prototypes = ("prototypes centred, root-mean-square length 1",) if settings.embedding == "prototype" else ()
-    return ("convolutions padded by 1", "head starts as the nearest embedding", *prototypes)
 
 
 def choices(settings: NoPropDTSettings) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The recipes of NoProp (arXiv 2503.24322)."""

@@ -432,7 +432,7 @@ def test_blocks_must_be_a_list():
 
 
 def test_what_a_block_draws_depends_on_no_other_block():
-    """Noise and dropout of block 3 are the same whether ten numbers or a thousand were drawn by the blocks before it."""
+    """Noise and dropout of block 3 are the same however many numbers the blocks before it have drawn."""
 
     class Drawing(nn.Module):
         def __init__(self, greed):

@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockSettings(Settings):
-    """Settings of the paper's blocks, which NoProp and its back-propagation baseline share."""
+class NetworkSettings(Settings):
+    """Settings of the paper's networks, which all NoProp variants and the back-propagation baseline share."""
 
-    steps: int = 10
-    """T, the number of blocks."""
     embedding: Literal["one-hot", "learned", "prototype"] = "one-hot"
     """What is diffused: fixed one-hot rows, a learned table, or learned rows that start as a training image."""
     dim: int = 20
@@ -33,7 +31,15 @@ class BlockSettings(Settings):
     """After each convolution."""
 
 
-def make_embedding(settings: BlockSettings, train: ImageSet) -> ClassEmbedding:
+@dataclass(frozen=True, kw_only=True)
+class BlockSettings(NetworkSettings):
+    """Settings of a network of T blocks, trained by NoProp or, as its baseline, by back-propagation."""
+
+    steps: int = 10
+    """T, the number of blocks."""
+
+
+def make_embedding(settings: NetworkSettings, train: ImageSet) -> ClassEmbedding:
     """Make W_Embed as the settings say; prototypes are taken from the training images."""
     from beyondprop.rules.local.noprop import ClassEmbedding
 
@@ -58,12 +64,12 @@ def make_blocks(settings: BlockSettings, train: ImageSet, embedding: ClassEmbedd
     )
 
 
-def published(table: dict[str, float]) -> Callable[[BlockSettings], Published]:
+def published(table: dict[str, float]) -> Callable[[NetworkSettings], Published]:
     """Look up the paper's test accuracy by the embedding of the settings."""
     return lambda settings: Published({"test_accuracy": table[settings.embedding]}, "arXiv 2503.24322v1, Table 1")
 
 
-def block_choices(settings: BlockSettings) -> tuple[str, ...]:
+def block_choices(settings: NetworkSettings) -> tuple[str, ...]:
     """Name what is settled for the blocks, by whichever rule they are trained, where the paper is silent."""
     prototypes = ("prototypes centred, root-mean-square length 1",) if settings.embedding == "prototype" else ()
     return ("convolutions padded by 1", "head starts as the nearest embedding", *prototypes)

@@ -22,6 +22,8 @@ Ours is `NoPropDT` with fused AdamW and channels_last, in float32 and under bf16
   own order of layers, beside ours; and as it is, beside ours with its two convolutions.
 - Back-propagation through the same ten blocks (the paper's baseline, `ResidualChain`), as fast as ours: fused,
   channels_last, float32 and bf16.
+- Our own batched blocks, `NoPropDT(..., execution="batched")`, at this size and at that of `noprop-dt/digits` (images
+  of 8x8; 16, 32 and 64 channels, hidden 64), each beside our loop in the same precision, which is the peer in these rows.
 
 Memory is counted tensor by tensor (`beyondprop.measure`), the same on every machine; on CUDA also by the allocator.
 Without --peer its rows keep null.
@@ -38,7 +40,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ from beyondprop.measure import peak_live_bytes, peak_saved_bytes
 from beyondprop.networks.noprop import FlattenChannelsLast, ResidualChain, denoising_blocks
 from beyondprop.rule import Rule
 from beyondprop.rules.local.noprop import ClassEmbedding, DenoisingBlock, NoPropDT, cosine_schedule
+from beyondprop.rules.local.noprop.discrete import Execution
 from beyondprop.rules.signals.backprop import Backprop
 
 OUT = Path(__file__).resolve().parent / "results" / "noprop_step.json"
@@ -75,6 +78,13 @@ class Size:
     batch: int = 128
     widths: tuple[int, int, int] = (32, 64, 128)
     hidden: int = 256
+    image: tuple[int, int, int] = IMAGE
+
+    @property
+    def small(self) -> Size:
+        """From the paper's size, that of the recipe `noprop-dt/digits`."""
+        first, second, third = (width // 2 for width in self.widths)
+        return replace(self, widths=(first, second, third), hidden=self.hidden // 4, image=(1, 8, 8))
 
 
 @dataclass
@@ -96,7 +106,7 @@ class Cost:
 
 def batch(size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
     """Make random images and labels."""
-    return torch.randn(size.batch, *IMAGE, device=device), torch.randint(CLASSES, (size.batch,), device=device)
+    return torch.randn(size.batch, *size.image, device=device), torch.randint(CLASSES, (size.batch,), device=device)
 
 
 # ----------------------------------------------------------------------------------------------------------------- ours
@@ -118,11 +128,11 @@ def library_side(rule: Rule, size: Size, device: torch.device, precision: str) -
     return Side(step, rule, [optimizer])
 
 
-def noprop(size: Size, device: torch.device, precision: str) -> Side:
+def noprop(size: Size, device: torch.device, precision: str, execution: Execution = "loop") -> Side:
     """NoProp-DT on the paper's blocks."""
-    embedding = ClassEmbedding.one_hot(CLASSES)
-    blocks = denoising_blocks(size.blocks, IMAGE, embedding, widths=size.widths, hidden=size.hidden, dropout=DROPOUT)
-    return library_side(NoPropDT(blocks, embedding), size, device, precision)
+    embedding, widths, hidden = ClassEmbedding.one_hot(CLASSES), size.widths, size.hidden
+    blocks = denoising_blocks(size.blocks, size.image, embedding, widths=widths, hidden=hidden, dropout=DROPOUT)
+    return library_side(NoPropDT(blocks, embedding, execution=execution), size, device, precision)
 
 
 def noprop_two_convolutions(size: Size, device: torch.device, precision: str) -> Side:
@@ -332,6 +342,14 @@ def sides(size: Size, device: torch.device, peer: types.ModuleType | None) -> di
     for precision in PRECISIONS:
         for name, make in (("noprop", noprop), ("two", noprop_two_convolutions), ("bp", backprop)):
             makers[f"{name} {precision}"] = lambda make=make, precision=precision: make(size, device, precision)
+        for name, where, execution in (
+            ("noprop batched", size, "batched"),
+            ("noprop small", size.small, "loop"),
+            ("noprop small batched", size.small, "batched"),
+        ):
+            makers[f"{name} {precision}"] = lambda where=where, precision=precision, execution=execution: noprop(
+                where, device, precision, execution
+            )
     makers[PLAIN_LOOP] = lambda: plain_loop(size, device)
     if peer is not None:
         makers[PEER_THREE] = lambda: peer_side(peer, size, device, convolutions=3)
@@ -383,6 +401,9 @@ def measure(
         side = make()
         costs[name] = cost(side, device, memory=name.startswith(("noprop", "bp")))
         del side
+    for name in filter(lambda name: "batched" in name, costs):
+        # The same operations as the loop's; torch counts those of a grouped convolution's backward several times.
+        costs[name].flops = costs[name.replace(" batched", "")].flops
     yardsticks, product_flops = products(device)
     steps = {name: make().step for name, make in makers.items()}
     seconds = interleave({**steps, **yardsticks}, rounds, warmup, device)
@@ -405,7 +426,8 @@ def measure(
 
 def rows(size: Size, medians: dict[str, float], costs: dict[str, Cost]) -> list[Row]:
     """Set ours beside each peer."""
-    task = f"NoProp-DT step, MNIST shape, T={size.blocks}, batch {size.batch}"
+    common = f"T={size.blocks}, batch {size.batch}"
+    task = f"NoProp-DT step, MNIST shape, {common}"
 
     def speed(side: str) -> float | None:
         return size.batch / medians[side] if side in medians else None
@@ -419,13 +441,18 @@ def rows(size: Size, medians: dict[str, float], costs: dict[str, Cost]) -> list[
         for precision in reversed(PRECISIONS):
             mine, case = size.batch / medians[f"{ours} {precision}"], f"{task}{block}, ours {precision}, peer float32"
             found.append(compare(case, "images_per_second", mine, peer, speed(peer), less_is_better=False))
-    for precision in reversed(PRECISIONS):
-        case, ours, peer = f"{task}, both {precision}", f"noprop {precision}", f"bp {precision}"
-        name = "back-propagation through the same blocks"
-        mine = size.batch / medians[ours]
-        found.append(compare(case, "images_per_second", mine, name, speed(peer), less_is_better=False))
-        for metric, value in costs[ours].bytes.items():
-            found.append(compare(case, metric, value, name, costs[peer].bytes[metric], less_is_better=True))
+    batched, digits = f"{task}, batched blocks", f"NoProp-DT step, digits' shape, {common}, batched blocks"
+    for where, mine_is, peer_is, name in (
+        (task, "noprop", "bp", "back-propagation through the same blocks"),
+        (batched, "noprop batched", "noprop", "our loop over the blocks"),
+        (digits, "noprop small batched", "noprop small", "our loop over the blocks"),
+    ):
+        for precision in reversed(PRECISIONS):
+            case, ours, peer = f"{where}, both {precision}", f"{mine_is} {precision}", f"{peer_is} {precision}"
+            mine = size.batch / medians[ours]
+            found.append(compare(case, "images_per_second", mine, name, speed(peer), less_is_better=False))
+            for metric, value in costs[ours].bytes.items():
+                found.append(compare(case, metric, value, name, costs[peer].bytes[metric], less_is_better=True))
     return found
 
 

@@ -10,7 +10,15 @@ from beyondprop.lazy import lazy_names
 if TYPE_CHECKING:
     from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
     from beyondprop.rule import Rule, Solver
-    from beyondprop.rules.local.noprop import ClassEmbedding, DenoisingBlock, NoPropDT, cosine_schedule
+    from beyondprop.rules.local.noprop import (
+        ClassEmbedding,
+        DenoisingBlock,
+        NoPropCT,
+        NoPropDT,
+        NoPropFM,
+        TimedBlock,
+        cosine_schedule,
+    )
     from beyondprop.rules.signals.backprop import Backprop
     from beyondprop.training import evaluate, fit
 
@@ -20,10 +28,13 @@ _HOME = {
     "Backprop": "rules.signals.backprop",
     "ClassEmbedding": "rules.local.noprop",
     "DenoisingBlock": "rules.local.noprop",
+    "NoPropCT": "rules.local.noprop",
     "NoPropDT": "rules.local.noprop",
+    "NoPropFM": "rules.local.noprop",
     "NonFiniteError": "errors",
     "Rule": "rule",
     "Solver": "rule",
+    "TimedBlock": "rules.local.noprop",
     "UnsupportedNetworkError": "errors",
     "UserError": "errors",
     "cosine_schedule": "rules.local.noprop",
@@ -35,10 +46,13 @@ __all__ = [
     "Backprop",
     "ClassEmbedding",
     "DenoisingBlock",
+    "NoPropCT",
     "NoPropDT",
+    "NoPropFM",
     "NonFiniteError",
     "Rule",
     "Solver",
+    "TimedBlock",
     "UnsupportedNetworkError",
     "UserError",
     "cosine_schedule",

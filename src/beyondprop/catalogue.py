@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from beyondprop.checks import suggestion
 from beyondprop.errors import UserError
 from beyondprop.recipes import backprop
+from beyondprop.recipes.noprop import continuous as noprop_ct
 from beyondprop.recipes.noprop import discrete as noprop_dt
+from beyondprop.recipes.noprop import flow as noprop_fm
 from beyondprop.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -65,6 +67,19 @@ class System:
         return loaded
 
 
+NOPROP = Paper(
+    "NoProp: Training Neural Networks without Back-propagation or Forward-propagation",
+    "Qinyu Li, Yee Whye Teh, Razvan Pascanu",
+    2025,
+    "2503.24322",
+    """@article{li2025noprop,
+  title   = {{NoProp}: Training Neural Networks without Back-propagation or Forward-propagation},
+  author  = {Li, Qinyu and Teh, Yee Whye and Pascanu, Razvan},
+  journal = {arXiv preprint arXiv:2503.24322},
+  year    = {2025}
+}""",
+)
+
 SYSTEMS: tuple[System, ...] = (
     System(
         "bp",
@@ -94,20 +109,25 @@ SYSTEMS: tuple[System, ...] = (
         "noprop-dt",
         "NoProp in discrete time",
         "local",
-        Paper(
-            "NoProp: Training Neural Networks without Back-propagation or Forward-propagation",
-            "Qinyu Li, Yee Whye Teh, Razvan Pascanu",
-            2025,
-            "2503.24322",
-            """@article{li2025noprop,
-  title   = {{NoProp}: Training Neural Networks without Back-propagation or Forward-propagation},
-  author  = {Li, Qinyu and Teh, Yee Whye and Pascanu, Razvan},
-  journal = {arXiv preprint arXiv:2503.24322},
-  year    = {2025}
-}""",
-        ),
+        NOPROP,
         "beyondprop.rules.local.noprop:NoPropDT",
         noprop_dt.RECIPES,
+    ),
+    System(
+        "noprop-ct",
+        "NoProp in continuous time",
+        "local",
+        NOPROP,
+        "beyondprop.rules.local.noprop:NoPropCT",
+        noprop_ct.RECIPES,
+    ),
+    System(
+        "noprop-fm",
+        "NoProp by flow matching",
+        "local",
+        NOPROP,
+        "beyondprop.rules.local.noprop:NoPropFM",
+        noprop_fm.RECIPES,
     ),
 )
 

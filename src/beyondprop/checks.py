@@ -11,12 +11,14 @@ from typing import Any
 from beyondprop.errors import UserError
 
 _LEAST_WHOLE = {
-    **dict.fromkeys(("epochs", "batch_size", "threads", "seeds", "steps", "dim", "hidden", "first_width"), 1),
+    **dict.fromkeys(("epochs", "batch_size", "threads", "seeds", "steps"), 1),
+    **dict.fromkeys(("dim", "hidden", "first_width", "encoder_width"), 1),
     **dict.fromkeys(("seed", "validation"), 0),
 }
 _REAL: dict[str, tuple[str, Callable[[float], bool]]] = {
     "learning_rate": ("above 0", lambda value: value > 0),
     "weight_decay": ("at least 0", lambda value: value >= 0),
+    "ema": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "dropout": ("at least 0 and below 1", lambda value: 0 <= value < 1),
 }
 
@@ -66,5 +68,6 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     >>> suggestion("trian", ["train", "evaluate"])
     "; did you mean 'train'?"
     """
-    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    likeness = {name: difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in known}
+    closest = max(likeness, key=lambda name: likeness[name], default="")  # of equals, the one that is listed first
+    return f"; did you mean {closest!r}?" if likeness.get(closest, 0) >= 0.5 else ""

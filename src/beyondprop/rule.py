@@ -206,6 +206,25 @@ def check_labels(y: Tensor, classes: int) -> Tensor:
     return y.long()
 
 
+def descend(loss: Tensor, where: str) -> None:
+    """Differentiate a local loss: add its gradient to the parameters below it, and free its graph.
+
+    Args:
+        loss: A scalar; nothing happens where all below it is frozen.
+        where: Name of the block or layer it belongs to, for the error.
+
+    Raises:
+        NonFiniteError: The loss is NaN or infinite.
+    """
+    if not loss.isfinite():
+        raise NonFiniteError(
+            f"the loss of {where} is {loss.item()}: check the data for NaN, or lower the learning rate"
+        )
+    if loss.requires_grad:
+        loss.backward()
+        torch.clear_autocast_cache()  # or the cast weights of every block would stay until the last one has run
+
+
 def first_nonfinite_layer(network: nn.Module, x: Tensor) -> str:
     """Name the first layer whose output is NaN or infinite, by one forward pass that leaves no trace.
 

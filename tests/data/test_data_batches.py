@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from beyondprop.data import Batches, ImageSet, Statistics, image_set, load
+from beyondprop.data.batches import AUGMENTATIONS
 
 
 def numbered(count):
@@ -68,7 +69,7 @@ def test_iterating_walks_through_the_epochs():
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_going_on_in_mid_epoch_gives_the_same_bits(shuffle):
-    options = {"shuffle": shuffle, "seed": 3, "augment": "crop-flip"}
+    options = {"shuffle": shuffle, "seed": 3, "augment": "crop-flip-cutout"}
     uninterrupted = list(Batches(pictures(), 4, **options).epoch(2))
     for start in range(len(uninterrupted) + 1):
         torch.manual_seed(start)  # the global generator has no say
@@ -77,7 +78,7 @@ def test_going_on_in_mid_epoch_gives_the_same_bits(shuffle):
 
 def test_the_global_generators_are_left_alone():
     state = torch.get_rng_state()
-    list(Batches(pictures(), 4, shuffle=True, augment="crop-flip"))
+    list(Batches(pictures(), 4, shuffle=True, augment="crop-flip-cutout"))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -98,6 +99,19 @@ def test_augmentation_pads_with_black_before_normalising():
     batches = Batches(white, 64, shuffle=False, augment="crop-flip", statistics=statistics)
     x, _ = next(iter(batches))
     assert x.unique().tolist() == pytest.approx([-2, 2])
+
+
+def test_cutout_comes_upon_the_same_crops():
+    white = ImageSet(torch.full((64, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(64).long(), 1, "white", 255)
+    crops, cut = (
+        next(iter(Batches(white, 64, shuffle=False, augment=augment, normalise=False)))[0]
+        for augment in ("crop-flip", "crop-flip-cutout")
+    )
+    lost = (crops != cut).sum(dim=(1, 2, 3))
+    assert (cut <= crops).all()
+    assert lost.max() == 4  # a quarter of 8 pixels, squared
+    assert 0.5 < lost.float().mean() < 4  # much of a small crop is black already
+    assert len({tuple(x.flatten().tolist()) for x in crops - cut}) > 20
 
 
 @pytest.mark.parametrize("high", [255, 16])
@@ -167,7 +181,7 @@ def test_a_batch_shares_no_memory_with_the_set():
     assert base.labels.min() == 0
 
 
-@pytest.mark.parametrize("augment", ["none", "crop-flip"])
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_channels_last(augment):
     plain, last = (
         next(iter(Batches(pictures(), 6, shuffle=True, augment=augment, channels_last=c)))[0] for c in (False, True)
@@ -191,7 +205,7 @@ BAD = {
     "batch_size no whole number": ({"batch_size": 2.5}, "batch_size must be a whole number"),
     "batch_size missing": ({"batch_size": None}, "batch_size must be a whole number"),
     "seed negative": ({"seed": -1}, "seed must be at least 0"),
-    "augment unknown": ({"augment": "flip"}, "augment must be one of none, crop-flip, not 'flip'"),
+    "augment unknown": ({"augment": "flip"}, "augment must be one of none, crop-flip, crop-flip-cutout, not 'flip'"),
     "augment None": ({"augment": None}, "augment must be one of"),
     "dtype of integers": ({"dtype": torch.int32}, "dtype must be a floating-point type"),
     "dtype by name": ({"dtype": "float32"}, "dtype must be a floating-point type"),

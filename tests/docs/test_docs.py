@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from beyondprop import cli, training
+from beyondprop import cli, parallel, training
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -88,6 +88,7 @@ def test_commands_are_understood(page, monkeypatch, tmp_path, capsys):
 
     monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path))
     monkeypatch.setattr(training, "train", begin)
+    monkeypatch.setattr(parallel, "train", begin)
     for words in commands(page):
         if words[0] in {"train", "reproduce"}:
             with pytest.raises((Begun, SystemExit)):  # SystemExit: it was asked for help
@@ -96,6 +97,25 @@ def test_commands_are_understood(page, monkeypatch, tmp_path, capsys):
             with pytest.raises(SystemExit):
                 cli.main([words[0], "--help"])
         assert not capsys.readouterr().err, shlex.join(words)
+
+
+def torchrun_commands(page: Path) -> list[list[str]]:
+    """What stands after `-m beyondprop` in the page's shell blocks."""
+    lines = [line for _, body in blocks(page, "sh") for line in body.splitlines() if line.startswith("torchrun ")]
+    return [shlex.split(line.partition(" -m beyondprop ")[2]) for line in lines]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if torchrun_commands(page)], ids=name)
+def test_what_torchrun_starts_is_understood(page, monkeypatch):
+    def begin(*_args, **_settings):
+        raise Begun
+
+    monkeypatch.setattr(parallel, "train", begin)
+    for variable, value in {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(variable, value)
+    for words in torchrun_commands(page):
+        with pytest.raises(Begun):
+            cli.main(words)
 
 
 def test_pending_runs_are_reproductions_and_none_stands_twice():

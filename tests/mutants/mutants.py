@@ -21,6 +21,8 @@ NOPROP_TESTS = ("tests/rules/local", "tests/networks")
 BATTERY = ("tests/test_battery.py",)
 RECIPES = ("tests/recipes",)
 TRAINING = ("tests/training",)
+AVERAGING = ("tests/training/test_training_averaging.py",)
+DATA = ("tests/data/test_data_augmentation.py", "tests/data/test_data_batches.py")
 
 
 class Mutant(NamedTuple):
@@ -248,6 +250,118 @@ MUTANTS = (
         '        self.random.set(saved.state["random"])\n',
         "",
         TRAINING,
+    ),
+    Mutant(
+        "average: weights swapped",
+        "training/averaging.py",
+        "get_ema_multi_avg_fn(decay)",
+        "get_ema_multi_avg_fn(1 - decay)",
+        AVERAGING,
+    ),
+    Mutant(
+        "average: no warm-up",
+        "training/averaging.py",
+        "decay = min(self.decay, self.steps / (9 + self.steps))",
+        "decay = self.decay",
+        AVERAGING,
+    ),
+    Mutant(
+        "average: statistics of the present weights",
+        "training/averaging.py",
+        "if isinstance(module, _NormBase)",
+        "if False and isinstance(module, _NormBase)",
+        AVERAGING,
+    ),
+    Mutant(
+        "average: the training goes on from the average",
+        "training/averaging.py",
+        "            _write(own, self.rule)",
+        "            pass",
+        AVERAGING,
+    ),
+    Mutant(
+        "average: resumed from the average",
+        "training/averaging.py",
+        '        _write(saved["own_weights"], self.rule)',
+        "        pass",
+        AVERAGING,
+    ),
+    Mutant(
+        "average: count begins anew",
+        "training/averaging.py",
+        'self.steps, self._average = saved["steps"]',
+        "self.steps, self._average = 0",
+        AVERAGING,
+    ),
+    Mutant(
+        "average: validation by the present weights",
+        "training/trainer.py",
+        "        with self._averaged():\n            figures",
+        "        with nullcontext():\n            figures",
+        AVERAGING,
+    ),
+    Mutant(
+        "average: stored weights are the present ones",
+        "training/trainer.py",
+        "            with self._averaged():  # the stored",
+        "            with nullcontext():  # the stored",
+        AVERAGING,
+    ),
+    Mutant(
+        "average: final figures by the present weights",
+        "training/trainer.py",
+        "            self.average.apply()",
+        "            pass",
+        AVERAGING,
+    ),
+    Mutant(
+        "average: taken in every phase",
+        "training/trainer.py",
+        "            self.optimizer.step()\n",
+        "            self.optimizer.step()\n            _ = self.average and self.average.update()\n",
+        AVERAGING,
+    ),
+    Mutant(
+        "average: recipes do without",
+        "training/runs.py",
+        "ema=settings.ema",
+        "ema=0.0",
+        AVERAGING,
+    ),
+    Mutant(
+        "cutout: off its middle",
+        "data/augmentation.py",
+        " + side // 8",
+        "",
+        DATA,
+    ),
+    Mutant(
+        "cutout: crops redrawn",
+        "data/batches.py",
+        "generator = self._generator(epoch, 1 + index)",
+        "generator = self._generator(epoch, 1)",
+        DATA,
+    ),
+    Mutant(
+        "residual: no skip",
+        "networks/residual.py",
+        "torch.relu(h + self.change(h))",
+        "torch.relu(self.change(h))",
+        NOPROP_TESTS,
+    ),
+    Mutant(
+        "residual: branch starts at random",
+        "networks/residual.py",
+        "        nn.init.zeros_(last.weight)\n",
+        "",
+        NOPROP_TESTS,
+    ),
+    Mutant(
+        "recipes: always the paper's encoder",
+        "recipes/noprop/blocks.py",
+        'if settings.encoder == "residual":',
+        "if False:",
+        RECIPES,
     ),
 )
 

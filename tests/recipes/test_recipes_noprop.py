@@ -7,11 +7,14 @@ import torch
 from torch import nn
 
 from beyondprop import data
+from beyondprop.catalogue import find_recipe
 from beyondprop.layers.dropout import Dropout
+from beyondprop.networks.residual import ResidualBlock
 from beyondprop.recipes import backprop
 from beyondprop.recipes.noprop import discrete as noprop
+from beyondprop.recipes.noprop.blocks import BlockSettings
 from beyondprop.recipes.recipe import Settings
-from beyondprop.rules.local.noprop import ClassEmbedding, NoPropDT
+from beyondprop.rules.local.noprop import ClassEmbedding, DenoisingBlock, NoPropDT
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +31,10 @@ REACHES = {
     "steps": (3, lambda e: len(e.rule.network)),
     "eta": (0.7, lambda e: e.rule.eta),
     "highest": (0.9, lambda e: e.rule.schedule.alpha_bar[-1]),
+    "error": ("cross-entropy", lambda e: e.rule.error),
     "head": ("posterior", lambda e: e.rule.head_form),
     "order": ("one-by-one", lambda e: e.rule.order),
+    "execution": ("batched", lambda e: e.rule.execution),
     "noise": (True, lambda e: e.inference["noise"]),
     "start": ("noise", lambda e: e.inference["start"]),
     "readout": ("mean", lambda e: e.inference["readout"]),
@@ -70,6 +75,42 @@ def test_embedding_is_the_chosen_one(digits, recipe):
     assert prototypes.shape == (1, 8, 8)
 
 
+@pytest.mark.parametrize("embedding", ["one-hot", "prototype"])
+@pytest.mark.parametrize("recipe", [NOPROP, BP], ids=lambda recipe: recipe.id)
+def test_encoder_is_the_chosen_one(digits, recipe, embedding):
+    """Residual encoders for the images; z as an image keeps the paper's convolutions."""
+    changes = {"encoder": "residual", "encoder_width": 6, "embedding": embedding, "steps": 2}
+    rule = build(recipe, digits, **changes).rule
+    blocks = [m for m in rule.modules() if isinstance(m, DenoisingBlock)]
+    assert len(blocks) == 2
+    for block in blocks:
+        assert sum(isinstance(m, ResidualBlock) for m in block.image_path.modules()) == 3
+        assert next(m for m in block.image_path.modules() if isinstance(m, nn.Conv2d)).out_channels == 6
+        widths = [m.out_channels for m in block.label_path.modules() if isinstance(m, nn.Conv2d)]
+        assert widths == ([16, 32, 64] if embedding == "prototype" else [])
+    x, y = digits.train.images[:8].float(), digits.train.labels[:8]
+    assert rule.backward(x, y).isfinite()
+    assert rule(x).shape == (8, 10)
+
+
+def test_larger_class_and_its_baseline_differ_in_the_rule_alone():
+    """Equal effort: the same network, epochs, optimizer, augmentation and average of weights."""
+    for dataset in ("cifar-10", "cifar-100"):
+        ours, baseline = find_recipe(f"noprop-dt/{dataset}-large"), find_recipe(f"bp/{dataset}-large")
+        for recipe in (ours, baseline):
+            assert recipe.dataset == dataset
+            assert recipe.settings.encoder == "residual"
+            assert recipe.summary.startswith("larger class")
+            assert recipe.paper(recipe.settings) is None
+            assert "residual image encoder" in recipe.departures_of(recipe.settings)
+            assert "convolutions padded by 1" not in recipe.departures_of(recipe.settings)
+        assert "class read from last-block" in ours.departures_of(
+            dataclasses.replace(ours.settings, readout="last-block")
+        )
+        shared = {f.name for f in dataclasses.fields(BlockSettings)}
+        assert all(getattr(ours.settings, name) == getattr(baseline.settings, name) for name in shared)
+
+
 def test_baseline_starts_where_it_is_told(digits):
     assert build(BP, digits, start="zero").rule.network.start == "zero"
 
@@ -78,7 +119,7 @@ def test_every_setting_of_the_recipes_is_covered_here():
     """A new setting must be added above, so that it cannot be forgotten in `build`."""
     common = {f.name for f in dataclasses.fields(Settings)}
     own = {f.name for f in dataclasses.fields(noprop.NoPropDTSettings)} - common
-    assert own == {*REACHES, *BOTH_REACH, "embedding", "dim"}
+    assert own == {*REACHES, *BOTH_REACH, "embedding", "dim", "encoder", "encoder_width"}
 
 
 class Says(nn.Module):

@@ -15,6 +15,7 @@ from beyondprop.errors import UserError
 COMMANDS = {
     "list": ("listing", "name every system and its recipes"),
     "train": ("train", "train a recipe once, into a run folder"),
+    "merge": ("merge", "put together what processes that were started by hand have trained"),
     "evaluate": ("evaluate", "measure a trained run on a split of its data"),
     "reproduce": ("reproduce", "train several seeds and write the result beside the paper's number"),
     "report": ("report", "make the tables of the documentation from the result files"),

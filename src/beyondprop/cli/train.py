@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from beyondprop import training
+from beyondprop import parallel, training
 from beyondprop.catalogue import find_recipe
 from beyondprop.cli.arguments import parse, split_recipe
 from beyondprop.cli.output import say, say_json
+from beyondprop.errors import UserError
 from beyondprop.reproduce import runs_root
 from beyondprop.training.execution import Execution
 
@@ -43,14 +45,38 @@ class Output:
     """Show no progress and no summary."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """Several processes for one training of blocks that learn alone. torchrun gives rank and ranks by itself."""
+
+    rank: int | None = None
+    """Started by hand: number of this process, from 0."""
+    ranks: int | None = None
+    """Started by hand: how many there are; `beyondprop merge` makes one run of theirs."""
+    data_parallel: int = 1
+    """Processes that divide each batch of a block among them."""
+
+
 def run(argv: list[str]) -> None:
     """Run the command."""
     recipe_id, flags = split_recipe(argv, DEFAULT)
     recipe = find_recipe(recipe_id)
     _, given = parse(
-        flags, f"beyondprop train {recipe_id}", HELP, recipe=recipe.settings, execution=Execution(), output=Output()
+        flags,
+        f"beyondprop train {recipe_id}",
+        HELP,
+        recipe=recipe.settings,
+        execution=Execution(),
+        output=Output(),
+        processes=Processes(),
     )
-    output: Output = given.output
+    output, processes = given.output, given.processes
+    place = parallel.find_place(
+        os.environ, rank=processes.rank, ranks=processes.ranks, replicas=processes.data_parallel
+    )
+    if place is not None:
+        _run_share(recipe, given, place)
+        return
     folder = output.out or default_folder(recipe_id, given.execution.seed, resume=output.resume)
     again = ["beyondprop", "train", recipe_id, *flags]
     again += [] if output.out else ["--out", str(folder)]
@@ -74,6 +100,43 @@ def run(argv: list[str]) -> None:
         say_json({"recipe": recipe_id, **chosen, **report(outcome)})
     elif not output.quiet:
         summarise(outcome, shlex.join(again))
+
+
+def _run_share(recipe: Any, given: Any, place: parallel.Place) -> None:
+    """Train the part of one of several processes; rank 0 speaks for all that torchrun has started."""
+    output: Output = given.output
+    if output.out is None:
+        raise UserError("several processes train in one run folder: name it by --out")
+    speaks = place.rank == 0 or place.by_hand
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    name = f"rank {place.rank}"
+    try:
+        outcome = parallel.train(
+            recipe,
+            given.recipe,
+            given.execution,
+            output.out,
+            place,
+            resume=output.resume or restarted,
+            progress=speaks and not output.quiet,
+            tensorboard=output.tensorboard,
+        )
+    except UserError as error:
+        raise type(error)(f"{name}: {error}") from error
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{name}: {interrupt or 'interrupted before the first checkpoint'}") from None
+    if outcome is None:
+        if place.by_hand and not output.quiet:
+            say(f"{name} of {place.ranks} has finished; when all have: {_merge_command(output.out)}")
+    elif output.json:
+        chosen = {"settings": asdict(given.recipe), "execution": asdict(given.execution)}
+        say_json({"recipe": recipe.id, **chosen, **report(outcome)})
+    elif not output.quiet:
+        summarise(outcome, _merge_command(output.out))
+
+
+def _merge_command(folder: Path) -> str:
+    return shlex.join(["beyondprop", "merge", str(folder)])
 
 
 def default_folder(recipe_id: str, seed: int, *, resume: bool) -> Path:

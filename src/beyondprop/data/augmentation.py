@@ -1,4 +1,6 @@
-"""The augmentation of the CIFAR literature: pad by 4, crop at random, flip every other image."""
+"""The augmentation of the CIFAR literature: pad by 4, crop at random, flip every other image, cut a square out."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,3 +31,28 @@ def crop_flip(images: Tensor, draws: Tensor) -> Tensor:
     top, left, flip = draws
     cropped = windows[torch.arange(len(images), device=images.device), :, top, left]
     return torch.where(flip.bool()[:, None, None, None], cropped.flip(3), cropped)
+
+
+def draw_cutout(count: int, sides: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Draws what `cutout` needs: int64 `(2, count)`, a pixel of an image with these sides (height, width)."""
+    return torch.cat([torch.randint(side, (1, count), generator=generator) for side in sides])
+
+
+def cutout(images: Tensor, draws: Tensor) -> Tensor:
+    """Blackens a rectangle in every image, a quarter as high and as wide as the image (8x8 pixels in one of 32x32).
+
+    Where its middle lies near the border, less of it falls into the image, as in DeVries and Taylor, arXiv 1708.04552.
+
+    Args:
+        images: `(B, C, H, W)`, any type.
+        draws: `(2, B)` on the same device, from `draw_cutout`: row and column of the middle.
+
+    Returns:
+        New tensor of the same shape and type.
+    """
+    outside = []
+    for side, middle in zip(images.shape[2:], draws, strict=True):
+        offset = torch.arange(side, device=images.device) - middle[:, None] + side // 8
+        outside.append((offset < 0) | (offset >= side // 4))
+    rows, columns = outside
+    return images * (rows[:, None, :, None] | columns[:, None, None, :])

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beyondprop.data.augmentation import crop_flip, draw_crop_flip
+from beyondprop.data.augmentation import crop_flip, cutout, draw_crop_flip, draw_cutout
 from beyondprop.data.sets import ImageSet, whole
 from beyondprop.data.statistics import Statistics
 from beyondprop.errors import DataError
 
-AUGMENTATIONS = ("none", "crop-flip")
+AUGMENTATIONS = ("none", "crop-flip", "crop-flip-cutout")
 
 
 class Batches:
@@ -27,7 +27,8 @@ class Batches:
         shuffle: Whether every epoch has a new random order.
         seed: Of order and augmentation, at least 0.
         augment: `"none"`, or `"crop-flip"`: zero-padding by 4 pixels, a random crop, and a horizontal flip with
-            probability 1/2, drawn for each image.
+            probability 1/2, drawn for each image; or `"crop-flip-cutout"`: with a black rectangle, a quarter of the
+            image in height and width, at a random place as well.
         normalise: Whether to subtract the mean and divide by the standard deviation, per channel (a constant channel is
             only centred). Without it, pixels are scaled to 0..1 where the set says what their largest value is.
         statistics: Mean and deviation; by default those of `image_set`. For test images give the training set's.
@@ -53,7 +54,7 @@ class Batches:
         *,
         shuffle: bool,
         seed: int = 0,
-        augment: Literal["none", "crop-flip"] = "none",
+        augment: Literal["none", "crop-flip", "crop-flip-cutout"] = "none",
         normalise: bool = True,
         statistics: Statistics | None = None,
         device: torch.device | str | None = None,
@@ -118,9 +119,16 @@ class Batches:
         for index in range(start, len(self)):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
             x = images.index_select(0, chosen)
-            if self.augment == "crop-flip":
-                x = crop_flip(x, draw_crop_flip(len(x), self._generator(epoch, 1 + index)).to(x.device))
-            yield self._finish(x), labels.index_select(0, chosen)
+            yield self._finish(self._augmented(x, epoch, index)), labels.index_select(0, chosen)
+
+    def _augmented(self, x: Tensor, epoch: int, index: int) -> Tensor:
+        if self.augment == "none":
+            return x
+        generator = self._generator(epoch, 1 + index)
+        x = crop_flip(x, draw_crop_flip(len(x), generator).to(x.device))
+        if self.augment == "crop-flip-cutout":
+            x = cutout(x, draw_cutout(len(x), x.shape[2:], generator).to(x.device))
+        return x
 
     def _generator(self, epoch: int, stream: int) -> torch.Generator:
         """Always the CPU's, so that devices agree; stream 0 is the order, stream 1 + i belongs to batch i."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from beyondprop.layers.dropout import Dropout
-from beyondprop.rules.local.noprop.blocks import DenoisingBlock
+from beyondprop.rules.local.noprop.blocks import DenoisingBlock, TimedBlock
 from beyondprop.rules.local.noprop.embedding import ClassEmbedding
 
 WIDTHS = (32, 64, 128)
@@ -45,6 +45,14 @@ def image_encoder(channels: int, widths: Sequence[int] = WIDTHS, dropout: float 
     )
 
 
+def paper_encoder(
+    image_shape: Sequence[int], widths: Sequence[int] = WIDTHS, dropout: float = 0.2
+) -> tuple[nn.Sequential, int]:
+    """Make `image_encoder` for images of (channels, height, width), and count its features."""
+    channels, height, width = image_shape
+    return image_encoder(channels, widths, dropout), widths[2] * (height // 4) * (width // 4)
+
+
 class FlattenChannelsLast(nn.Module):
     """(N, C, H, W) to (N, H·W·C): a view where the images are in channels-last memory format."""
 
@@ -60,33 +68,70 @@ def denoising_blocks(
     widths: Sequence[int] = WIDTHS,
     hidden: int = 256,
     dropout: float = 0.2,
+    make_encoder: Callable[[], tuple[nn.Module, int]] | None = None,
 ) -> nn.ModuleList:
     """Make T blocks of Figure 6, left, each with weights of its own.
 
     Args:
         steps: T.
-        image_shape: (channels, height, width) of the input, height and width divisible by 4.
-        embedding: W_Embed; where its rows are images, z goes through convolutions too.
-        widths: Of the three convolutions.
+        image_shape: (channels, height, width) of the input.
+        embedding: W_Embed; where its rows are images, z goes through the paper's convolutions too.
+        widths: Of these convolutions.
         hidden: Width of the linear layers.
-        dropout: Probability, after each convolution.
+        dropout: Probability, after each of these convolutions.
+        make_encoder: Makes one block's image encoder and counts its features; by default `paper_encoder`.
     """
-    channels, height, width = image_shape
-    features = widths[2] * (height // 4) * (width // 4)
 
     def block() -> DenoisingBlock:
-        label_encoder = image_encoder(embedding.shape[0], widths, dropout) if embedding.shape else None
+        encoder, features = make_encoder() if make_encoder else paper_encoder(image_shape, widths, dropout)
+        of_label = paper_encoder(embedding.shape, widths, dropout) if embedding.shape else (None, None)
         return DenoisingBlock(
-            image_encoder(channels, widths, dropout),
+            encoder,
             features,
             embedding.classes,
             embedding.dim,
             hidden=hidden,
-            label_encoder=label_encoder,
+            label_encoder=of_label[0],
+            label_features=of_label[1],
             label_shape=embedding.shape,
         )
 
     return nn.ModuleList(block() for _ in range(steps))
+
+
+def timed_network(
+    encoder: nn.Module,
+    features: int,
+    embedding: ClassEmbedding,
+    *,
+    widths: Sequence[int] = WIDTHS,
+    hidden: int = 256,
+    dropout: float = 0.2,
+) -> tuple[nn.Sequential, TimedBlock]:
+    """Make the network of Figure 6, right, in its two parts: what reads the image, and the block for all times.
+
+    Args:
+        encoder: Maps images to `features` numbers, for instance `image_encoder`.
+        features: That count.
+        embedding: W_Embed; where its rows are images, z goes through convolutions too.
+        widths: Of these convolutions.
+        hidden: Width of the linear layers.
+        dropout: Probability, after each convolution of z.
+
+    Returns:
+        The encoder with FC - ReLU upon it, and the block.
+    """
+    label_encoder, label_features = paper_encoder(embedding.shape, widths, dropout) if embedding.shape else (None, 0)
+    block = TimedBlock(
+        hidden,
+        embedding.classes,
+        embedding.dim,
+        hidden=hidden,
+        label_encoder=label_encoder,
+        label_features=label_features,
+        label_shape=embedding.shape,
+    )
+    return nn.Sequential(encoder, nn.Linear(features, hidden), nn.ReLU()), block
 
 
 class ResidualChain(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
@@ -38,6 +38,20 @@ def choices(settings: BackpropSettings) -> tuple[str, ...]:
 
 VARIANTS = ("embedding",)
 
+
+# As in recipes/noprop/discrete.py, tuned no more and no less.
+LARGE = BackpropSettings(
+    epochs=12,
+    steps=3,
+    encoder="residual",
+    batch_size=256,
+    learning_rate=3e-3,
+    weight_decay=0.05,
+    lr_schedule="one-cycle",
+    augment="crop-flip",
+    ema=0.995,
+    start="zero",
+)
 
 RECIPES = (
     Recipe(
@@ -78,5 +92,21 @@ RECIPES = (
         published({"one-hot": 0.4585, "learned": 0.4657, "prototype": 0.478}),
         choices,
         VARIANTS,
+    ),
+    Recipe(
+        "bp/cifar-10-large",
+        "larger class: the 3 residual blocks of noprop-dt/cifar-10-large trained end to end",
+        "cifar-10",
+        LARGE,
+        build,
+        choices=choices,
+    ),
+    Recipe(
+        "bp/cifar-100-large",
+        "larger class: the 3 residual blocks of noprop-dt/cifar-100-large trained end to end",
+        "cifar-100",
+        replace(LARGE, epochs=16),
+        build,
+        choices=choices,
     ),
 )

@@ -32,8 +32,10 @@ class Settings:
     """Decoupled (AdamW)."""
     lr_schedule: Literal["constant", "one-cycle", "cosine"] = "constant"
     """How the learning rate moves over the run, step by step."""
-    augment: Literal["none", "crop-flip"] = "none"
+    augment: Literal["none", "crop-flip", "crop-flip-cutout"] = "none"
     """Random changes to the training images."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that predicts in their place, such as 0.995; 0 for none."""
     validation: int = 0
     """Images held out of the training set to choose settings by; 0 trains on all of it."""
 
@@ -73,6 +75,7 @@ class Recipe:
         choices: What the experiment settles where the paper is silent or says something else, for given settings; every
             table prints it.
         variants: Fields by which the paper itself varies the experiment: another value is no departure.
+        inference: Fields that only tell how the trained rule predicts: `beyondprop evaluate` can change them.
     """
 
     id: str
@@ -83,6 +86,7 @@ class Recipe:
     paper: Callable[[Any], Published | None] = lambda _settings: None
     choices: Callable[[Any], tuple[str, ...]] = lambda _settings: ()
     variants: tuple[str, ...] = ()
+    inference: tuple[str, ...] = ()
 
     def departures_of(self, settings: Settings) -> list[str]:
         """List how a run with these settings differs from the paper: its choices, then each changed field."""

@@ -121,10 +121,36 @@ def load_run(folder: str | os.PathLike[str], *, device: str | None = None) -> Lo
         RunError: The folder holds no run of a recipe, or no checkpoint, or one that is damaged or does not fit.
         UserError: The recipe or the device is not there.
     """
-    from beyondprop.catalogue import find_recipe  # noqa: PLC0415  # the catalogue stands above training
-
     path = Path(folder)
     stored = read_settings(path)
+    if "rank" in stored:
+        raise RunError(f"{path} holds a part of a network, trained by one of several processes: see {path.parent}")
+    run = assemble_stored(path, stored, device=device)
+    saved = checkpoint.load(path)
+    if saved is None:
+        raise RunError(f"{path} holds no checkpoint yet: train first")
+    saved.restore_model(run.rule)
+    run.rule.stage = saved.state["stage"]
+    return run
+
+
+def assemble_stored(
+    path: Path, stored: dict[str, Any], *, device: str | None = None, splits: Splits | None = None
+) -> LoadedRun:
+    """Build the experiment of a run folder anew, with weights as at the start of its training.
+
+    Args:
+        path: The folder, for errors.
+        stored: Its settings, as `read_settings` gives them.
+        device: In place of the one that it was trained on.
+        splits: The data; by default what the recipe names.
+
+    Raises:
+        RunError: It was not trained from a recipe, or by another version.
+        UserError: The recipe or the device is not there.
+    """
+    from beyondprop.catalogue import find_recipe  # noqa: PLC0415  # the catalogue stands above training
+
     if "recipe" not in stored:
         raise RunError(f"{path} was not trained from a recipe: build its network and load the checkpoint's weights")
     recipe = find_recipe(stored["recipe"])
@@ -132,13 +158,7 @@ def load_run(folder: str | os.PathLike[str], *, device: str | None = None) -> Lo
         _restored(recipe.settings, stored["settings"], path),
         _restored(Execution(), stored["execution"], path),
     )
-    saved = checkpoint.load(path)
-    if saved is None:
-        raise RunError(f"{path} holds no checkpoint yet: train first")
-    run = assemble(recipe, settings, execution if device is None else replace(execution, device=device))
-    saved.restore_model(run.rule)
-    run.rule.stage = saved.state["stage"]
-    return run
+    return assemble(recipe, settings, execution if device is None else replace(execution, device=device), splits)
 
 
 def resolve_device(name: str) -> torch.device:

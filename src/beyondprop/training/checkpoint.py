@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Checkpoint:
             raise RunError(f"the checkpoint does not fit {type(rule).__name__}: {_first_reason(error)}") from error
 
 
-def save(folder: Path, step: int, rule: nn.Module, state: dict[str, Any]) -> None:
+def save(folder: Path, step: int, rule: nn.Module, state: dict[str, Any], keep: int = 1) -> None:
     """Write `folder/checkpoint-STEP`; once it stands, the older ones go.
 
     Args:
@@ -58,6 +59,7 @@ def save(folder: Path, step: int, rule: nn.Module, state: dict[str, Any]) -> Non
         step: Number of batches that were trained on.
         rule: Its `state_dict` is stored; tensors that share memory are stored once each.
         state: What `torch.load(weights_only=True)` can read.
+        keep: How many checkpoints may stand: this one and those just before it.
 
     Raises:
         RunError: The disk is full or refuses; the older checkpoints are as they were.
@@ -70,10 +72,16 @@ def save(folder: Path, step: int, rule: nn.Module, state: dict[str, Any]) -> Non
     about = json.dumps({"step": step, "sha256": sums}, indent=2)
     newest = folder / f"checkpoint-{step}"
     write_folder(newest, {**contents, SUMS: about.encode()})
-    for _, path in standing(folder):
-        if path != newest:
-            with disk_errors(path):
-                remove_folder(path)
+    older = [path for number, path in standing(folder) if number < step]
+    later = [path for number, path in standing(folder) if number > step]
+    drop([*older[: len(older) - (keep - 1)], *later])
+
+
+def drop(paths: Iterable[Path]) -> None:
+    """Remove checkpoints."""
+    for path in paths:
+        with disk_errors(path):
+            remove_folder(path)
 
 
 def load(folder: Path) -> Checkpoint | None:

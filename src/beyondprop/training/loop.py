@@ -10,12 +10,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from beyondprop.errors import UserError
 from beyondprop.rule import Rule
+from beyondprop.training.averaging import WeightAverage
 from beyondprop.training.interrupts import StopSignals
 from beyondprop.training.progress import Display
 from beyondprop.training.run_folder import RunFolder
 from beyondprop.training.sources import Source, device_of
 from beyondprop.training.tracking import Tracker
-from beyondprop.training.trainer import Pass, Trainer
+from beyondprop.training.trainer import Pass, Team, Trainer
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,12 @@ def fit(
     validation: Any = None,
     inference: dict[str, Any] | None = None,
     precision: str = "float32",
+    ema: float = 0.0,
     run: RunFolder | None = None,
     checkpoint_seconds: float = 120.0,
     progress: bool = True,
     tensorboard: bool = False,
+    team: Team | None = None,
 ) -> FitResult:
     """Train a rule.
 
@@ -73,11 +76,16 @@ def fit(
             first thousand training samples and called train accuracy.
         inference: Options of `rule(x, **inference)` where accuracy is measured.
         precision: `"float32"`, or `"bf16"` for autocast to bfloat16 around the rule.
+        ema: Decay of an exponential moving average of the weights; 0 makes none. The average takes the weights' place
+            where accuracy is measured, in the checkpoint, and in the rule when `fit` returns; see
+            `beyondprop.training.averaging.WeightAverage`.
         run: Where metrics, checkpoints and curves go; the training goes on from its checkpoint. None keeps nothing.
         checkpoint_seconds: Longest time between two checkpoints; there is one at the end of an epoch as well, unless
             the last is less than a second old. 0 saves one after every step.
         progress: Whether to show a bar (in a terminal) or a line an epoch (elsewhere) on stderr.
         tensorboard: Whether to write scalars for TensorBoard into the run folder too.
+        team: Where several processes train the rule together: this one's `beyondprop.parallel.Share` of it. No
+            accuracy is measured then.
 
     Returns:
         Counts, time and the epochs' records.
@@ -117,11 +125,13 @@ def fit(
             validation=None if validation is None else Source(validation, device),
             inference=inference,
             precision=precision,
+            average=WeightAverage(rule, ema) if ema != 0 else None,
             run=run,
             checkpoint_seconds=checkpoint_seconds,
             tracker=tracker,
             display=display,
             signals=signals,
+            team=team,
         ).train()
     totals = tracker.totals
     epoch_records = [record for record in tracker.records if "seconds" in record]

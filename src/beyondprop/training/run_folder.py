@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,9 @@ from beyondprop.training.provenance import library_version, source_commit
 SETTINGS, METRICS, CURVES, RESULT, LOCK = "settings.json", "metrics.jsonl", "curves.png", "result.json", ".lock"
 # A run may go on at another place: these do not make it another run.
 MOVABLE = {"execution.device", "execution.threads"}
+RANK = re.compile(r"rank-(\d+)")  # folders below a run's own: those of the processes that share it out
+# Settings that runs of older versions do not name, and what they were trained with.
+UNNAMED = {"settings.ema": 0.0, "settings.encoder": "paper", "settings.encoder_width": 64}
 
 
 class RunFolder:
@@ -38,6 +42,8 @@ class RunFolder:
         path: The folder; made if it is not there.
         settings: What tells this run from another; must survive JSON. Stored with versions and commits.
         resume: Whether to go on with what the folder holds; with nothing there a run begins anew.
+        latest: Go on from no later checkpoint than that of this step; later ones are removed.
+        keep: How many checkpoints stand at a time.
 
     Attributes:
         settings: As they are stored.
@@ -52,8 +58,17 @@ class RunFolder:
             another process trains in it; it cannot be written to; its checkpoint or its settings are damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        latest: int | None = None,
+        keep: int = 1,
+    ) -> None:
         self.path = Path(path)
+        self._keep = keep
         self.checkpoint: Checkpoint | None = None
         self.result: dict[str, Any] | None = None
         existed = self.path.exists()
@@ -61,7 +76,7 @@ class RunFolder:
         self._lock: int | None = _lock(self.path)
         self._made_here = not existed
         try:
-            self._open(json.loads(json.dumps(dict(settings))), resume)
+            self._open(json.loads(json.dumps(dict(settings))), resume, latest)
         except BaseException:
             self.close()
             raise
@@ -110,7 +125,7 @@ class RunFolder:
         with disk_errors(self.path / METRICS), (self.path / METRICS).open("ab") as file:
             os.fsync(file.fileno())
             length = file.tell()
-        checkpoint.save(self.path, step, rule, {**state, "metrics_length": length})
+        checkpoint.save(self.path, step, rule, {**state, "metrics_length": length}, self._keep)
 
     def append_metrics(self, records: list[dict[str, Any]]) -> None:
         """Append records to metrics.jsonl."""
@@ -150,24 +165,26 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / SETTINGS).exists():  # before the lock leaves a file of ours among somebody's own
             ours = {LOCK, SETTINGS + PARTIAL}
-            others = sorted(path.name for path in self.path.iterdir() if path.name not in ours)
+            others = sorted(p.name for p in self.path.iterdir() if p.name not in ours and not RANK.fullmatch(p.name))
             if others:
                 raise RunError(
                     f"{self.path} holds other files ({others[0]}) and no run: choose an empty or a new folder"
                 )
 
-    def _open(self, settings: dict[str, Any], resume: bool) -> None:
+    def _open(self, settings: dict[str, Any], resume: bool, latest: int | None) -> None:
         present = read_settings(self.path) if (self.path / SETTINGS).exists() else None
         if present is not None and not resume:
             raise RunError(f"{self.path} holds a run already: go on with --resume, or choose another folder")
         if present is not None:
-            _refuse_other_settings(self.path, settings, present)
+            refuse_other_settings(self.path, settings, present)
         self._sweep()
         if present is not None:
             self.result = self._read_result()
             self.settings = present
             if self.result is not None:
                 return
+            if latest is not None:
+                checkpoint.drop(path for step, path in checkpoint.standing(self.path) if step > latest)
             self.checkpoint = checkpoint.load(self.path)
             self._cut_metrics(self.checkpoint.state["metrics_length"] if self.checkpoint else 0)
         commits = list(present["commits"]) if present else []
@@ -227,9 +244,20 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _refuse_other_settings(path: Path, wanted: dict[str, Any], present: dict[str, Any]) -> None:
+def refuse_other_settings(path: Path, wanted: dict[str, Any], present: dict[str, Any]) -> None:
+    """Refuse to take one run for another.
+
+    Args:
+        path: Of the run that is present, for the error.
+        wanted: Settings as `RunFolder` takes them.
+        present: Settings as they are stored.
+
+    Raises:
+        RunError: They differ in more than where the run is computed; the message names the first difference.
+    """
     ours = {key: value for key, value in present.items() if key not in ("commits", "versions")}
-    new, old = _flat(wanted), _flat(ours)
+    new = _flat(wanted)
+    old = {name: value for name, value in UNNAMED.items() if name in new} | _flat(ours)
     for name in sorted(new.keys() | old.keys()):
         if name not in MOVABLE and new.get(name) != old.get(name):
             raise RunError(

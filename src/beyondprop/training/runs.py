@@ -17,8 +17,9 @@ from beyondprop.recipes.recipe import Recipe, Settings
 from beyondprop.training.assembly import LoadedRun, assemble, make_optimizer, make_scheduler
 from beyondprop.training.curves import draw_curves
 from beyondprop.training.execution import Execution
-from beyondprop.training.loop import fit
+from beyondprop.training.loop import FitResult, fit
 from beyondprop.training.run_folder import RunFolder
+from beyondprop.training.trainer import Team
 
 MOST_TRAINING_IMAGES = 10_000  # on which the training accuracy is measured at the end
 
@@ -78,20 +79,33 @@ def train(
     """
     check_fields(settings, execution)
     about = {"recipe": recipe.id, "settings": asdict(settings), "execution": asdict(execution)}
-    with RunFolder(folder, about, resume=resume) as run, _threads(execution.threads):
+    with RunFolder(folder, about, resume=resume) as run, use_threads(execution.threads):
         if run.result is None:
-            _train(run, assemble(recipe, settings, execution, splits), progress, checkpoint_seconds, tensorboard)
-        return _outcome(run)
+            built = assemble(recipe, settings, execution, splits)
+            fitted = fit_experiment(
+                built, run, progress=progress, checkpoint_seconds=checkpoint_seconds, tensorboard=tensorboard
+            )
+            write_outcome(run, built, cost_of(fitted))
+        return outcome_of(run)
 
 
-def _train(run: RunFolder, built: LoadedRun, progress: bool, checkpoint_seconds: float, tensorboard: bool) -> None:
+def fit_experiment(
+    built: LoadedRun,
+    run: RunFolder,
+    *,
+    progress: bool,
+    checkpoint_seconds: float,
+    tensorboard: bool,
+    team: Team | None = None,
+) -> FitResult:
+    """Train what a recipe has built to its last epoch, by its optimizer and schedule; arguments as in `fit`."""
     rule, settings, experiment = built.rule, built.settings, built.experiment
     batches = built.batches(built.splits.train, training=True)
     stages = len(rule.stages)  # each one passes over the data as often as there are epochs, whatever its span
     optimizer = experiment.optimizer or make_optimizer(rule, settings)
     if built.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(built.device)
-    fitted = fit(
+    return fit(
         rule,
         batches,
         optimizer=optimizer,
@@ -100,28 +114,41 @@ def _train(run: RunFolder, built: LoadedRun, progress: bool, checkpoint_seconds:
         validation=built.batches(built.validation) if built.validation is not None else None,
         inference=experiment.inference,
         precision=built.execution.precision,
+        ema=settings.ema,
         run=run,
         checkpoint_seconds=checkpoint_seconds,
         progress=progress,
         tensorboard=tensorboard,
+        team=team,
     )
+
+
+def cost_of(fitted: FitResult) -> dict[str, Any]:
+    """What a training took, as result.json has it."""
+    return {
+        "train_seconds": fitted.seconds,
+        "images_per_second": fitted.images_per_second,
+        "peak_memory_bytes": fitted.peak_memory_bytes,
+    }
+
+
+def write_outcome(run: RunFolder, built: LoadedRun, about: dict[str, Any]) -> None:
+    """Measure the trained rule and finish the run folder: curves and result.json, which has `about` in it."""
     metrics = _final_metrics(built)
     run.write_curves(draw_curves(run.metrics(), f"{built.recipe.id}: test accuracy {metrics['test_accuracy']:.2%}"))
     run.write_result(
         {
             **run.settings,
             "metrics": metrics,
-            "train_seconds": fitted.seconds,
-            "images_per_second": fitted.images_per_second,
-            "peak_memory_bytes": fitted.peak_memory_bytes,
             "device": _describe(built.device),
             "threads": torch.get_num_threads(),
+            **about,
         }
     )
 
 
 def _final_metrics(built: LoadedRun) -> dict[str, Any]:
-    """Accuracies by the experiment's inference, then its own measures; the last epoch's weights, always."""
+    """Accuracies by the experiment's inference, then its own measures; the last epoch's weights (or average)."""
     train_images = built.splits.train
     splits: dict[str, ImageSet | None] = {
         "test": built.splits.test,
@@ -135,7 +162,8 @@ def _final_metrics(built: LoadedRun) -> dict[str, Any]:
     return metrics | built.measures(built.splits.test)
 
 
-def _outcome(run: RunFolder) -> Outcome:
+def outcome_of(run: RunFolder) -> Outcome:
+    """What a finished run has come to."""
     result = run.result or {}
     return Outcome(
         metrics=result["metrics"],
@@ -152,7 +180,7 @@ def _describe(device: torch.device) -> str:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def use_threads(count: int | None) -> Iterator[None]:
     """Use so many threads, then as many as before."""
     former = torch.get_num_threads()
     if count is not None:

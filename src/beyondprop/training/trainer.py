@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from beyondprop.errors import NonFiniteError, RunError, UserError
 from beyondprop.rule import Rule
+from beyondprop.training.averaging import WeightAverage
 from beyondprop.training.evaluation import autocast, evaluate
 from beyondprop.training.interrupts import Interrupted, StopSignals
 from beyondprop.training.memory import peak_memory_bytes
@@ -34,6 +36,20 @@ class Pass(NamedTuple):
     stage: str | None
 
 
+class Team(Protocol):
+    """One of several processes that train a rule together; its `backward` takes the place of the rule's.
+
+    Attributes:
+        in_step: Whether the processes wait for each other at every step. They can then go on together only from one and
+            the same step, and so save at the end of each pass and never in between.
+    """
+
+    in_step: bool
+
+    def backward(self, x: Tensor, y: Tensor, phase: str | None = None) -> Tensor:
+        """As `Rule.backward`, and whatever the processes have to tell each other."""
+
+
 @dataclass(kw_only=True)
 class Trainer:
     """The state of one call of `fit`, whose arguments these are; `train` does the work."""
@@ -46,23 +62,26 @@ class Trainer:
     validation: Source | None
     inference: dict[str, Any] | None
     precision: str
+    average: WeightAverage | None
     run: RunFolder | None
     checkpoint_seconds: float
     tracker: Tracker
     display: Display
     signals: StopSignals
+    team: Team | None = None
     pass_start: dict[str, Tensor] = field(default_factory=dict)
     saved_step: int = 0
 
     def __post_init__(self) -> None:
         self.device = self.source.device
+        self.in_step = self.team is not None and self.team.in_step
         self.random = RandomState(self.device, self.source.generator)
         self.saved_at = self.refreshed_at = time.perf_counter()
 
     def train(self) -> None:
         """Train from where the run stands to the end of the plan."""
         if self.run is not None:
-            self.run.require_space(checkpoint_bytes(self.rule))
+            self.run.require_space(checkpoint_bytes(self.rule, self.average))
             self._restore(self.run)
         self.rule.train()
         try:
@@ -70,13 +89,17 @@ class Trainer:
                 self._pass(number)
                 self._end_pass(number)
         except Interrupted:
-            self._save()
-            message = f"interrupted after {self.totals.step} steps; the checkpoint is saved: resume to go on"
+            if not self.in_step:
+                self._save()
+            saved = f"checkpoint of step {self.saved_step} stands" if self.in_step else "checkpoint is saved"
+            message = f"interrupted after {self.totals.step} steps; the {saved}: resume to go on"
             raise Interrupted(message) from None
         except UserError:
             self.tracker.read()  # what led to it stands in the metrics
             raise
         self._save()
+        if self.average is not None:
+            self.average.apply()
         self.tracker.draw(final=True)
 
     @property
@@ -111,8 +134,10 @@ class Trainer:
         for phase in self.rule.phases:
             self.optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.precision):
-                loss = self.rule.backward(x, y, phase)
+                loss = (self.rule if self.team is None else self.team).backward(x, y, phase)
             self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         if self.scheduler is not None:
             self.scheduler.step()
@@ -125,7 +150,7 @@ class Trainer:
             self.display.update(self.totals, epoch, stage)
             self.refreshed_at = time.perf_counter()
         self._stop_if_told()
-        if time.perf_counter() - self.saved_at >= self.checkpoint_seconds:
+        if not self.in_step and time.perf_counter() - self.saved_at >= self.checkpoint_seconds:
             self._save()
 
     def _end_pass(self, number: int) -> None:
@@ -137,20 +162,27 @@ class Trainer:
         self.display.steps = self.totals.step // (number + 1) * len(self.plan)
         self.totals.passes, self.totals.batch = number + 1, 0
         pause = time.perf_counter() - self.saved_at
-        if self.saved_step == 0 or pause >= min(SHORTEST_PAUSE, self.checkpoint_seconds):
+        if self.in_step or self.saved_step == 0 or pause >= min(SHORTEST_PAUSE, self.checkpoint_seconds):
             self._save()
         self.tracker.draw(final=False)
 
     def _measure(self, number: int) -> dict[str, float]:
         """Accuracy (and, of held-out samples, loss) after an epoch."""
+        if self.team is not None:  # no process has the whole network before the end
+            return {}
         source, name = self.validation, "validation"
         if source is None:
             source, name = Source(self.source.sample(number), self.device), "train"
-        figures = evaluate(
-            self.rule, lambda: self._stoppable(source), inference=self.inference, precision=self.precision
-        )
+        with self._averaged():
+            figures = evaluate(
+                self.rule, lambda: self._stoppable(source), inference=self.inference, precision=self.precision
+            )
         kept = ("accuracy", "loss") if name == "validation" else ("accuracy",)  # the training loss stands there already
         return {f"{name}_{figure}": figures[figure] for figure in kept if figure in figures}
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The rule with the weights by which it predicts."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def _stoppable(self, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
         for pair in source.open(0):
@@ -174,8 +206,10 @@ class Trainer:
                 "pass_start": self.pass_start,
                 "stage": self.rule.stage,
                 "totals": self.tracker.saved(),
+                "average": self.average.saved() if self.average is not None else None,
             }
-            self.run.save_checkpoint(self.totals.step, self.rule, state)
+            with self._averaged():  # the stored weights are those that predict
+                self.run.save_checkpoint(self.totals.step, self.rule, state)
             self.saved_step = self.totals.step
         self.saved_at = time.perf_counter()
         self.tracker.start_clock()
@@ -194,6 +228,12 @@ class Trainer:
         if saved is None:
             return
         saved.restore_model(self.rule)
+        average = saved.state.get("average")  # not in checkpoints from before there was one
+        if self.average is not None and average is not None:
+            self.average.restore(average)
+        elif self.average is not None or average is not None:
+            made = "with" if average else "without"
+            raise RunError(f"the checkpoint in {run.path} is of a training {made} averaged weights: give the same ema")
         try:
             self.optimizer.load_state_dict(saved.state["optimizer"])
         except (ValueError, KeyError) as error:
@@ -208,8 +248,8 @@ class Trainer:
         self.saved_step = saved.step
 
 
-def checkpoint_bytes(rule: Rule) -> int:
+def checkpoint_bytes(rule: Rule, average: WeightAverage | None) -> int:
     """Upper estimate of the disk space that training takes: two checkpoints with two moments for each parameter."""
     weights = sum(v.nbytes for v in rule.state_dict().values() if isinstance(v, Tensor))
     moments = 2 * sum(parameter.nbytes for parameter in rule.parameters())
-    return 2 * (weights + moments) + 16 * 2**20
+    return 2 * (weights + moments + (average.nbytes if average is not None else 0)) + 16 * 2**20

@@ -26,8 +26,9 @@ class DenoisingBlock(nn.Module):
         classes: Number of classes.
         dim: Dimension d of z.
         hidden: Width of either path.
-        label_encoder: Where z is an image (prototype embeddings): maps z, reshaped to `label_shape`, to `features`
-            numbers; it takes the place of the label path's linear layers.
+        label_encoder: Where z is an image (prototype embeddings): maps z, reshaped to `label_shape`, to
+            `label_features` numbers; it takes the place of the label path's linear layers.
+        label_features: Length of what the label encoder gives; by default `features`.
         label_shape: Shape of z as an image, (channels, height, width).
     """
 
@@ -40,6 +41,7 @@ class DenoisingBlock(nn.Module):
         *,
         hidden: int = 256,
         label_encoder: nn.Module | None = None,
+        label_features: int | None = None,
         label_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
@@ -50,7 +52,8 @@ class DenoisingBlock(nn.Module):
             )
         else:
             reshape = nn.Unflatten(1, label_shape or (dim,))
-            self.label_path = nn.Sequential(reshape, label_encoder, nn.Linear(features, hidden), BatchNorm(hidden))
+            last = nn.Linear(label_features or features, hidden)
+            self.label_path = nn.Sequential(reshape, label_encoder, last, BatchNorm(hidden))
         self.fusion = nn.Sequential(
             nn.Linear(2 * hidden, hidden),
             BatchNorm(hidden),
@@ -72,6 +75,90 @@ class DenoisingBlock(nn.Module):
             Logits, shape (batch, classes).
         """
         return self.fusion(torch.cat([self.image_path(x), self.label_path(z)], dim=1))
+
+
+class TimedBlock(nn.Module):
+    """The block of NoProp-CT and NoProp-FM (arXiv 2503.24322, Figure 6, right): one for all times, without batch norm.
+
+        h                           what the encoder makes of x: ends in FC - ReLU
+        FC - ReLU (z)               label path
+        FC - ReLU (positions of t)  time path
+        all three - FC - ReLU - FC - ReLU - FC      fusion
+
+    Any module called as `block(z, h, t)` that returns class logits can stand in its place.
+
+    Args:
+        features: Length of h.
+        classes: Number of classes.
+        dim: Dimension d of z.
+        hidden: Width of the label and time paths.
+        label_encoder: Where z is an image (prototype embeddings): maps z, reshaped to `label_shape`, to
+            `label_features` numbers, before the label path's linear layer.
+        label_features: Length of what the label encoder gives.
+        label_shape: Shape of z as an image, (channels, height, width).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        dim: int,
+        *,
+        hidden: int = 256,
+        label_encoder: nn.Module | None = None,
+        label_features: int = 0,
+        label_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        if label_encoder is None:
+            self.label_path = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        else:
+            reshape = nn.Unflatten(1, label_shape or (dim,))
+            self.label_path = nn.Sequential(reshape, label_encoder, nn.Linear(label_features, hidden), nn.ReLU())
+        self.time_path = nn.Sequential(PositionalEmbedding(64), nn.Linear(64, hidden), nn.ReLU())
+        self.join = nn.Linear(features + 2 * hidden, hidden)
+        self.fusion = nn.Sequential(
+            nn.ReLU(), nn.Linear(hidden, hidden // 2), nn.ReLU(), nn.Linear(hidden // 2, classes)
+        )
+
+    def forward(self, z: Tensor, h: Tensor, t: Tensor) -> Tensor:
+        """Return class logits.
+
+        Args:
+            z: Noisy label embeddings, shape (batch, d).
+            h: What the encoder makes of x, shape (batch, features).
+            t: Time, shape (batch,), or a scalar that all samples share: its path is then run once.
+
+        Returns:
+            Logits, shape (batch, classes).
+        """
+        # The linear layer of the three side by side, without putting them there: one time serves the whole batch.
+        of_z, of_t = self.label_path(z), self.time_path(t)
+        parts = self.join.weight.split([h.shape[1], of_z.shape[1], of_t.shape[-1]], dim=1)
+        joined = F.linear(h, parts[0], self.join.bias) + F.linear(of_z, parts[1]) + F.linear(of_t, parts[2])
+        return self.fusion(joined)
+
+
+class PositionalEmbedding(nn.Module):
+    """Sines and cosines of t at frequencies from 1000 down to 0.1 radians per unit of time, evenly spread in logarithm.
+
+    These are the positions of Vaswani et al. (arXiv 1706.03762, Section 3.5) at 1000 t.
+
+    Args:
+        size: How many numbers stand for a time, half of them sines; even.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        exponents = torch.arange(size // 2) / (size // 2)
+        self.register_buffer("frequencies", 1000 * 10000**-exponents, persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Return shape (..., size) for times of shape (...)."""
+        angles = t.to(self.frequencies.dtype).unsqueeze(-1) * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class BatchNorm(nn.BatchNorm1d):

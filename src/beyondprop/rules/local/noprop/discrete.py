@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-from beyondprop.rule import Rule, check_labels, without_trace
+from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.rule import Rule, check_labels, descend, without_trace
+from beyondprop.rules.local.noprop.batched import find_difference, run_together
 from beyondprop.rules.local.noprop.blocks import DenoisingBlock, reinitialised_copy
-from beyondprop.rules.local.noprop.embedding import ClassEmbedding
+from beyondprop.rules.local.noprop.embedding import ClassEmbedding, ErrorKind
 from beyondprop.rules.local.noprop.schedule import DiscreteSchedule, cosine_schedule
 from beyondprop.rules.local.noprop.streams import block_stream, draw_step_seed
 
 Start = Literal["zero", "noise"]
 Readout = Literal["head", "last-block", "mean"]
+Execution = Literal["loop", "batched", "compiled"]
 
 
 class NoPropDT(Rule):
@@ -44,9 +46,18 @@ class NoPropDT(Rule):
         order: `"all-blocks"`: every batch trains all blocks. `"one-by-one"`: Algorithm 1, where every epoch passes over
             the data once for each t, training block t alone with the single-t estimate of the loss; the stages are the
             blocks.
+        error: What stands for ||û_t - u_y||²: `"squared"`, that itself, or `"cross-entropy"`
+            (`ClassEmbedding.denoising_error`).
+        execution: How a step trains the blocks. `"loop"`: one after another, so that memory holds the activations of
+            one block; the fastest on a CPU. `"batched"`: all at once by `torch.vmap`, equal to the loop but for
+            rounding, with T times its activations and a copy of the parameters in memory; for accelerators that wait
+            for the launch of small kernels. The blocks must have one structure; dropout draws from one stream for all
+            blocks, not from one for each. `"compiled"`: batched, under `torch.compile`, which needs what that needs,
+            such as a C++ compiler. Predictions always run block after block.
 
     Raises:
-        UnsupportedNetworkError: There are not T blocks, or two of them share a parameter.
+        UnsupportedNetworkError: There are not T blocks, or two of them share a parameter; or they are to run as one and
+            differ in more than their values, or (in `for_classifier`, or in the first `backward`) vmap cannot run them.
         UserError: An option is unknown or out of range; in `backward`, a label is out of range.
         NonFiniteError: In `backward`, when a block's loss is NaN or infinite; the message names the block.
 
@@ -70,6 +81,8 @@ class NoPropDT(Rule):
         head: Literal["softmax", "posterior"] = "softmax",
         sigma: float = 0.5,
         order: Literal["all-blocks", "one-by-one"] = "all-blocks",
+        error: ErrorKind = "squared",
+        execution: Execution = "loop",
     ) -> None:
         super().__init__()
         one_network = isinstance(blocks, nn.Module) and not isinstance(blocks, nn.ModuleList)
@@ -92,8 +105,19 @@ class NoPropDT(Rule):
             raise UserError(f"head must be 'softmax' or 'posterior', got {head!r}")
         if order not in ("all-blocks", "one-by-one"):
             raise UserError(f"order must be 'all-blocks' or 'one-by-one', got {order!r}")
-        self.eta, self.head_form, self.sigma, self.order = eta, head, sigma, order
+        if error not in ("squared", "cross-entropy"):
+            raise UserError(f"error must be 'squared' or 'cross-entropy', got {error!r}")
+        self.error = error
+        if execution not in ("loop", "batched", "compiled"):
+            raise UserError(f"execution must be 'loop', 'batched' or 'compiled', got {execution!r}")
+        if execution != "loop":
+            if order == "one-by-one":
+                raise UserError('order="one-by-one" trains one block at a time: use execution="loop"')
+            if difference := find_difference(list(self.network)):
+                raise UnsupportedNetworkError(f'{difference}; only execution="loop" trains blocks that differ')
+        self.eta, self.head_form, self.sigma, self.order, self.execution = eta, head, sigma, order, execution
         self.head = embedding.nearest_row_classifier()
+        self.train_only(range(1, len(self.network) + 1), head=True)
         if order == "one-by-one":
             self.stages = tuple(f"block {t}" for t in range(1, len(self.network) + 1))
 
@@ -149,29 +173,74 @@ class NoPropDT(Rule):
         encoders = [nn.Sequential(reinitialised_copy(network), nn.Flatten()) for _ in range(steps)]
         blocks = [DenoisingBlock(e, features, classes, embedding.dim, hidden=hidden) for e in encoders]
         rule = cls(blocks, embedding, **options)
-        return rule.to(device=example.device, dtype=example.dtype if example.is_floating_point() else None)
+        rule.to(device=example.device, dtype=example.dtype if example.is_floating_point() else None)
+        if rule.execution != "loop":  # refuses here what vmap cannot run
+            with without_trace(rule):
+                z = rule.embedding.table.new_zeros(steps, len(example), embedding.dim)
+                run_together(list(rule.network), z, example)
+        return rule
 
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Train each block on its own noisy labels, then the head on the least noisy ones."""
         del phase
         y = check_labels(y, self.embedding.classes)
         steps, seed = len(self.network), draw_step_seed()
-        with block_stream(seed, 0, x.device):
-            total = self._head_loss(y)
-        _descend(total, "the head p_out")
+        total = self.embedding.table.new_zeros(())
+        if self.trains_head:
+            with block_stream(seed, 0, x.device):
+                total = self._head_loss(y)
+            descend(total, "the head p_out")
         if self.stage is None:
-            ts: Sequence[int] = range(1, steps + 1)
+            ts: Sequence[int] = sorted(self.trained_blocks)
             share = 1.0
         else:  # Algorithm 1 estimates the sum over t by T times one of its terms
-            ts = (self.stages.index(self.stage) + 1,)
+            ts = [t for t in (self.stages.index(self.stage) + 1,) if t in self.trained_blocks]
             share = float(steps)
         total = total.detach()
+        if self.execution != "loop" and ts:
+            return total + self._train_together(ts, seed, x, y)
         for t in ts:
             with block_stream(seed, t, x.device):
-                loss = share * self._denoising_loss(t, x, y)
-            _descend(loss, f"block {t}")  # frees this block's activations before the next block runs
+                logits = self._logits(t, self.noisy_label(t - 1, y), x)
+                loss = share * self._denoising_loss(logits, y, self.schedule.snr_increment(t))
+            descend(loss, f"block {t}")  # frees this block's activations before the next block runs
             total = total + loss.detach()
         return total
+
+    def _train_together(self, ts: Sequence[int], seed: int, x: Tensor, y: Tensor) -> Tensor:
+        """What the loop over these blocks does, all at once."""
+        noisy = []
+        for t in ts:
+            with block_stream(seed, t, x.device):
+                noisy.append(self.noisy_label(t - 1, y))
+        blocks = [self.network[t - 1] for t in ts]
+        # The stream of dropout is told apart by the first of the blocks: other processes train others.
+        with block_stream(seed, len(self.network) + ts[0], x.device):
+            logits = run_together(blocks, torch.stack(noisy), x, compiled=self.execution == "compiled")
+        self._check_logits(ts[0], logits[0], x)
+        increments = self.embedding.table.new_tensor([self.schedule.snr_increment(t) for t in ts])
+        losses = self._denoising_loss(logits, y, increments)
+        for i in (~losses.isfinite()).nonzero().flatten()[:1].tolist():
+            descend(losses[i], f"block {ts[i]}")  # raises
+        descend(losses.sum(), "the blocks")
+        return losses.detach().sum()
+
+    def train_only(self, blocks: Iterable[int], *, head: bool) -> None:
+        """Train some of the blocks alone from now on, as one of several processes does (`beyondprop.parallel`).
+
+        Blocks draw from streams of their own, so that each learns the same whoever trains the others. `rule(x)` runs
+        all of them as before.
+
+        Args:
+            blocks: Numbers of those to be trained, from 1; `parameter_groups` names their parameters only.
+            head: Whether the head is trained.
+
+        Raises:
+            UserError: There is no such block.
+        """
+        self.trained_blocks, self.trains_head = frozenset(blocks), head
+        if unknown := self.trained_blocks.difference(range(1, len(self.network) + 1)):
+            raise UserError(f"there is no block {min(unknown)}: the blocks are 1 to {len(self.network)}")
 
     def noisy_label(self, t: int, y: Tensor) -> Tensor:
         """Draw z_t ~ q(z_t | y) of (6), shape (batch, d), for t = 0..T."""
@@ -226,27 +295,31 @@ class NoPropDT(Rule):
         return torch.stack([logits.to(z.dtype).log_softmax(dim=-1) for logits in said])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Blocks, head and, where it is learned, the embedding."""
+        """Blocks and head, so far as they are trained here, and the embedding where it is learned."""
+        blocks = [self.network[t - 1] for t in sorted(self.trained_blocks)]
         groups = [
-            {"name": "blocks", "params": [p for p in self.network.parameters() if p.requires_grad]},
-            {"name": "head", "params": list(self.head.parameters())},
+            {"name": "blocks", "params": [p for block in blocks for p in block.parameters() if p.requires_grad]},
+            {"name": "head", "params": list(self.head.parameters()) if self.trains_head else []},
             {"name": "embedding", "params": list(self.embedding.parameters())},
         ]
         return [group for group in groups if group["params"]]
 
-    def _denoising_loss(self, t: int, x: Tensor, y: Tensor) -> Tensor:
-        u = self.embedding(y)
-        error = self.embedding.expected(self._logits(t, self.noisy_label(t - 1, y), x)) - u
-        return 0.5 * self.eta * self.schedule.snr_increment(t) * error.square().sum(dim=1).mean()
+    def _denoising_loss(self, logits: Tensor, y: Tensor, snr_increment: float | Tensor) -> Tensor:
+        """Of one block's logits, shape (batch, classes), or of several blocks', with one increment for each."""
+        error = self.embedding.denoising_error(logits, y, self.error)
+        return 0.5 * self.eta * snr_increment * error.mean(dim=-1)
 
     def _logits(self, t: int, z: Tensor, x: Tensor) -> Tensor:
         logits = self.network[t - 1](z, x)
+        self._check_logits(t, logits, x)
+        return logits
+
+    def _check_logits(self, t: int, logits: Tensor, x: Tensor) -> None:
         expected = (len(x), self.embedding.classes)
         if logits.shape != expected:
             raise UnsupportedNetworkError(
                 f"block {t} returns shape {tuple(logits.shape)}, but class logits have (batch, classes) = {expected}"
             )
-        return logits
 
     def _head_loss(self, y: Tensor) -> Tensor:
         u = self.embedding(y)
@@ -261,10 +334,8 @@ class NoPropDT(Rule):
             logits = self.head(z)
             if self.head_form == "softmax":
                 return logits.log_softmax(dim=-1)
-            rows = self.embedding.rows
-            # -||ỹ - u||² / 2 up to ||ỹ||², which is common to all classes.
-            closeness = self.embedding.expected(logits) @ rows.T - 0.5 * rows.square().sum(dim=1)
-            return (closeness / self.sigma**2).log_softmax(dim=-1)
+            nearness = self.embedding.nearness(self.embedding.expected(logits))
+            return (nearness / self.sigma**2).log_softmax(dim=-1)
 
     def _start(self, start: Start, batch: int) -> Tensor:
         if start not in ("zero", "noise"):
@@ -280,13 +351,3 @@ class NoPropDT(Rule):
         if readout == "mean":
             return spoken.logsumexp(dim=0) - math.log(len(spoken))
         raise UserError(f"readout must be 'head', 'last-block' or 'mean', got {readout!r}")
-
-
-def _descend(loss: Tensor, where: str) -> None:
-    if not loss.isfinite():
-        raise NonFiniteError(
-            f"the loss of {where} is {loss.item()}: check the data for NaN, or lower the learning rate"
-        )
-    if loss.requires_grad:  # a frozen block has nothing to learn
-        loss.backward()
-        torch.clear_autocast_cache()  # or the cast weights of every block would stay until the last one has run

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import UserError
+
+ErrorKind = Literal["squared", "cross-entropy"]
 
 
 class ClassEmbedding(nn.Module):
@@ -68,10 +72,37 @@ class ClassEmbedding(nn.Module):
 
     def expected(self, logits: Tensor) -> Tensor:
         """û = softmax(logits) W_Embed, shape (batch, d), of logits of shape (batch, classes)."""
+        return self.combined(logits.to(self.table.dtype).softmax(dim=-1))
+
+    def denoising_error(self, logits: Tensor, y: Tensor, kind: ErrorKind) -> Tensor:
+        """How far what a block says is from the truth, for each sample.
+
+        Args:
+            logits: Of a block, shape (batch, classes), or of several, (blocks, batch, classes).
+            y: Labels, shape (batch,).
+            kind: `"squared"`: ||û - u_y||², the paper's. `"cross-entropy"`: -log softmax(logits)_y, which diffusion
+                models of words train by (Dieleman et al., arXiv 2211.15089, Section 3.2): its gradient does not vanish
+                where the block is wrong and sure, as it is for long with many classes.
+
+        Returns:
+            The shape of logits without the last dimension.
+        """
+        if kind == "squared":
+            return (self.expected(logits) - self(y)).square().sum(dim=-1)
+        likely = logits.to(self.table.dtype).log_softmax(dim=-1)
+        return -likely.gather(-1, y.expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+
+    def combined(self, weights: Tensor) -> Tensor:
+        """The rows' sum with given weights, shape (batch, d), of weights of shape (batch, classes)."""
         # Not under autocast: the denoising error is a small difference of û and u, which bf16 would drown.
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.autocast(weights.device.type, enabled=False):
+            return weights.to(self.table.dtype) @ self.rows
+
+    def nearness(self, z: Tensor) -> Tensor:
+        """u·z - ||u||²/2, shape (batch, classes): -||z - u||²/2 up to ||z||², which is common to all classes."""
+        with torch.autocast(z.device.type, enabled=False):
             rows = self.rows
-            return logits.to(rows.dtype).softmax(dim=-1) @ rows
+            return z @ rows.T - 0.5 * rows.square().sum(dim=1)
 
     def nearest_row_classifier(self, sharpness: float = 10.0) -> nn.Linear:
         """Make a linear head that starts as the nearest row: logits k (u·z - ||u||²/2).

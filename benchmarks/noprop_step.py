@@ -23,7 +23,7 @@ Ours is `NoPropDT` with fused AdamW and channels_last, in float32 and under bf16
 - Back-propagation through the same ten blocks (the paper's baseline, `ResidualChain`), as fast as ours: fused,
   channels_last, float32 and bf16.
 - Our own batched blocks, `NoPropDT(..., execution="batched")`, at this size and at that of `noprop-dt/digits` (images
-  of 8x8; 16, 32 and 64 channels, hidden 64), each beside our loop in the same precision, which is the peer in these rows.
+  of 8x8; 16, 32 and 64 channels, hidden 64), beside our loop in the same precision, which is the peer of these rows.
 
 Memory is counted tensor by tensor (`beyondprop.measure`), the same on every machine; on CUDA also by the allocator.
 Without --peer its rows keep null.

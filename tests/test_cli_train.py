@@ -127,3 +127,46 @@ def test_interrupted_run_tells_how_to_go_on(runs: Path, monkeypatch: pytest.Monk
     folder = runs / "bp" / "digits" / "seed-0"
     expected = f"stopped after step 3; go on with: beyondprop train bp/digits --epochs 2 --out {folder} --resume\n"
     assert capsys.readouterr().err == expected
+
+
+def test_evaluation_by_steps_gives_a_table_and_a_picture(runs: Path, capsys: pytest.CaptureFixture[str]):
+    small = ["--epochs", "1", "--batch-size", "512", "--first-width", "2", "--hidden", "8", "--threads", "1"]
+    assert main(["train", "noprop-fm/digits", *small, "--quiet"]) == 0
+    folder = runs / "noprop-fm" / "digits" / "seed-0"
+    evaluate = ["evaluate", "noprop-fm/digits/seed-0"]
+    capsys.readouterr()
+
+    assert main([*evaluate, "--json"]) == 0
+    as_trained = json.loads(capsys.readouterr().out)
+    assert as_trained["inference"] == {"steps": 20, "method": "euler", "grid": "uniform", "start": "zero"}
+    assert as_trained["accuracy"] == as_trained["test_accuracy_in_20_steps"]
+
+    assert main([*evaluate, "--steps", "20", "1", "3", "--json"]) == 0
+    by_steps = json.loads(capsys.readouterr().out)["by_steps"]
+    assert list(by_steps) == ["1", "3", "20"]
+    assert by_steps["20"]["loss"] == as_trained["loss"]
+    assert (folder / "steps.png").read_bytes().startswith(b"\x89PNG")
+    assert main([*evaluate, "--steps", "3", "1"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[1:4]] == ["steps", "1", "3"]
+    assert f"{100 * by_steps['3']['accuracy']:.2f} %" in table[3]
+
+    assert main([*evaluate, "--steps", "3", "--method", "heun", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["inference"]["steps"], figures["inference"]["method"]) == (3, "heun")
+    assert figures["loss"] != by_steps["3"]["loss"]
+    assert "test_accuracy_in_1_steps" not in figures  # they are of the run's own inference
+
+
+def test_evaluation_takes_the_flags_of_the_runs_recipe_alone(runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "noprop-dt/digits", *SMALL, "--quiet"]) == 0
+    evaluate = ["evaluate", "noprop-dt/digits/seed-0"]
+    assert main([*evaluate, "--readout", "last-block", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["inference"]["readout"] == "last-block"
+    for flags, complaint in (
+        (["--steps", "3"], "does not choose its steps"),
+        (["--eta", "3"], "no flag --eta"),
+        (["--readout", "first"], "invalid choice 'first'"),
+    ):
+        assert main([*evaluate, *flags]) == 2
+        assert complaint in capsys.readouterr().err

@@ -11,7 +11,7 @@ import textwrap
 from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from beyondprop.checks import suggestion
 from beyondprop.errors import UserError
@@ -39,7 +39,7 @@ def parse(
         prog: The command, with its positional words, for the usage line.
         description: A paragraph and examples, for the help.
         words: How many positional words may stand among the flags; -1 for any number.
-        without: Fields that get no flag.
+        without: Fields that get no flag: names, or `GROUP.name` for those of one group.
         **groups: The dataclass instances by group name; their fields become flags, their values the defaults.
 
     Returns:
@@ -49,7 +49,8 @@ def parse(
         UserError: A flag is unknown, lacks its value or has one of a wrong type, or there are too many words.
     """
     # One group after the other, so that the help shows them apart.
-    shown = {name: _hide(group, without) for name, group in groups.items()}
+    hidden = {name: _hidden(name, without) for name in groups}
+    shown = {name: _hide(group, hidden[name]) for name, group in groups.items()}
     kind = make_dataclass("Flags", [(name, type(group), field(default=group)) for name, group in shown.items()])
     caught = io.StringIO()
     parsed: Any
@@ -68,7 +69,7 @@ def parse(
         if leaving.code in {0, None}:
             raise
         raise UserError(f"{_condense(caught.getvalue())} (see `{prog} --help`)") from None
-    known = ["--" + f.name.replace("_", "-") for g in groups.values() for f in fields(g) if f.name not in without]
+    known = [f"--{f.name.replace('_', '-')}" for n, g in groups.items() for f in fields(g) if f.name not in hidden[n]]
     for word in rest:
         if word.startswith("-"):
             name = word.split("=")[0].replace("_", "-")
@@ -97,10 +98,15 @@ def split_recipe(argv: list[str], default: str | None) -> tuple[str, list[str]]:
     return default or "noprop-dt/digits", argv
 
 
-def _hide(group: Any, names: tuple[str, ...]) -> Any:
+def _hidden(group: str, without: tuple[str, ...]) -> set[str]:
+    return {name.removeprefix(f"{group}.") for name in without}
+
+
+def _hide(group: Any, names: set[str]) -> Any:
     """Make a dataclass instance of a subclass in which some of the fields get no flag."""
+    kinds = get_type_hints(type(group))  # annotations are words of the modules that they were written in
     hidden = [
-        (f.name, Annotated[f.type, tyro.conf.Fixed, tyro.conf.Suppress], field(default=getattr(group, f.name)))
+        (f.name, Annotated[kinds[f.name], tyro.conf.Fixed, tyro.conf.Suppress], field(default=getattr(group, f.name)))
         for f in fields(group)
         if f.name in names
     ]

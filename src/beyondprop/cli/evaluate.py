@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from beyondprop import training
+from beyondprop.catalogue import find_recipe
+from beyondprop.checks import check
 from beyondprop.cli.arguments import parse
 from beyondprop.cli.output import aligned, say, say_json
-from beyondprop.errors import UserError
+from beyondprop.errors import RunError, UserError
+from beyondprop.recipes.recipe import Recipe, Settings
 from beyondprop.reproduce import runs_root
 
 HELP = """Measures a trained run on a split of its data, with the weights of its last checkpoint: accuracy and loss by
 the recipe's own inference, and what else the recipe measures, such as each block alone beside the whole chain. RUN
-is a run folder, or its path below $BEYONDPROP_RUNS.
+is a run folder, or its path below $BEYONDPROP_RUNS; it comes first.
+
+What a recipe's settings say of its inference can be changed here, by flags of the same names: `beyondprop evaluate
+RUN --help` shows those of the run's recipe. Several numbers of steps give a table, and a picture in the run folder.
 
 Examples:
   beyondprop evaluate runs/mine
   beyondprop evaluate noprop-dt/digits/seed-0 --split train --json
+  beyondprop evaluate noprop-fm/digits/seed-0 --steps 1 2 5 20 1000 --method heun
 """
 
 
@@ -28,6 +35,8 @@ class Output:
 
     split: Literal["test", "validation", "train"] = "test"
     """Images to measure on; validation needs a run that held some out."""
+    steps: tuple[int, ...] = ()
+    """From noise to label, for recipes that take any number of steps to predict; by default as the run says."""
     device: str | None = None
     """Where it is computed; by default as the run was."""
     json: bool = False
@@ -36,16 +45,42 @@ class Output:
 
 def run(argv: list[str]) -> None:
     """Run the command."""
-    words, given = parse(argv, "beyondprop evaluate RUN", HELP, words=1, output=Output())
+    named = next((folder for word in argv if not word.startswith("-") and (folder := _look_for(word))), None)
+    recipe, settings = (None, None) if named is None else _stored(named)
+    groups: dict[str, Any] = {"output": Output()}
+    hidden: tuple[str, ...] = ()
+    if recipe is not None:
+        inference = [name for name in recipe.inference if name != "steps"]
+        hidden = tuple(f"recipe.{f.name}" for f in fields(recipe.settings) if f.name not in inference)
+        groups = {"recipe": settings, **groups} if inference else groups
+    words, given = parse(argv, "beyondprop evaluate RUN", HELP, words=1, without=hidden, **groups)
     if not words:
         raise UserError("evaluate needs a run folder: beyondprop evaluate RUN (see `beyondprop evaluate --help`)")
     output: Output = given.output
     folder = _find(words[0])
+    if output.steps and recipe is not None and "steps" not in recipe.inference:
+        raise UserError(f"{recipe.id} does not choose its steps when it predicts: leave --steps out")
+    for steps in output.steps:
+        check(steps=steps)
     loaded = training.load_run(folder, device=output.device)
-    figures, measures = _measure(loaded, output.split)
+    chosen = {name: getattr(given.recipe, name) for name in loaded.recipe.inference if name != "steps"}
+    changed = bool(output.steps) or any(getattr(settings, name) != value for name, value in chosen.items())
+    loaded.experiment.inference |= chosen
+    if len(output.steps) > 1:
+        _tell_by_steps(loaded, folder, output)
+    else:
+        loaded.experiment.inference |= {"steps": output.steps[0]} if output.steps else {}
+        _tell(loaded, folder, output, with_measures=not changed)
+
+
+def _tell(loaded: Any, folder: Path, output: Output, *, with_measures: bool) -> None:
+    """Accuracy, loss and, where the run's own inference is asked for, the recipe's measures."""
+    images = _images(loaded, output.split)
+    figures = loaded.evaluate(images)
+    measures = loaded.measures(images) if with_measures else {}
+    measures = {name.replace("test", output.split): value for name, value in measures.items()}
     if output.json:
-        about = {"recipe": loaded.recipe.id, "folder": str(folder), "split": output.split}
-        say_json({**about, **figures, **measures})
+        say_json({**_about(loaded, folder, output), **figures, **measures})
         return
     say(f"{loaded.recipe.id}, {output.split} split: {figures['count']} images, {folder}")
     single = {"accuracy": figures["accuracy"], "loss": figures["loss"]}
@@ -59,20 +94,62 @@ def run(argv: list[str]) -> None:
             say(aligned([*rows, ("whole network", _figure("accuracy", figures["accuracy"]))]))
 
 
+def _tell_by_steps(loaded: Any, folder: Path, output: Output) -> None:
+    """A table and a picture of accuracy against steps."""
+    from beyondprop.training.atomic import write_file  # noqa: PLC0415  # they import torch and matplotlib
+    from beyondprop.training.curves import draw_accuracy_by_steps  # noqa: PLC0415
+
+    images, figures = _images(loaded, output.split), {}
+    for steps in sorted(set(output.steps)):
+        loaded.experiment.inference["steps"] = steps
+        figures[steps] = loaded.evaluate(images)
+    accuracies = {steps: figure["accuracy"] for steps, figure in figures.items()}
+    picture = folder / "steps.png"
+    write_file(picture, draw_accuracy_by_steps(accuracies, f"{loaded.recipe.id}, {output.split} split"))
+    if output.json:
+        by_steps = {str(steps): figure for steps, figure in figures.items()}
+        say_json({**_about(loaded, folder, output), "by_steps": by_steps, "picture": str(picture)})
+        return
+    say(f"{loaded.recipe.id}, {output.split} split: {len(images)} images, {folder}")
+    rows = [(str(n), _figure("accuracy", f["accuracy"]), _figure("loss", f["loss"])) for n, f in figures.items()]
+    say(aligned([("steps", "accuracy", "loss"), *rows]))
+    say(f"picture  {picture}")
+
+
+def _about(loaded: Any, folder: Path, output: Output) -> dict[str, Any]:
+    inference = {name: value for name, value in loaded.experiment.inference.items() if len(output.steps) < 2}
+    return {"recipe": loaded.recipe.id, "folder": str(folder), "split": output.split, "inference": inference}
+
+
+def _look_for(word: str) -> Path | None:
+    return next((folder for folder in (Path(word), runs_root() / word) if folder.is_dir()), None)
+
+
 def _find(word: str) -> Path:
-    for folder in (Path(word), runs_root() / word):
-        if folder.is_dir():
-            return folder
-    raise UserError(f"there is no run folder {word}, nor one of this name below {runs_root()}")
+    folder = _look_for(word)
+    if folder is None:
+        raise UserError(f"there is no run folder {word}, nor one of this name below {runs_root()}")
+    return folder
 
 
-def _measure(loaded: Any, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Accuracy and loss, and the recipe's own measures under names that say the split."""
+def _stored(folder: Path) -> tuple[Recipe | None, Settings | None]:
+    """Recipe of a run and its settings for inference; None where the folder holds none, which loading it will tell."""
+    from beyondprop.training.run_folder import read_settings  # noqa: PLC0415  # it imports torch
+
+    try:
+        stored = read_settings(folder)
+        recipe = find_recipe(stored["recipe"])
+    except (RunError, UserError, KeyError):
+        return None, None
+    known = {name: stored["settings"][name] for name in recipe.inference if name in stored["settings"]}
+    return recipe, replace(recipe.settings, **known)
+
+
+def _images(loaded: Any, split: str) -> Any:
     images = {"test": loaded.splits.test, "train": loaded.splits.train, "validation": loaded.validation}[split]
     if images is None:
         raise UserError("this run held no images out, so it has no validation split: train with --validation COUNT")
-    measured = loaded.measures(images)
-    return loaded.evaluate(images), {name.replace("test", split): value for name, value in measured.items()}
+    return images
 
 
 def _words(name: str) -> str:

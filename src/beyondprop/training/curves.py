@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,6 +13,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 LOSS, TRAIN, VALIDATION = "#4c72b0", "#dd8452", "#55a868"
+
+
+def draw_accuracy_by_steps(accuracies: Mapping[int, float], title: str) -> bytes:
+    """Draw how accuracy depends on the number of steps of a prediction.
+
+    Args:
+        accuracies: In 0..1, by number of steps.
+        title: Stands above.
+
+    Returns:
+        A PNG.
+    """
+    figure = Figure(figsize=(6.4, 3.8), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="steps of a prediction", ylabel="accuracy (%)", title=title, xscale="log")
+    steps = sorted(accuracies)
+    axes.plot(steps, [accuracies[n] for n in steps], color=VALIDATION, linewidth=1.8, marker="o", markersize=5)
+    axes.set_xticks(steps, [f"{n:,}" for n in steps])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))
+    return _png(figure, axes)
 
 
 def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
@@ -32,7 +53,11 @@ def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
     figure.suptitle(title, fontsize=12, fontweight="bold")
     _draw_loss(left, steps)
     _draw_accuracy(right, epochs)
-    for axes in (left, right):
+    return _png(figure, left, right)
+
+
+def _png(figure: Figure, *plots: Axes) -> bytes:
+    for axes in plots:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)

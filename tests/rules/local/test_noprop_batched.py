@@ -219,6 +219,20 @@ def test_every_block_has_a_dropout_mask_of_its_own(kind, memory_format):
     assert (kept[0] ^ kept[1]).double().mean().item() == pytest.approx(0.375, abs=0.02)
 
 
+def test_our_dropout_follows_vmap_over_any_dimension():
+    x = torch.ones(3, 2, 5000)
+    y = torch.vmap(Dropout(0.5), in_dims=1, out_dims=1, randomness="different")(x)
+    assert y.shape == x.shape
+    assert (y != 0).double().mean(dim=(0, 2)).sub(0.5).abs().max() < 0.03
+
+
+@pytest.fixture
+def one_noise(monkeypatch):
+    """Without noise in the labels: what a step draws beside them is dropout's."""
+    monkeypatch.setattr(NoPropDT, "noisy_label", lambda self, t, y: self.embedding(y))
+
+
+@pytest.mark.usefixtures("one_noise")
 def test_dropout_draws_anew_at_every_step_and_from_the_steps_seed():
     rule = paper_rule(dropout=0.5, execution="batched")
     x, y = images()
@@ -227,13 +241,30 @@ def test_dropout_draws_anew_at_every_step_and_from_the_steps_seed():
         rule.zero_grad()
         torch.manual_seed(seed)
         rule.backward(x, y)
-        found.append([p.grad.clone() for p in rule.network.parameters()])
+        found.append(torch.cat(block_gradients(rule)))
         after = torch.rand(1)
         torch.manual_seed(seed)
         torch.randint(2**32, ())
         assert torch.equal(torch.rand(1), after)  # the step takes one number from the generator, as the loop does
-    assert all(torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
-    assert not torch.equal(found[0][0], found[2][0])
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2], rtol=0.1)
+
+
+@pytest.mark.usefixtures("one_noise")
+def test_shares_of_different_blocks_draw_different_masks():
+    """Equal blocks, trained apart from the same step's seed: their gradients differ in more than the SNR weight."""
+    rule = paper_rule(dropout=0.5, execution="batched")
+    for block in rule.network:
+        block.load_state_dict(rule.network[0].state_dict())
+    x, y = images()
+    found = []
+    for number in (1, 3):
+        rule.train_only([number], head=False)
+        torch.manual_seed(1)
+        rule.backward(x, y)
+        gradient = torch.cat([p.grad.flatten() for p in rule.network[number - 1].parameters()])
+        found.append(gradient / gradient.norm())
+    assert (found[0] - found[1]).norm() > 0.1
 
 
 def test_state_dict_has_the_loops_keys_and_goes_on_to_the_bit():

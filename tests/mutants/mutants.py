@@ -23,6 +23,10 @@ RECIPES = ("tests/recipes",)
 TRAINING = ("tests/training",)
 AVERAGING = ("tests/training/test_training_averaging.py",)
 DATA = ("tests/data/test_data_augmentation.py", "tests/data/test_data_batches.py")
+TIMED = tuple(f"tests/rules/local/test_noprop_{name}.py" for name in ("continuous", "flow", "integrators"))
+LEARNED = ("tests/rules/local/test_noprop_learned_schedule.py",)
+BATCHED = ("tests/rules/local/test_noprop_batched.py",)
+PARALLEL = ("tests/parallel",)
 
 
 class Mutant(NamedTuple):
@@ -363,6 +367,238 @@ MUTANTS = (
         "if False:",
         RECIPES,
     ),
+    Mutant(
+        "integrators: heun takes the first slope twice",
+        f"{NOPROP}/integrators.py",
+        "0.5 * step * (slope + velocity(z + step * slope, then))",
+        "step * slope",
+        TIMED,
+    ),
+    Mutant(
+        "integrators: adams-bashforth extrapolates the wrong way",
+        f"{NOPROP}/integrators.py",
+        "slope + 0.5 * step / (now - former[1]) * (slope - former[0])",
+        "slope - 0.5 * step / (now - former[1]) * (slope - former[0])",
+        TIMED,
+    ),
+    Mutant(
+        "integrators: diffusion with the noise of the step before",
+        f"{NOPROP}/integrators.py",
+        "c = noise[i + 1] * new / noise[i]",
+        "c = new",
+        TIMED,
+    ),
+    Mutant(
+        "integrators: diffusion's a without the root",
+        f"{NOPROP}/integrators.py",
+        "a = keep[i + 1].sqrt() * new / noise[i]",
+        "a = keep[i + 1] * new / noise[i]",
+        TIMED,
+    ),
+    Mutant(
+        "integrators: a whole step of log SNR in place of half",
+        f"{NOPROP}/integrators.py",
+        "growth = -torch.expm1(0.5 * (gamma",
+        "growth = -torch.expm1((gamma",
+        TIMED,
+    ),
+    Mutant(
+        "integrators: multistep of order 1",
+        f"{NOPROP}/integrators.py",
+        "ahead = guess + 0.5 * ratio",
+        "ahead = guess + 0.0 * ratio",
+        TIMED,
+    ),
+    Mutant(
+        "learned schedule: slope of the wrong sign",
+        f"{NOPROP}/learned_schedule.py",
+        "-span * steepness",
+        "span * steepness",
+        LEARNED,
+    ),
+    Mutant(
+        "learned schedule: slope without the hidden slopes",
+        f"{NOPROP}/learned_schedule.py",
+        "(weights * slopes) / (end - start)",
+        "weights / (end - start)",
+        LEARNED,
+    ),
+    Mutant(
+        "learned schedule: weights not kept positive",
+        f"{NOPROP}/learned_schedule.py",
+        "slopes, weights, span = F.softplus(self.slopes), F.softplus(self.weights)",
+        "slopes, weights, span = F.softplus(self.slopes), self.weights",
+        LEARNED,
+    ),
+    Mutant(
+        "learned schedule: not normalised at the ends",
+        f"{NOPROP}/learned_schedule.py",
+        "risen = (active @ weights - start)",
+        "risen = (active @ weights)",
+        LEARNED,
+    ),
+    Mutant(
+        "ct: SNR' without the exponential",
+        f"{NOPROP}/continuous.py",
+        "weight = -slope * torch.exp(-gamma)",
+        "weight = -slope * torch.exp(gamma)",
+        TIMED,
+    ),
+    Mutant(
+        "ct: log-snr weighting with SNR'",
+        f"{NOPROP}/continuous.py",
+        'if self.weighting == "snr" else -slope',
+        "if True else -slope",
+        TIMED,
+    ),
+    Mutant(
+        "ct: noisy label without the root",
+        f"{NOPROP}/continuous.py",
+        "torch.sigmoid(gamma).sqrt() * noise",
+        "torch.sigmoid(gamma) * noise",
+        TIMED,
+    ),
+    Mutant(
+        "ct: KL of the clean end",
+        f"{NOPROP}/continuous.py",
+        "keep = torch.sigmoid(-noisy)\n",
+        "keep = torch.sigmoid(-clean)\n",
+        TIMED,
+    ),
+    Mutant(
+        "ct: eta forgotten", f"{NOPROP}/continuous.py", "loss = 0.5 * self.eta * (weight", "loss = 0.5 * (weight", TIMED
+    ),
+    Mutant(
+        "ct: flow with the wrong sign of z",
+        f"{NOPROP}/continuous.py",
+        "self.denoise(z, h, t) - keep * z)",
+        "self.denoise(z, h, t) + keep * z)",
+        TIMED,
+    ),
+    Mutant(
+        "ct: the consistency's aim is not held fixed",
+        f"{NOPROP}/continuous.py",
+        "aim = self.denoise(self.noisy_label(u, self.schedule(later), noise), h, later)",
+        "aim = self.denoise(self.noisy_label(u, gamma, noise), h, t)",
+        TIMED,
+    ),
+    Mutant(
+        "ct: the image is read for every draw",
+        f"{NOPROP}/timed.py",
+        "h = self.encoder(x)\n        loss = self.batch_loss(h.repeat(self.draws, *[1] * (h.ndim - 1))",
+        "h = self.encoder(x.repeat(self.draws, *[1] * (x.ndim - 1)))\n        loss = self.batch_loss(h",
+        TIMED,
+    ),
+    Mutant(
+        "ct: one time for the whole batch",
+        f"{NOPROP}/timed.py",
+        "return (regular + torch.rand((), device=rows.device, dtype=rows.dtype)) % 1",
+        "return 0 * regular + torch.rand((), device=rows.device, dtype=rows.dtype)",
+        TIMED,
+    ),
+    Mutant(
+        "fm: the way from label to noise",
+        f"{NOPROP}/flow.py",
+        "(velocity - (clean - noise))",
+        "(velocity - (noise - clean))",
+        TIMED,
+    ),
+    Mutant("fm: the noise around the line forgotten", f"{NOPROP}/flow.py", " + self.sigma * blur", "", TIMED),
+    Mutant(
+        "fm: no anchor for a learned embedding",
+        f"{NOPROP}/flow.py",
+        "loss = loss + F.cross_entropy(self.head(reached), y)",
+        "pass",
+        TIMED,
+    ),
+    Mutant("fm: anchored at z, not where it leads", f"{NOPROP}/flow.py", "self.head(reached)", "self.head(z)", TIMED),
+    Mutant(
+        "fm: largest product in place of the nearest row",
+        f"{NOPROP}/embedding.py",
+        "z @ rows.T - 0.5 * rows.square().sum(dim=1)",
+        "z @ rows.T",
+        TIMED,
+    ),
+    Mutant(
+        "timed block: time joins as the label",
+        f"{NOPROP}/blocks.py",
+        "F.linear(of_z, parts[1]) + F.linear(of_t, parts[2])",
+        "F.linear(of_z, parts[2]) + F.linear(of_t, parts[1])",
+        TIMED,
+    ),
+    Mutant(
+        "streams: one for all blocks",
+        f"{NOPROP}/streams.py",
+        "(step_seed + block * _GOLDEN)",
+        "(step_seed + 0 * block)",
+    ),
+    Mutant(
+        "streams: every step draws the same", f"{NOPROP}/streams.py", "return int(torch.randint(2**32, ()))", "return 7"
+    ),
+    Mutant(
+        "batched: one mask of dropout for all blocks",
+        f"{NOPROP}/batched.py",
+        'randomness="different"',
+        'randomness="same"',
+        BATCHED,
+    ),
+    Mutant(
+        "batched: statistics of batch norm do not move",
+        f"{NOPROP}/batched.py",
+        "list(moved.unbind())",
+        "[owner[name] for owner in owners]",
+        BATCHED,
+    ),
+    Mutant(
+        "batched: parameters of the blocks reversed",
+        f"{NOPROP}/batched.py",
+        "dict(block.named_parameters()) for block in blocks",
+        "dict(block.named_parameters()) for block in reversed(blocks)",
+        BATCHED,
+    ),
+    Mutant(
+        "batched: loss averaged over blocks",
+        f"{NOPROP}/discrete.py",
+        "descend(losses.sum(), ",
+        "descend(losses.mean(), ",
+        BATCHED,
+    ),
+    Mutant(
+        "parallel: replicas' gradients not weighted",
+        "parallel/share.py",
+        "for gradient in gradients]) * weight",
+        "for gradient in gradients])",
+        PARALLEL,
+    ),
+    Mutant(
+        "parallel: embedding's gradient not summed",
+        "parallel/share.py",
+        "self._sum(self._common, weight, None)",
+        "pass",
+        PARALLEL,
+    ),
+    Mutant(
+        "parallel: head trained by the first group too",
+        "parallel/place.py",
+        "return self.group == self.groups - 1",
+        "return True",
+        PARALLEL,
+    ),
+    Mutant(
+        "parallel: a block for two groups",
+        "parallel/place.py",
+        "range(first + 1, first + 1 + least + (self.group < rest))",
+        "range(first + 1, first + 2 + least)",
+        PARALLEL,
+    ),
+    Mutant(
+        "parallel: replicas draw the same noise",
+        "parallel/share.py",
+        "block_stream(draw_step_seed(), replica, x.device)",
+        "block_stream(draw_step_seed(), 0, x.device)",
+        PARALLEL,
+    ),
+    Mutant("parallel: bytes not counted", "parallel/share.py", "self.sent_bytes += bucket.nbytes", "pass", PARALLEL),
 )
 
 

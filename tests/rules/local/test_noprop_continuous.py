@@ -135,11 +135,11 @@ def test_consistency_adds_a_term_that_moves_the_earlier_answer_alone():
 def test_draws_read_the_image_once_and_average():
     rule = make(draws=3)
     calls = []
-    rule.encoder.register_forward_hook(lambda *_: calls.append(1))
+    rule.encoder.register_forward_hook(lambda _module, args, _output: calls.append(len(args[0])))
     x = inputs()
     torch.manual_seed(2)
     loss = rule.backward(x, LABELS)
-    assert len(calls) == 1
+    assert calls == [5]
     torch.manual_seed(2)
     with torch.no_grad():
         expected = by_hand(rule, x.repeat(3, 1), LABELS.repeat(3), seed=2, weighting="log-snr", eta=1.0)

@@ -175,14 +175,16 @@ def test_predicts_the_nearest_embedding():
     rule = make(ClassEmbedding.orthogonal(3, 5))
     with torch.no_grad():  # rows of different lengths: the largest product is not the nearest
         rule.embedding.table.mul_(torch.tensor([[1.0], [3.0], [0.3]], dtype=torch.float64))
-    x, rows = inputs(), rule.embedding.rows
+    x, rows = inputs().repeat(40, 1), rule.embedding.rows
     torch.manual_seed(1)
     scores = rule(x, steps=4, start="noise")
     torch.manual_seed(1)
-    z, h = rule.start_at("noise", 5), rule.encoder(x)
+    z, h = rule.start_at("noise", len(x)), rule.encoder(x)
     for i in range(4):
         z = z + 0.25 * rule.velocity(z, h, torch.tensor(i / 4, dtype=torch.float64))
-    assert torch.equal(scores.argmax(1), torch.cdist(z, rows).argmin(1))
+    nearest = torch.cdist(z, rows).argmin(1)
+    assert torch.equal(scores.argmax(1), nearest)
+    assert not torch.equal((z @ rows.T).argmax(1), nearest)
 
 
 def test_solvers_of_one_equation_meet():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         numbers = sorted(_numbered(notes, departure) for departure in result["departures"])
         rows.append((*_measured(result), ", ".join(map(str, numbers)) or "none"))
-    table = _markdown(_RESULT_HEADS, rows)
+    table = markdown_table(_RESULT_HEADS, rows)
     listed = "\n".join(f"{number}. {_escaped(text)}" for number, text in enumerate(notes, 1))
     return f"{table}\n\nDepartures from the paper:\n\n{listed}" if notes else table
 
@@ -81,7 +81,7 @@ def systems_table() -> str:
         link = f"[{paper}]({system.paper.url})" if system.paper.url else paper
         recipes = ", ".join(f"`{recipe.id}`" for recipe in system.recipes)
         rows.append((f"`{system.id}`: {_escaped(system.name)}", system.family, link, recipes))
-    return _markdown(("System", "Family", "Paper", "Recipes"), rows)
+    return markdown_table(("System", "Family", "Paper", "Recipes"), rows)
 
 
 def _measured(result: dict[str, Any]) -> tuple[str, ...]:
@@ -122,8 +122,20 @@ def _numbered(notes: list[str], text: str) -> int:
     return notes.index(text) + 1
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = [":---" if head in _LEFT else "---:" for head in heads]
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = _LEFT) -> str:
+    """Set cells in columns.
+
+    Args:
+        heads: Of the columns.
+        rows: Of cells.
+        left: Heads of the columns that stand on the left, because they hold words.
+
+    >>> print(markdown_table(["Rule", "Steps"], [["`bp`", "10"]], left=["Rule"]))
+    | Rule | Steps |
+    | :--- | ---: |
+    | `bp` | 10 |
+    """
+    rule = [":---" if head in left else "---:" for head in heads]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
 
 

@@ -104,7 +104,7 @@ class Source:
             raise UserError(f"each batch must be a pair (x, y) of tensors, not {_describe(batch)}")
         try:
             x, y = (torch.as_tensor(part).to(self.device, non_blocking=True) for part in batch)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"each batch must be a pair (x, y) of tensors, not {_describe(batch)}") from error
         if x.ndim == 0 or y.ndim == 0:
             raise UserError("each batch must hold several samples, but x or y is a single number: batch the data first")

@@ -20,7 +20,7 @@ class Flat(nn.Module):
         self.linear = nn.Linear(dim + features + 1, classes)
 
     def forward(self, z, h, t):
-        return self.linear(torch.cat([z, h, t.expand(len(z)).unsqueeze(1)], dim=1))
+        return self.linear(torch.cat([z, h, t.unsqueeze(1)], dim=1))
 
 
 def make(embedding=None, **options):
@@ -226,8 +226,12 @@ def test_one_time_for_all_equals_the_same_time_for_each():
     torch.manual_seed(0)
     block = TimedBlock(8, classes=3, dim=3, hidden=16)
     z, h = torch.randn(5, 3), torch.randn(5, 8)
-    torch.testing.assert_close(block(z, h, torch.tensor(0.37)), block(z, h, torch.full((5,), 0.37)))
-    assert not torch.allclose(block(z, h, torch.tensor(0.37)), block(z, h, torch.tensor(0.38)))
+    torch.testing.assert_close(block(z, h, torch.tensor(0.37).expand(5)), block(z, h, torch.full((5,), 0.37)))
+    assert not torch.allclose(block(z, h, torch.full((5,), 0.37)), block(z, h, torch.full((5,), 0.38)))
+    runs = []
+    block.time_path.register_forward_hook(lambda _module, args, _output: runs.append(len(args[0])))
+    block(z, h, torch.tensor(0.37).expand(5))
+    assert runs == [1]
 
 
 def test_timed_block_is_one_linear_layer_over_three_parts():
@@ -261,5 +265,9 @@ def test_bad_options_are_named(call, word):
 def test_block_of_another_shape_is_named():
     with pytest.raises(UnsupportedNetworkError, match="block"):
         NoPropCT(nn.Linear(6, 4), Flat(classes=4), ClassEmbedding.one_hot(3)).double().backward(inputs(), LABELS)
+    with pytest.raises(UnsupportedNetworkError, match="the encoder returns tuple"):
+        NoPropCT(nn.GRU(6, 4), Flat(), ClassEmbedding.one_hot(3)).double()(inputs())
+    with pytest.raises(UnsupportedNetworkError, match="tuple"):
+        NoPropCT.for_classifier(nn.GRU(6, 4), inputs().float(), 3)
     with pytest.raises(UnsupportedNetworkError, match="for_classifier"):
         NoPropCT(nn.Linear(6, 4), [Flat()], ClassEmbedding.one_hot(3))

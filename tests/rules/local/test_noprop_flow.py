@@ -18,7 +18,7 @@ class Flat(nn.Module):
         self.linear = nn.Linear(dim + features + 1, classes)
 
     def forward(self, z, h, t):
-        return self.linear(torch.cat([z, h, t.expand(len(z)).unsqueeze(1)], dim=1))
+        return self.linear(torch.cat([z, h, t.unsqueeze(1)], dim=1))
 
 
 def make(embedding=None, **options):
@@ -93,7 +93,7 @@ class Layers(nn.Module):
         self.layers = nn.Sequential(nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 3))
 
     def forward(self, z, h, t):
-        return self.layers(torch.cat([z, h, t.expand(len(z)).unsqueeze(1)], dim=1))
+        return self.layers(torch.cat([z, h, t.unsqueeze(1)], dim=1))
 
 
 class Moved(nn.Module):

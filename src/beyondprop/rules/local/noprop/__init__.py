@@ -5,10 +5,10 @@
 - `NoPropFM`: flow matching, one block.
 - `ClassEmbedding`: what is diffused: one-hot, learned or prototype rows.
 - `cosine_schedule`, `DiscreteSchedule`, `LearnedSchedule`: how much of the label each step holds.
-- `DenoisingBlock`, `TimedBlock`: the paper's blocks around any image encoder.
+- `DenoisingBlock`, `TimedBlock`: the paper's blocks around any image encoder; `PositionalEmbedding`, their time.
 """
 
-from beyondprop.rules.local.noprop.blocks import DenoisingBlock, TimedBlock
+from beyondprop.rules.local.noprop.blocks import DenoisingBlock, PositionalEmbedding, TimedBlock
 from beyondprop.rules.local.noprop.continuous import NoPropCT
 from beyondprop.rules.local.noprop.discrete import NoPropDT
 from beyondprop.rules.local.noprop.embedding import ClassEmbedding
@@ -24,6 +24,7 @@ __all__ = [
     "NoPropCT",
     "NoPropDT",
     "NoPropFM",
+    "PositionalEmbedding",
     "TimedBlock",
     "cosine_schedule",
 ]

@@ -94,6 +94,8 @@ def _shape(tensor: Tensor | None) -> tuple[Any, ...] | None:
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     apart = {"_parameters", "_buffers", "_modules", "training"}
+    if isinstance(module, nn.RNNBase):  # its parameters once more
+        apart |= {"_flat_weights", "_flat_weight_refs"}
     return {name: value for name, value in vars(module).items() if name not in apart}
 
 

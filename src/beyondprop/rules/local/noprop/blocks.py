@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import UnsupportedNetworkError
+from beyondprop.rule import without_trace
 
 
 class DenoisingBlock(nn.Module):
@@ -127,13 +128,13 @@ class TimedBlock(nn.Module):
         Args:
             z: Noisy label embeddings, shape (batch, d).
             h: What the encoder makes of x, shape (batch, features).
-            t: Time, shape (batch,), or a scalar that all samples share: its path is then run once.
+            t: Time, shape (batch,). Where it is one number expanded to the batch, its path is run once.
 
         Returns:
             Logits, shape (batch, classes).
         """
         # The linear layer of the three side by side, without putting them there: one time serves the whole batch.
-        of_z, of_t = self.label_path(z), self.time_path(t)
+        of_z, of_t = self.label_path(z), self.time_path(t[:1] if t.stride(0) == 0 else t)
         parts = self.join.weight.split([h.shape[1], of_z.shape[1], of_t.shape[-1]], dim=1)
         joined = F.linear(h, parts[0], self.join.bias) + F.linear(of_z, parts[1]) + F.linear(of_t, parts[2])
         return self.fusion(joined)
@@ -181,6 +182,38 @@ class _ResidualPair(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.change(h)
+
+
+def checked_logits(logits: object, block: str, shape: tuple[int, int]) -> Tensor:
+    """Refuse what a block returns where it is no class logits.
+
+    Args:
+        logits: What it returned.
+        block: Its name.
+        shape: (batch, classes).
+
+    Raises:
+        UnsupportedNetworkError: It is no tensor of this shape.
+    """
+    if isinstance(logits, Tensor) and logits.shape == shape:
+        return logits
+    made = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    raise UnsupportedNetworkError(f"{block} returns {made}, but class logits have (batch, classes) = {shape}")
+
+
+def count_features(network: nn.Module, example: Tensor) -> int:
+    """How many numbers a network makes of a sample, by running it once without a trace.
+
+    Raises:
+        UnsupportedNetworkError: It returns no tensor.
+    """
+    with without_trace(network):
+        made = network(example)
+    if not isinstance(made, Tensor) or made.ndim == 0:
+        raise UnsupportedNetworkError(
+            f"the network must return a tensor with the batch first, not {type(made).__name__}"
+        )
+    return made.flatten(1).shape[1]
 
 
 def reinitialised_copy(network: nn.Module) -> nn.Module:

@@ -145,7 +145,7 @@ class NoPropCT(TimedNoProp):
         one_of("method", method, get_args(Method))
         one_of("grid", grid, get_args(Grid))
         one_of("start", start, get_args(Start))
-        h = self.encoder(x)
+        h = self.encode(x)
         z, times = self.start_at(start, len(h)), self.time_grid(steps, grid)
 
         def denoise(z: Tensor, t: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.rule import Rule, check_labels, descend, without_trace
 from beyondprop.rules.local.noprop.batched import find_difference, run_together
-from beyondprop.rules.local.noprop.blocks import DenoisingBlock, reinitialised_copy
+from beyondprop.rules.local.noprop.blocks import DenoisingBlock, checked_logits, count_features, reinitialised_copy
 from beyondprop.rules.local.noprop.embedding import ClassEmbedding, ErrorKind
 from beyondprop.rules.local.noprop.schedule import DiscreteSchedule, cosine_schedule
 from beyondprop.rules.local.noprop.streams import block_stream, draw_step_seed
@@ -167,8 +167,7 @@ class NoPropDT(Rule):
             hidden: Width of the blocks' label path.
             **options: Arguments of the constructor.
         """
-        with without_trace(network):
-            features = network(example).flatten(1).shape[1]
+        features = count_features(network, example)
         embedding = embedding or ClassEmbedding.one_hot(classes)
         encoders = [nn.Sequential(reinitialised_copy(network), nn.Flatten()) for _ in range(steps)]
         blocks = [DenoisingBlock(e, features, classes, embedding.dim, hidden=hidden) for e in encoders]
@@ -217,7 +216,7 @@ class NoPropDT(Rule):
         # The stream of dropout is told apart by the first of the blocks: other processes train others.
         with block_stream(seed, len(self.network) + ts[0], x.device):
             logits = run_together(blocks, torch.stack(noisy), x, compiled=self.execution == "compiled")
-        self._check_logits(ts[0], logits[0], x)
+        checked_logits(logits[0], f"block {ts[0]}", (len(x), self.embedding.classes))
         increments = self.embedding.table.new_tensor([self.schedule.snr_increment(t) for t in ts])
         losses = self._denoising_loss(logits, y, increments)
         for i in (~losses.isfinite()).nonzero().flatten()[:1].tolist():
@@ -310,16 +309,7 @@ class NoPropDT(Rule):
         return 0.5 * self.eta * snr_increment * error.mean(dim=-1)
 
     def _logits(self, t: int, z: Tensor, x: Tensor) -> Tensor:
-        logits = self.network[t - 1](z, x)
-        self._check_logits(t, logits, x)
-        return logits
-
-    def _check_logits(self, t: int, logits: Tensor, x: Tensor) -> None:
-        expected = (len(x), self.embedding.classes)
-        if logits.shape != expected:
-            raise UnsupportedNetworkError(
-                f"block {t} returns shape {tuple(logits.shape)}, but class logits have (batch, classes) = {expected}"
-            )
+        return checked_logits(self.network[t - 1](z, x), f"block {t}", (len(x), self.embedding.classes))
 
     def _head_loss(self, y: Tensor) -> Tensor:
         u = self.embedding(y)

@@ -124,7 +124,7 @@ class NoPropFM(TimedNoProp):
         one_of("method", method, get_args(Method))
         one_of("grid", grid, get_args(Grid))
         one_of("start", start, get_args(Start))
-        h = self.encoder(x)
+        h = self.encode(x)
         z = integrate(
             lambda z, t: self.velocity(z, h, t), self.start_at(start, len(h)), self.time_grid(steps, grid), method
         )

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rule import Rule, check_labels, descend, without_trace
-from beyondprop.rules.local.noprop.blocks import TimedBlock, reinitialised_copy
+from beyondprop.rule import Rule, check_labels, descend
+from beyondprop.rules.local.noprop.blocks import TimedBlock, checked_logits, count_features, reinitialised_copy
 from beyondprop.rules.local.noprop.embedding import ClassEmbedding
 
 
@@ -18,16 +18,16 @@ class TimedNoProp(Rule):
     """A rule with one block for all times t in [0, 1]; subclasses write the loss of a batch and the prediction.
 
     Args:
-        encoder: Reads the input batch x; whatever tensor h it returns goes to the block. It does not know t, so it runs
-            once for a batch, however many times and steps there are.
-        block: Called as `block(z, h, t)`, with z of shape (batch, d) and t of shape (batch,) or a scalar; returns
-            class logits of shape (batch, classes).
+        encoder: Reads the input batch x; whatever tensor h it returns, first dimension the batch, goes to the block. It
+            does not know t, so it runs once for a batch, however many times and steps there are.
+        block: Called as `block(z, h, t)`, with z of shape (batch, d) and t of shape (batch,); returns class logits
+            of shape (batch, classes).
         embedding: W_Embed.
         draws: Pairs of a time and a noise drawn for each sample of a batch. The encoder still runs once: further draws
             lower the variance of the gradient for little.
 
     Raises:
-        UnsupportedNetworkError: An argument is no module.
+        UnsupportedNetworkError: An argument is no module; in a call, the encoder or the block returns something else.
         UserError: A number is out of range; in `backward`, a label is out of range.
         NonFiniteError: In `backward`, when the loss is NaN or infinite.
     """
@@ -72,8 +72,7 @@ class TimedNoProp(Rule):
             hidden: Width of the paths of image, label and time.
             **options: Arguments of the constructor.
         """
-        with without_trace(network):
-            features = network(example).flatten(1).shape[1]
+        features = count_features(network, example)
         embedding = embedding or ClassEmbedding.one_hot(classes)
         encoder = nn.Sequential(reinitialised_copy(network), nn.Flatten(), nn.Linear(features, hidden), nn.ReLU())
         block = TimedBlock(hidden, classes, embedding.dim, hidden=hidden)
@@ -88,10 +87,20 @@ class TimedNoProp(Rule):
         """Differentiate the batch's loss through the one block and its encoder."""
         del phase
         y = check_labels(y, self.embedding.classes)
-        h = self.encoder(x)
+        h = self.encode(x)
         loss = self.batch_loss(h.repeat(self.draws, *[1] * (h.ndim - 1)), y.repeat(self.draws))
         descend(loss, "the block")
         return loss
+
+    def encode(self, x: Tensor) -> Tensor:
+        """h, what the encoder makes of x, checked to be a tensor with the batch as its first dimension."""
+        h = self.encoder(x)
+        if not isinstance(h, Tensor) or h.ndim == 0 or len(h) != len(x):
+            made = f"shape {tuple(h.shape)}" if isinstance(h, Tensor) else type(h).__name__
+            raise UnsupportedNetworkError(
+                f"the encoder returns {made}, but h must be a tensor with the batch of {len(x)} as its first dimension"
+            )
+        return h
 
     def draw_times(self, count: int) -> Tensor:
         """Draw `count` times, each uniform on [0, 1), together evenly spread.
@@ -109,14 +118,8 @@ class TimedNoProp(Rule):
         return torch.randn_like(z) if start == "noise" else z
 
     def block_logits(self, z: Tensor, h: Tensor, t: Tensor) -> Tensor:
-        """What the block says, with its shape checked."""
-        logits: Tensor = self.block(z, h, t)
-        expected = (len(z), self.embedding.classes)
-        if logits.shape != expected:
-            raise UnsupportedNetworkError(
-                f"the block returns shape {tuple(logits.shape)}, but class logits have (batch, classes) = {expected}"
-            )
-        return logits
+        """What the block says at times t of shape (batch,), or one time for all, with its shape checked."""
+        return checked_logits(self.block(z, h, t.expand(len(z))), "the block", (len(z), self.embedding.classes))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Encoder and block, then whatever else the rule learns."""

@@ -1,0 +1,70 @@
+"""The examples learn, with a few epochs; and their blocks are the user's own, not the library's."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from beyondprop import DenoisingBlock, NoPropCT, NoPropDT, NoPropFM, TimedBlock
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def example(request):
+    """What the example defines; its main part is not run."""
+    return runpy.run_path(str(EXAMPLES / request.param))
+
+
+# Chance is the share of the commonest class. After so few epochs the rules are well above it, but not at their best.
+@pytest.mark.parametrize(
+    ("example", "options", "least"),
+    [("noprop_tabular.py", {"epochs": 2, "seeds": 1}, 0.85), ("noprop_sequence.py", {"epochs": 3}, 0.5)],
+    indirect=["example"],
+)
+def test_every_rule_of_the_example_learns(example, options, least, capsys):
+    accuracy = example["main"](**options)
+    assert accuracy.keys() == example["RULES"].keys()
+    assert min(accuracy.values()) > least, accuracy
+    printed = capsys.readouterr().out
+    for name, value in accuracy.items():
+        assert f"{name:20} {value:.1%}" in printed
+
+
+@pytest.mark.parametrize(
+    ("example", "shape"),
+    [("noprop_tabular.py", (30,)), ("noprop_sequence.py", (8, 8))],
+    indirect=["example"],
+)
+def test_blocks_are_the_users_own_and_take_no_images(example, shape):
+    (x, y), (x_test, y_test) = example["load"]()
+    assert x.shape[1:] == x_test.shape[1:] == shape
+    assert not set(map(tuple, x.flatten(1).tolist())) & set(map(tuple, x_test.flatten(1).tolist()))
+    assert sorted(y.unique().tolist()) == sorted(y_test.unique().tolist())
+    rules = [make() for make, *_ in example["RULES"].values()]
+    noprop = [rule for rule in rules if isinstance(rule, NoPropDT | NoPropCT | NoPropFM)]
+    assert len(noprop) == 2
+    for rule in noprop:
+        blocks = list(rule.network) if isinstance(rule, NoPropDT) else [rule.block]
+        assert all(type(block).__module__ == "<run_path>" for block in blocks)  # the example's file as run here
+        assert not any(isinstance(module, DenoisingBlock | TimedBlock) for module in rule.modules())
+
+
+@pytest.mark.parametrize(
+    ("example", "block", "read"),
+    [("noprop_tabular.py", "Block", "Identity"), ("noprop_sequence.py", "Question", "Reader")],
+    indirect=["example"],
+)
+def test_blocks_use_the_noisy_label_the_input_and_the_time(example, block, read):
+    torch.manual_seed(0)
+    (x, _), _ = example["load"]()
+    x, classes = x[:4], example["CLASSES"]
+    h = example[read]()(x) if read in example else x
+    block = example[block]()
+    z, t = torch.randn(4, classes), torch.rand(4)
+    said = block(z, h, t)
+    assert said.shape == (4, classes)
+    for other in (block(z + 1, h, t), block(z, h.flip(0), t), block(z, h, t + 0.5)):
+        assert not torch.allclose(said, other)
+    torch.testing.assert_close(block(z, h, torch.tensor(0.3)), block(z, h, torch.full((4,), 0.3)))

@@ -34,7 +34,7 @@ class Block(nn.Module):
         )
 
     def forward(self, z, x, t=None):
-        """Take z (batch, d), x (batch, columns), t (batch,) or one number for all; return scores (batch, classes)."""
+        """Take z (batch, d), x (batch, columns), and t (batch,) or nothing; return scores (batch, classes)."""
         t = z.new_zeros(len(z)) if t is None else t
         return self.layers(torch.cat([z, x, t.unsqueeze(1)], dim=1))
 

@@ -67,4 +67,3 @@ def test_blocks_use_the_noisy_label_the_input_and_the_time(example, block, read)
     assert said.shape == (4, classes)
     for other in (block(z + 1, h, t), block(z, h.flip(0), t), block(z, h, t + 0.5)):
         assert not torch.allclose(said, other)
-    torch.testing.assert_close(block(z, h, torch.tensor(0.3)), block(z, h, torch.full((4,), 0.3)))

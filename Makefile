@@ -2,7 +2,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: help test slow lint format docs tables
+.PHONY: help test slow lint format docs tables pictures
 
 help:  ## name the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
@@ -27,3 +27,7 @@ docs:  ## build the documentation into docs/_build/html; warnings are errors
 
 tables:  ## write the tables of README and documentation anew from results/ and the catalogue
 	$(RUN) beyondprop report README.md docs/index.md docs/results.md
+	$(PYTHON) benchmarks/noprop_report.py tables
+
+pictures:  ## draw the pictures of documentation anew from result files
+	$(PYTHON) benchmarks/noprop_report.py pictures

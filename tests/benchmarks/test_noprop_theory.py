@@ -90,7 +90,7 @@ def test_a_prediction_reads_the_image_once_and_each_further_step_costs_the_block
     encoder, block, rows = script.parts(tiny)
     rule = script.NoPropCT(encoder, block, rows)
     one, three = (script.flops_of_prediction(rule, tiny, steps=steps) for steps in (1, 3))
-    label, fusion = 10 * 8 + 8 * 8, 8 * 8 + 8 * 4 + 4 * 10  # the image's share of the fusion is counted here too
+    label, fusion = 10 * 8 + 8 * 8, 8 * 4 + 4 * 10  # the image has its share of the fusion in the encoder
     time = (64 * 8 + 8 * 8) / 4  # once for the batch
     expected = 10 * 10
     assert three - one == 2 * 2 * (label + fusion + time + expected)

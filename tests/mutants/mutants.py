@@ -520,10 +520,10 @@ MUTANTS = (
         TIMED,
     ),
     Mutant(
-        "timed block: time joins as the label",
+        "timed block: parts of a layer started as whole ones",
         f"{NOPROP}/blocks.py",
-        "F.linear(of_z, parts[1]) + F.linear(of_t, parts[2])",
-        "F.linear(of_z, parts[2]) + F.linear(of_t, parts[1])",
+        "bound = 1 / math.sqrt(3 * self.in_features)",
+        "bound = 1 / math.sqrt(self.in_features)",
         TIMED,
     ),
     Mutant(

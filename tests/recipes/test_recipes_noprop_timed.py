@@ -35,7 +35,7 @@ BOTH = {
     "method": ("heun", lambda e: e.inference["method"]),
     "dropout": (0.37, lambda e: next(m.p for m in e.rule.modules() if isinstance(m, Dropout))),
     "first_width": (6, lambda e: next(m.out_channels for m in e.rule.modules() if isinstance(m, nn.Conv2d))),
-    "hidden": (40, lambda e: e.rule.block.join.out_features),
+    "hidden": (40, lambda e: e.rule.block.fusion[1].in_features),
     "dim": (17, lambda e: e.rule.embedding.dim),
 }
 OWN = {

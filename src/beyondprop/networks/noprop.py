@@ -119,19 +119,18 @@ def timed_network(
         dropout: Probability, after each convolution of z.
 
     Returns:
-        The encoder with FC - ReLU upon it, and the block.
+        The encoder with the image path upon it, and the block.
     """
     label_encoder, label_features = paper_encoder(embedding.shape, widths, dropout) if embedding.shape else (None, 0)
     block = TimedBlock(
         hidden,
         embedding.classes,
         embedding.dim,
-        hidden=hidden,
         label_encoder=label_encoder,
         label_features=label_features,
         label_shape=embedding.shape,
     )
-    return nn.Sequential(encoder, nn.Linear(features, hidden), nn.ReLU()), block
+    return nn.Sequential(encoder, *TimedBlock.image_path(features, hidden)), block
 
 
 class ResidualChain(nn.Module):

@@ -224,7 +224,7 @@ def test_schedule_is_a_group_without_weight_decay():
 
 def test_one_time_for_all_equals_the_same_time_for_each():
     torch.manual_seed(0)
-    block = TimedBlock(8, classes=3, dim=3, hidden=16)
+    block = TimedBlock(8, classes=3, dim=3)
     z, h = torch.randn(5, 3), torch.randn(5, 8)
     torch.testing.assert_close(block(z, h, torch.tensor(0.37).expand(5)), block(z, h, torch.full((5,), 0.37)))
     assert not torch.allclose(block(z, h, torch.full((5,), 0.37)), block(z, h, torch.full((5,), 0.38)))
@@ -234,12 +234,20 @@ def test_one_time_for_all_equals_the_same_time_for_each():
     assert runs == [1]
 
 
-def test_timed_block_is_one_linear_layer_over_three_parts():
+def test_timed_network_is_one_linear_layer_over_three_paths():
+    """The image's part stands in the encoder, the others in the block: put side by side they are one layer."""
     torch.manual_seed(0)
-    block = TimedBlock(8, classes=3, dim=3, hidden=16)
-    z, h, t = torch.randn(5, 3), torch.randn(5, 8), torch.rand(5)
-    parts = torch.cat([h, block.label_path(z), block.time_path(t)], dim=1)
-    torch.testing.assert_close(block(z, h, t), block.fusion(block.join(parts)))
+    hidden, z, features, t = 16, torch.randn(5, 3), torch.randn(5, 8), torch.rand(5)
+    encoder, block = TimedBlock.image_path(8, hidden), TimedBlock(hidden, classes=3, dim=3)
+    parts = (encoder[-1], block.label_path[-1], block.time_path[-1])
+    paths = (encoder[:-1](features), block.label_path[:-1](z), block.time_path[:-1](t))
+    joined = nn.functional.linear(
+        torch.cat(paths, dim=1), torch.cat([part.weight for part in parts], dim=1), encoder[-1].bias
+    )
+    torch.testing.assert_close(block(z, encoder(features), t), block.fusion(joined))
+    assert [part.bias is not None for part in parts] == [True, False, False]
+    for part in parts:  # each starts as a third of one layer of 48 inputs
+        assert 0.9 / 48**0.5 < part.weight.abs().max() <= 1 / 48**0.5
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -81,18 +82,20 @@ class DenoisingBlock(nn.Module):
 class TimedBlock(nn.Module):
     """The block of NoProp-CT and NoProp-FM (arXiv 2503.24322, Figure 6, right): one for all times, without batch norm.
 
-        h                           what the encoder makes of x: ends in FC - ReLU
+        FC - ReLU (image features)  image path
         FC - ReLU (z)               label path
         FC - ReLU (positions of t)  time path
-        all three - FC - ReLU - FC - ReLU - FC      fusion
+        all three side by side - FC - ReLU - FC - ReLU - FC     fusion
+
+    A linear layer of the three side by side is a sum of three linear layers. The image's own stands in the encoder,
+    which ends in `TimedBlock.image_path`: so it is computed once for a batch, whatever the number of steps.
 
     Any module called as `block(z, h, t)` that returns class logits can stand in its place.
 
     Args:
-        features: Length of h.
+        hidden: Width of all paths, and length of h.
         classes: Number of classes.
         dim: Dimension d of z.
-        hidden: Width of the label and time paths.
         label_encoder: Where z is an image (prototype embeddings): maps z, reshaped to `label_shape`, to
             `label_features` numbers, before the label path's linear layer.
         label_features: Length of what the label encoder gives.
@@ -101,11 +104,10 @@ class TimedBlock(nn.Module):
 
     def __init__(
         self,
-        features: int,
+        hidden: int,
         classes: int,
         dim: int,
         *,
-        hidden: int = 256,
         label_encoder: nn.Module | None = None,
         label_features: int = 0,
         label_shape: tuple[int, ...] | None = None,
@@ -116,8 +118,10 @@ class TimedBlock(nn.Module):
         else:
             reshape = nn.Unflatten(1, label_shape or (dim,))
             self.label_path = nn.Sequential(reshape, label_encoder, nn.Linear(label_features, hidden), nn.ReLU())
-        self.time_path = nn.Sequential(PositionalEmbedding(64), nn.Linear(64, hidden), nn.ReLU())
-        self.join = nn.Linear(features + 2 * hidden, hidden)
+        self.label_path.append(_PartOfLinear(hidden, hidden, bias=False))
+        self.time_path = nn.Sequential(
+            PositionalEmbedding(64), nn.Linear(64, hidden), nn.ReLU(), _PartOfLinear(hidden, hidden, bias=False)
+        )
         self.fusion = nn.Sequential(
             nn.ReLU(), nn.Linear(hidden, hidden // 2), nn.ReLU(), nn.Linear(hidden // 2, classes)
         )
@@ -127,17 +131,33 @@ class TimedBlock(nn.Module):
 
         Args:
             z: Noisy label embeddings, shape (batch, d).
-            h: What the encoder makes of x, shape (batch, features).
+            h: What the encoder makes of x, shape (batch, hidden).
             t: Time, shape (batch,). Where it is one number expanded to the batch, its path is run once.
 
         Returns:
             Logits, shape (batch, classes).
         """
-        # The linear layer of the three side by side, without putting them there: one time serves the whole batch.
-        of_z, of_t = self.label_path(z), self.time_path(t[:1] if t.stride(0) == 0 else t)
-        parts = self.join.weight.split([h.shape[1], of_z.shape[1], of_t.shape[-1]], dim=1)
-        joined = F.linear(h, parts[0], self.join.bias) + F.linear(of_z, parts[1]) + F.linear(of_t, parts[2])
-        return self.fusion(joined)
+        of_t = self.time_path(t[:1] if t.stride(0) == 0 else t)
+        return self.fusion(h + self.label_path(z) + of_t)
+
+    @staticmethod
+    def image_path(features: int, hidden: int) -> nn.Sequential:
+        """Make the image path with its part of the fusion: from an image's features to h.
+
+        Args:
+            features: Length of what an image encoder gives.
+            hidden: As the block's.
+        """
+        return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), _PartOfLinear(hidden, hidden))
+
+
+class _PartOfLinear(nn.Linear):
+    """A third of a linear layer over three inputs of one length, started as a part of it."""
+
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(3 * self.in_features)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
 
 class PositionalEmbedding(nn.Module):

@@ -61,7 +61,7 @@ class TimedNoProp(Rule):
         hidden: int = 256,
         **options: Any,
     ) -> Self:
-        """Make a newly initialised copy of the classifier the encoder, with a linear layer and ReLU upon it.
+        """Make a newly initialised copy of the classifier the encoder, with the image path of `TimedBlock` upon it.
 
         Args:
             network: Maps a batch to features, for instance class scores. It is copied, never used itself; the copy
@@ -74,8 +74,8 @@ class TimedNoProp(Rule):
         """
         features = count_features(network, example)
         embedding = embedding or ClassEmbedding.one_hot(classes)
-        encoder = nn.Sequential(reinitialised_copy(network), nn.Flatten(), nn.Linear(features, hidden), nn.ReLU())
-        block = TimedBlock(hidden, classes, embedding.dim, hidden=hidden)
+        encoder = nn.Sequential(reinitialised_copy(network), nn.Flatten(), *TimedBlock.image_path(features, hidden))
+        block = TimedBlock(hidden, classes, embedding.dim)
         rule = cls(encoder, block, embedding, **options)
         return rule.to(device=example.device, dtype=example.dtype if example.is_floating_point() else None)
 

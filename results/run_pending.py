@@ -3,11 +3,12 @@
     python results/run_pending.py --runs /data/runs --minutes 9 --jobs 4
 
 Every call goes on where the last one stopped: at the end of its time each reproduction is interrupted, which saves a
-checkpoint, and the next call resumes it. So the runs folder must last from call to call, and $BEYONDPROP_DATA must hold
-the data sets. Result files are written into results/ (or --results) as reproductions finish; commit them.
+checkpoint, and the next call resumes it; Ctrl-C and SIGTERM end a call in the same way. So the runs folder must last
+from call to call, and $BEYONDPROP_DATA must hold the data sets. Result files are written into results/ (or --results)
+as reproductions finish; commit them.
 
-Several reproductions run side by side: these networks are small for an accelerator. Exit status: 0 when all are done, 3
-when another call has something left to do, 1 when one has failed.
+Several reproductions run side by side: these networks are small for an accelerator. Exit status: 3 when another call
+has something left to do, else 1 when one has failed, 0 when all are done.
 """
 
 from __future__ import annotations
@@ -44,33 +45,40 @@ def run(queue: list[list[str]], *, jobs: int, seconds: float, logs: Path) -> tup
         The commands that are done, that failed, and that have something left.
     """
     end = time.monotonic() + seconds
-    waiting, running = list(queue), {}
-    done, failed, left = [], [], []
+    waiting: list[list[str]] = list(queue)
+    running: dict[subprocess.Popen[bytes], str] = {}
+    done, failed = [], []
     logs.mkdir(parents=True, exist_ok=True)
-    while waiting or running:
-        while waiting and len(running) < jobs and time.monotonic() < end:
-            command = waiting.pop(0)
-            with (logs / f"{len(queue) - len(waiting):03d}.log").open("w") as log:
-                # Of its own group, so that an interruption reaches it alone.
-                process = subprocess.Popen(
-                    [sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                )
-            running[process] = shlex.join(command)
-        for process in [process for process in running if process.poll() is not None]:
-            (failed if process.returncode else done).append(running.pop(process))
-        if time.monotonic() >= end:
-            left += [shlex.join(command) for command in waiting]
-            for process, command in running.items():
-                process.send_signal(signal.SIGINT)
-                left.append(command)
-            for process in running:
-                try:
-                    process.wait(GRACE)
-                except subprocess.TimeoutExpired:
-                    process.kill()  # its last checkpoint stands
-            break
-        time.sleep(0.1)
-    return done, failed, left
+    try:
+        while (waiting or running) and time.monotonic() < end:
+            while waiting and len(running) < jobs:
+                command = waiting.pop(0)
+                with (logs / f"{len(queue) - len(waiting):03d}.log").open("w") as log:
+                    # Of its own group, so that an interruption reaches it once, from here.
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                    )
+                running[process] = shlex.join(command)
+            for process in [process for process in running if process.poll() is not None]:
+                (failed if process.returncode else done).append(running.pop(process))
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        print("interrupted; waiting for checkpoints", file=sys.stderr)
+    finally:
+        _interrupt(list(running))
+    return done, failed, [*running.values(), *map(shlex.join, waiting)]
+
+
+def _interrupt(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Let each save a checkpoint and leave, all at once."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    end = time.monotonic() + GRACE
+    for process in processes:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()  # its last checkpoint stands
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,12 +96,13 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"{options.pending} has no `beyondprop reproduce` line with {options.only!r}")
     if options.results is not None:
         queue = [[*command, "--results", str(options.results.resolve())] for command in queue]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["BEYONDPROP_RUNS"] = str(options.runs.resolve())
     done, failed, left = run(queue, jobs=options.jobs, seconds=60 * options.minutes, logs=options.runs / "logs")
     for word, lines in (("done", done), ("failed", failed), ("left", left)):
         for line in lines:
             print(f"{word:6}  {line}")
-    return 1 if failed else 3 if left else 0
+    return 3 if left else 1 if failed else 0
 
 
 if __name__ == "__main__":

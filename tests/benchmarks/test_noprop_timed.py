@@ -41,7 +41,7 @@ def test_the_result_has_the_shape_that_other_programs_read(
     result = json.loads(out.read_text())
     assert set(result) == {"environment", "rows"}
     assert {"torch", "cpu", "threads", "device", "commit", "rounds"} <= set(result["environment"])
-    assert len(result["rows"]) == 5 * 2 * 2  # cases, precisions, peers
+    assert len(result["rows"]) == 7 * 2 * 2  # cases, precisions, peers
     for row in result["rows"]:
         assert list(row) == ["case", "metric", "ours", "peer", "peer_value", "ratio"]
         assert row["ours"] > 0
@@ -50,7 +50,7 @@ def test_the_result_has_the_shape_that_other_programs_read(
 
 def test_ours_stands_beside_each_peer_at_its_faster_way(script: ModuleType) -> None:
     size = script.Size(batch=10)
-    mine = {"train": [1.0, 2.0, 9.0], "train twice": [5.0], "multistep 20": [0.5]}
+    mine = {"train": [1.0, 2.0, 9.0], "train twice": [5.0], "multistep 2": [0.25], "multistep 20": [0.5]}
     seconds = {
         "ours float32": mine,
         "ours bf16": {task: [value / 2 for value in taken] for task, taken in mine.items()},
@@ -74,7 +74,7 @@ def test_ours_stands_beside_each_peer_at_its_faster_way(script: ModuleType) -> N
     }
     for key, (ours, theirs) in expected.items():
         assert (found[key].ours, found[key].peer_value, found[key].ratio) == (ours, theirs, ours / theirs)
-    assert len(found) == 16
+    assert len(found) == 24
     assert "   0.80  beside the faster peer: NoProp-CT training step, tiny" in script.table(list(found.values()))
 
 

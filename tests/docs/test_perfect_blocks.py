@@ -57,7 +57,10 @@ def exact_rule(kind):
         ("noprop-dt", {}),
         *(
             (kind, {"steps": steps} | more)
-            for kind, more in (("noprop-ct", {"method": "exponential"}), ("noprop-fm", {}))
+            for kind, more in (
+                *(("noprop-ct", {"method": way}) for way in ("exponential", "multistep", "heun", "euler")),
+                ("noprop-fm", {}),
+            )
             for steps in (1, 2, 5, 50)
         ),
     ],

@@ -476,7 +476,7 @@ MUTANTS = (
         TIMED,
     ),
     Mutant(
-        "ct: the consistency's aim is not held fixed",
+        "ct: the consistency's aim is the same point",
         f"{NOPROP}/continuous.py",
         "aim = self.denoise(self.noisy_label(u, self.schedule(later), noise), h, later)",
         "aim = self.denoise(self.noisy_label(u, gamma, noise), h, t)",
@@ -599,6 +599,61 @@ MUTANTS = (
         PARALLEL,
     ),
     Mutant("parallel: bytes not counted", "parallel/share.py", "self.sent_bytes += bucket.nbytes", "pass", PARALLEL),
+    Mutant(
+        "ct: the consistency's aim is not held fixed",
+        f"{NOPROP}/continuous.py",
+        "            with torch.no_grad():\n                later",
+        "            with torch.enable_grad():\n                later",
+        TIMED,
+    ),
+    Mutant(
+        "ct: consistency a tenth of the whole way",
+        f"{NOPROP}/continuous.py",
+        "later = t + 0.1 * (1 - t)",
+        "later = t + 0.1",
+        TIMED,
+    ),
+    Mutant(
+        "ct: ends of the schedule learn from what is no bound",
+        f"{NOPROP}/continuous.py",
+        'ends_learn=self.weighting == "snr"',
+        "ends_learn=True",
+        TIMED,
+    ),
+    Mutant(
+        "fm: the consistency's aim is not held fixed",
+        f"{NOPROP}/flow.py",
+        "            with torch.no_grad():\n                later",
+        "            with torch.enable_grad():\n                later",
+        TIMED,
+    ),
+    Mutant(
+        "embedding: head starts as the farthest row",
+        f"{NOPROP}/embedding.py",
+        "head.bias.copy_(-0.5",
+        "head.bias.copy_(0.5",
+    ),
+    Mutant(
+        "parallel: gradients in another memory format",
+        "parallel/share.py",
+        "torch.empty_like(parameter).copy_(summed.view_as(parameter))",
+        "summed.view_as(parameter)",
+        PARALLEL,
+    ),
+    Mutant(
+        "parallel: statistics of the first replica alone",
+        "parallel/share.py",
+        "values[0] if same else _averaged(values)",
+        "values[0]",
+        PARALLEL,
+    ),
+    Mutant(
+        "parallel: earlier gradients forgotten",
+        "parallel/share.py",
+        "parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad",
+        "pass",
+        PARALLEL,
+    ),
 )
 
 

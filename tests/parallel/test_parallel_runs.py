@@ -86,6 +86,15 @@ def test_the_merged_run_is_the_run_of_one_process_bit_by_bit(tmp_path, alone, or
     assert parallel.merge(run) == outcome
 
 
+def test_the_average_of_the_weights_and_cross_entropy_are_shared_out_to_the_same_bits(tmp_path):
+    settings = small_settings(ema=0.9, error="cross-entropy", epochs=1)
+    train_alone(tmp_path / "alone", settings)
+    for rank in range(2):
+        train_part(tmp_path / "run", rank, 2, settings)
+    parallel.merge(tmp_path / "run")
+    assert_same_weights(tmp_path / "run", tmp_path / "alone")
+
+
 def test_one_block_in_every_pass_can_be_shared_out_too(tmp_path):
     settings = small_settings(order="one-by-one", epochs=1)
     train_alone(tmp_path / "alone", settings)
@@ -214,7 +223,6 @@ def test_the_commands(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "environment", "named"),
     [
-        (("noprop-dt/digits", "--rank", "0", "--ranks", "2"), {}, "--out"),
         (("bp/digits", "--rank", "0", "--ranks", "2", "--out", "x"), {}, "rank 0: Backprop cannot be shared out"),
         (("noprop-dt/digits", "--rank", "0", "--out", "x"), {}, "--ranks"),
         (("noprop-dt/digits", "--out", "x"), {"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR"),

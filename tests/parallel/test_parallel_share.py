@@ -7,6 +7,8 @@ from torch import nn
 
 from beyondprop.errors import RunError, UserError
 from beyondprop.parallel import Place, Share, combine
+from beyondprop.rules.local.noprop import ClassEmbedding, NoPropDT
+from beyondprop.rules.local.noprop.streams import block_stream, draw_step_seed
 from beyondprop.rules.signals.backprop import Backprop
 
 
@@ -100,3 +102,36 @@ def test_a_frozen_embedding_is_not_sent():
     rule = small_rule(learned=True)
     rule.embedding.requires_grad_(False)
     assert not Share(rule, Place(rank=0, ranks=2)).in_step
+
+
+def test_averaged_gradients_keep_the_memory_format_of_their_parameters(monkeypatch):
+    """Fused optimizers read a parameter and its gradient by their order in memory: another would scramble them."""
+
+    class Convolution(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel, self.last = nn.Conv2d(2, 3, 3, padding=1), nn.Linear(3 + 3, 3)
+
+        def forward(self, z, x):
+            return self.last(torch.cat([z, self.kernel(x).mean(dim=(2, 3))], dim=1))
+
+    monkeypatch.setattr("beyondprop.parallel.share.dist.all_reduce", lambda bucket, group: bucket.mul_(2))
+    monkeypatch.setattr("beyondprop.parallel.share._group_of", lambda place: None)
+    torch.manual_seed(0)
+    rules = [NoPropDT([Convolution(), Convolution()], ClassEmbedding.one_hot(3)) for _ in range(2)]
+    rules[1].load_state_dict(rules[0].state_dict())
+    x, y = torch.randn(4, 2, 5, 5), torch.tensor([0, 1, 2, 0])
+    for rule in rules:
+        nn.utils.convert_conv2d_weight_memory_format(rule, torch.channels_last)
+        optimizer = torch.optim.AdamW(rule.parameters(), lr=0.1, fused=True)
+        share = Share(rule, Place(rank=0, ranks=2, replicas=2)) if rule is rules[0] else None
+        torch.manual_seed(1)
+        if share is not None:  # the other replica has the same half of the batch
+            share.backward(torch.cat([x, x]), torch.cat([y, y]))
+        else:
+            with block_stream(draw_step_seed(), 0, x.device):
+                rule.backward(x, y)
+        assert all(p.grad.stride() == p.stride() for p in rule.network.parameters())
+        optimizer.step()
+    for ours, theirs in zip(*(rule.network.parameters() for rule in rules), strict=True):
+        torch.testing.assert_close(ours, theirs)

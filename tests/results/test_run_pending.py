@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,19 +31,51 @@ def test_every_pending_line_is_a_reproduction_of_a_recipe_that_exists(script):
     assert len(script.commands(text, "--device cuda")) < len(lines)
 
 
-def test_interrupted_in_one_call_and_finished_in_the_next(script, tmp_path: Path, capsys):
-    small = "--epochs 400 --first-width 2 --hidden 8 --batch-size 64 --seeds 1 --threads 1 --device cpu"
+@pytest.fixture
+def pending(tmp_path: Path):
+    """A list of one reproduction that takes some seconds; the arguments of a call."""
+    small = "--epochs 200 --first-width 2 --hidden 8 --batch-size 32 --seeds 1 --threads 1 --device cpu"
     (tmp_path / "PENDING.md").write_text(f"# list\n\nbeyondprop reproduce noprop-fm/digits {small}\n")
     call = ["--runs", str(tmp_path / "runs"), "--pending", str(tmp_path / "PENDING.md")]
-    call += ["--results", str(tmp_path / "results"), "--only", "digits"]
-    assert script.main([*call, "--minutes", "0.15"]) == 3
-    assert "left    beyondprop reproduce noprop-fm/digits" in capsys.readouterr().out
-    text = (tmp_path / "PENDING.md").read_text()
-    (tmp_path / "PENDING.md").write_text(text.replace("--epochs 400", "--epochs 1"))
-    assert script.main([*call, "--minutes", "2"]) == 0
-    assert "done    beyondprop" in capsys.readouterr().out
+    return [*call, "--results", str(tmp_path / "results"), "--only", "digits"]
+
+
+def steps_of(runs: Path):
+    """The numbers of the steps that were trained, in order, of the only run there is."""
+    (metrics,) = runs.rglob("metrics.jsonl")
+    return [json.loads(line)["step"] for line in metrics.read_text().splitlines() if "loss" in line]
+
+
+@pytest.mark.slow
+def test_interrupted_in_one_call_and_resumed_in_the_next(script, tmp_path: Path, pending, capsys):
+    status, calls = 3, 0
+    seen = []
+    while status == 3 and calls < 20:
+        status, calls = script.main([*pending, "--minutes", "0.3"]), calls + 1
+        seen.append(len(steps_of(tmp_path / "runs")) if any((tmp_path / "runs").rglob("metrics.jsonl")) else 0)
+    assert status == 0
+    assert calls > 1
+    assert seen == sorted(seen)  # nothing was begun anew
+    told = capsys.readouterr().out
+    assert told.count("left    beyondprop reproduce noprop-fm/digits") == calls - 1
+    assert "done    beyondprop" in told
     document = json.loads((tmp_path / "results" / "noprop-fm" / "digits.json").read_text())
     assert document["recipe"] == "noprop-fm/digits"
+
+
+def test_nothing_runs_on_when_the_call_is_ended(script, tmp_path: Path, pending):
+    call = [sys.executable, str(SCRIPT), *pending, "--minutes", "5"]
+    process = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+    runs = tmp_path / "runs"
+    deadline = time.monotonic() + 60
+    while not any(runs.rglob("metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "left" in told
+    children = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert children.stdout == ""
 
 
 def test_a_failure_is_told(script, tmp_path: Path):

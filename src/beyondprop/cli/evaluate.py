@@ -45,7 +45,8 @@ class Output:
 
 def run(argv: list[str]) -> None:
     """Run the command."""
-    named = next((folder for word in argv if not word.startswith("-") and (folder := _look_for(word))), None)
+    first = argv[0] if argv and not argv[0].startswith("-") else ""
+    named = _look_for(first) if first else None
     recipe, settings = (None, None) if named is None else _stored(named)
     groups: dict[str, Any] = {"output": Output()}
     hidden: tuple[str, ...] = ()

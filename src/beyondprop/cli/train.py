@@ -105,8 +105,8 @@ def run(argv: list[str]) -> None:
 def _run_share(recipe: Any, given: Any, place: parallel.Place) -> None:
     """Train the part of one of several processes; rank 0 speaks for all that torchrun has started."""
     output: Output = given.output
-    if output.out is None:
-        raise UserError("several processes train in one run folder: name it by --out")
+    # One name that all processes find by themselves; a run that stands there already is told.
+    folder = output.out or runs_root() / recipe.id / f"seed-{given.execution.seed}-by-{place.ranks}"
     speaks = place.rank == 0 or place.by_hand
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     name = f"rank {place.rank}"
@@ -115,7 +115,7 @@ def _run_share(recipe: Any, given: Any, place: parallel.Place) -> None:
             recipe,
             given.recipe,
             given.execution,
-            output.out,
+            folder,
             place,
             resume=output.resume or restarted,
             progress=speaks and not output.quiet,
@@ -127,12 +127,12 @@ def _run_share(recipe: Any, given: Any, place: parallel.Place) -> None:
         raise KeyboardInterrupt(f"{name}: {interrupt or 'interrupted before the first checkpoint'}") from None
     if outcome is None:
         if place.by_hand and not output.quiet:
-            say(f"{name} of {place.ranks} has finished; when all have: {_merge_command(output.out)}")
+            say(f"{name} of {place.ranks} has finished; when all have: {_merge_command(folder)}")
     elif output.json:
         chosen = {"settings": asdict(given.recipe), "execution": asdict(given.execution)}
         say_json({"recipe": recipe.id, **chosen, **report(outcome)})
     elif not output.quiet:
-        summarise(outcome, _merge_command(output.out))
+        summarise(outcome, _merge_command(folder))
 
 
 def _merge_command(folder: Path) -> str:

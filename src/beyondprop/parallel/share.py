@@ -127,7 +127,8 @@ class Share:
             dist.all_reduce(bucket, group=group)
         self.sent_bytes += bucket.nbytes
         for parameter, summed in zip(parameters, bucket.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = summed.view_as(parameter)
+            # In the parameter's own memory format: fused optimizers read both by their order in memory.
+            parameter.grad = torch.empty_like(parameter).copy_(summed.view_as(parameter))
 
 
 def part_of(rule: nn.Module, place: Place, state: dict[str, Any]) -> dict[str, Any]:

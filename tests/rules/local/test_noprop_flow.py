@@ -195,17 +195,32 @@ def test_solvers_of_one_equation_meet():
         assert (scores - reached[0]).abs().max() < 0.05
 
 
-def test_consistency_compares_two_points_of_one_line():
-    """With the field of a known label z̃_1 is the label from everywhere, so the term is zero; with another it is not."""
-    y = torch.ones(5, dtype=torch.int64)
-    for block, same in ((Straight(), True), (Flat().double(), False)):
-        losses = []
-        for weight in (0.0, 3.0):
-            rule = make(consistency=weight, sigma=0.0)
-            rule.block = block
-            torch.manual_seed(6)
-            losses.append(rule.batch_loss(rule.encoder(inputs()), y).item())
-        assert (losses[1] == pytest.approx(losses[0], abs=1e-9)) is same
+def test_consistency_equals_the_formula_with_the_later_answer_held_fixed():
+    rule, x = make(consistency=3.0, sigma=0.3), inputs()
+    torch.manual_seed(6)
+    loss = rule.backward(x, LABELS)
+    found = {name: p.grad.clone() for name, p in rule.named_parameters()}
+    rule.zero_grad()
+    torch.manual_seed(6)
+    shift = torch.rand((), dtype=torch.float64)
+    start, blur = (torch.randn(5, 3, dtype=torch.float64) for _ in range(2))
+    expected, rows = 0, rule.embedding.rows
+    for i, label in enumerate(LABELS):
+
+        def reached(t, i=i, label=label):
+            z = t * rows[label] + (1 - t) * start[i] + 0.3 * blur[i]
+            v = rule.block.linear(torch.cat([z, rule.encoder(x[i]), t.reshape(1)])) @ rows
+            return v, z + (1 - t) * v
+
+        t = (i / 5 + shift) % 1
+        v, end = reached(t)
+        aim = reached(t + (1 - t) / 10)[1].detach()
+        expected = expected + ((v - (rows[label] - start[i])) ** 2).sum() + 3 * ((end - aim) ** 2).sum()
+    expected = expected / 5
+    expected.backward()
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-9)
+    for name, parameter in rule.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, msg=name)
 
 
 @pytest.mark.parametrize(

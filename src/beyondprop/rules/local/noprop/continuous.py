@@ -49,7 +49,9 @@ class NoPropCT(TimedNoProp):
         weighting: Of the denoising term. `"snr"`: SNR'(t), as above and in the paper. `"log-snr"`: (log SNR)'(t), which
             counts every octave of noise alike. Under the paper's weights the noisy end, where the prediction begins and
             x alone can tell the class, makes up next to nothing of the loss and is hardly learned. Either way the
-            expected loss depends on the ends of the schedule alone, not on the way between them.
+            expected loss depends on the ends of the schedule alone, not on the way between them. Under `"snr"` they
+            learn from all of it, as it is a bound of the likelihood. `"log-snr"` is none, and would cut off the noise
+            where errors are large: there the ends learn from p_out and the KL term alone.
         error: What stands for ||û - u_y||²: `"squared"`, that itself, or `"cross-entropy"`
             (`ClassEmbedding.denoising_error`).
         consistency: Weight of a term η/2 ||û(z_t, x, t) - û(z_s, x, s)||² where z_s is a cleaner point of the same
@@ -96,7 +98,7 @@ class NoPropCT(TimedNoProp):
         """The objective, with t and the noise drawn anew."""
         u, t = self.embedding(y), self.draw_times(len(y))
         noise = torch.randn_like(u)
-        gamma, slope = self.schedule.gamma_and_slope(t)
+        gamma, slope = self.schedule.gamma_and_slope(t, ends_learn=self.weighting == "snr")
         logits = self.block_logits(self.noisy_label(u, gamma, noise), h, t)
         weight = -slope * torch.exp(-gamma) if self.weighting == "snr" else -slope  # SNR'(t) or (log SNR)'(t)
         error = self.embedding.denoising_error(logits, y, self.error)

@@ -52,17 +52,23 @@ class LearnedSchedule(nn.Module):
         """γ(t), of the shape of t."""
         return self.gamma_and_slope(t)[0]
 
-    def gamma_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """γ(t) and its derivative γ'(t), which is negative; both of the shape of t."""
+    def gamma_and_slope(self, t: Tensor, *, ends_learn: bool = True) -> tuple[Tensor, Tensor]:
+        """γ(t) and its derivative γ'(t), which is negative; both of the shape of t.
+
+        Args:
+            t: Times in [0, 1].
+            ends_learn: Whether gradients reach γ_0 and γ_1.
+        """
         # Not under autocast: exp(-γ) weighs the loss.
         with torch.autocast(t.device.type, enabled=False):
             t = t.to(self.clean.dtype)
-            slopes, weights, span = F.softplus(self.slopes), F.softplus(self.weights), F.softplus(self.span)
+            slopes, weights = F.softplus(self.slopes), F.softplus(self.weights)
+            clean, span = (end if ends_learn else end.detach() for end in (self.clean, F.softplus(self.span)))
             active = torch.sigmoid(t.unsqueeze(-1) * slopes + self.offsets)
             start, end = (torch.sigmoid(at * slopes + self.offsets) @ weights for at in (0.0, 1.0))
             risen = (active @ weights - start) / (end - start)
             steepness = (active * (1 - active)) @ (weights * slopes) / (end - start)
-            return self.clean + span * (1 - risen), -span * steepness
+            return clean + span * (1 - risen), -span * steepness
 
     def times_at(self, gamma: Tensor, *, resolution: int = 1024) -> Tensor:
         """The times t at which γ(t) takes given values: the inverse, by interpolation in a table.

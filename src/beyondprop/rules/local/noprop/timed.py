@@ -59,6 +59,7 @@ class TimedNoProp(Rule):
         *,
         embedding: ClassEmbedding | None = None,
         hidden: int = 256,
+        draws: int = 4,
         **options: Any,
     ) -> Self:
         """Make a newly initialised copy of the classifier the encoder, with the image path of `TimedBlock` upon it.
@@ -70,13 +71,15 @@ class TimedNoProp(Rule):
             classes: Number of classes.
             embedding: W_Embed; default one-hot.
             hidden: Width of the paths of image, label and time.
+            draws: Times and noises drawn for each sample. The constructor's default is the paper's one; more of them
+                learn in fewer epochs, and cost little beside the encoder.
             **options: Arguments of the constructor.
         """
         features = count_features(network, example)
         embedding = embedding or ClassEmbedding.one_hot(classes)
         encoder = nn.Sequential(reinitialised_copy(network), nn.Flatten(), *TimedBlock.image_path(features, hidden))
         block = TimedBlock(hidden, classes, embedding.dim)
-        rule = cls(encoder, block, embedding, **options)
+        rule = cls(encoder, block, embedding, draws=draws, **options)
         return rule.to(device=example.device, dtype=example.dtype if example.is_floating_point() else None)
 
     @abstractmethod

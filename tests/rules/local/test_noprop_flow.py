@@ -4,31 +4,17 @@ import math
 
 import pytest
 import torch
+from timed_parts import LABELS, Flat, inputs
 from torch import nn
 
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rules.local.noprop import ClassEmbedding, NoPropFM
-
-LABELS = torch.tensor([0, 2, 1, 1, 2])
-
-
-class Flat(nn.Module):
-    def __init__(self, dim=3, features=4, classes=3):
-        super().__init__()
-        self.linear = nn.Linear(dim + features + 1, classes)
-
-    def forward(self, z, h, t):
-        return self.linear(torch.cat([z, h, t.unsqueeze(1)], dim=1))
 
 
 def make(embedding=None, **options):
     torch.manual_seed(0)
     embedding = embedding or ClassEmbedding.one_hot(3)
     return NoPropFM(nn.Linear(6, 4), Flat(embedding.dim), embedding, **options).double()
-
-
-def inputs():
-    return torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("kind", ["one-hot", "learned"])

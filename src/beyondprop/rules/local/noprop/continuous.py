@@ -18,11 +18,10 @@ from beyondprop.rules.local.noprop.integrators import (
     one_of,
 )
 from beyondprop.rules.local.noprop.learned_schedule import LearnedSchedule
-from beyondprop.rules.local.noprop.timed import TimedNoProp
+from beyondprop.rules.local.noprop.timed import Start, TimedNoProp
 
 Method = Literal["multistep", "exponential", "heun", "euler", "ancestral"]
 Grid = Literal["log-snr", "uniform"]
-Start = Literal["zero", "noise"]
 
 
 class NoPropCT(TimedNoProp):
@@ -146,7 +145,6 @@ class NoPropCT(TimedNoProp):
         check_steps(steps)
         one_of("method", method, get_args(Method))
         one_of("grid", grid, get_args(Grid))
-        one_of("start", start, get_args(Start))
         h = self.encode(x)
         z, times = self.start_at(start, len(h)), self.time_grid(steps, grid)
 

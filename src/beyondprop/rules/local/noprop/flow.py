@@ -11,11 +11,10 @@ from torch.nn import functional as F
 from beyondprop.errors import UserError
 from beyondprop.rules.local.noprop.embedding import ClassEmbedding
 from beyondprop.rules.local.noprop.integrators import check_steps, integrate, one_of
-from beyondprop.rules.local.noprop.timed import TimedNoProp
+from beyondprop.rules.local.noprop.timed import Start, TimedNoProp
 
 Method = Literal["euler", "heun", "adams-bashforth"]
 Grid = Literal["uniform", "log-snr"]
-Start = Literal["zero", "noise"]
 
 
 class NoPropFM(TimedNoProp):
@@ -123,7 +122,6 @@ class NoPropFM(TimedNoProp):
         check_steps(steps)
         one_of("method", method, get_args(Method))
         one_of("grid", grid, get_args(Grid))
-        one_of("start", start, get_args(Start))
         h = self.encode(x)
         z = integrate(
             lambda z, t: self.velocity(z, h, t), self.start_at(start, len(h)), self.time_grid(steps, grid), method

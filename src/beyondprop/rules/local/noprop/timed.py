@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.rule import Rule, check_labels, descend
 from beyondprop.rules.local.noprop.blocks import TimedBlock, checked_logits, count_features, reinitialised_copy
 from beyondprop.rules.local.noprop.embedding import ClassEmbedding
+from beyondprop.rules.local.noprop.integrators import one_of
+
+Start = Literal["zero", "noise"]
 
 
 class TimedNoProp(Rule):
@@ -115,8 +118,9 @@ class TimedNoProp(Rule):
         regular = torch.arange(count, device=rows.device, dtype=rows.dtype) / count
         return (regular + torch.rand((), device=rows.device, dtype=rows.dtype)) % 1
 
-    def start_at(self, start: str, batch: int) -> Tensor:
+    def start_at(self, start: Start, batch: int) -> Tensor:
         """z_0: its mean, `"zero"`, or a draw of `"noise"`; shape (batch, d)."""
+        one_of("start", start, get_args(Start))
         z = self.embedding.rows.new_zeros(batch, self.embedding.dim)
         return torch.randn_like(z) if start == "noise" else z
 

@@ -129,6 +129,10 @@ def timed_choices(settings: TimedSettings) -> tuple[str, ...]:
     return (*block_choices(settings), "times evenly spread over a batch")
 
 
+# Of NoProp-CT and NoProp-FM: what only tells how they predict, and what the paper itself varies.
+INFERENCE = ("steps", "method", "grid", "start")
+VARIANTS = ("embedding", *INFERENCE)
+
 STEP_COUNTS = (1, 2, 3, 5, 10, 20, 50, 1000)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from beyondprop.recipes.noprop.blocks import (
+    INFERENCE,
+    VARIANTS,
     TimedSettings,
     make_embedding,
     make_timed_network,
@@ -50,10 +52,6 @@ def choices(settings: NoPropFMSettings) -> tuple[str, ...]:
         f"sigma {settings.sigma}",
         f"predicted in {settings.steps} steps ({settings.method}, {settings.grid}) from z_0 {settings.start}",
     )
-
-
-INFERENCE = ("steps", "method", "grid", "start")
-VARIANTS = ("embedding", *INFERENCE)
 
 
 # The larger class, which is not the paper's: what few epochs on a CPU allow.

@@ -25,8 +25,8 @@ format:  ## bring the style in order
 docs:  ## build the documentation into docs/_build/html; warnings are errors
 	$(RUN) sphinx -W --keep-going -q -b html docs docs/_build/html
 
-tables:  ## write the tables of README and documentation anew from results/ and the catalogue
-	$(RUN) beyondprop report README.md docs/index.md docs/results.md
+tables:  ## write the tables of README and documentation anew from result files and the catalogue
+	$(RUN) beyondprop report README.md docs/index.md docs/results.md docs/benchmarks.md docs/parallel.md
 	$(PYTHON) benchmarks/noprop_report.py tables
 
 pictures:  ## draw the pictures of documentation anew from result files

@@ -9,7 +9,7 @@ import pytest
 from beyondprop.cli import main
 from beyondprop.errors import UserError
 from beyondprop.report.results import read_results
-from beyondprop.report.tables import regenerate, results_table, systems_table, tables
+from beyondprop.report.tables import benchmark_table, benchmark_tables, regenerate, results_table, systems_table, tables
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()]
@@ -43,7 +43,8 @@ def write(folder: Path, name: str, document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_hold_what_the_result_files_give(path: Path):
-    made, text = tables(ROOT / "results"), path.read_text(encoding="utf-8")
+    made = tables(ROOT / "results") | benchmark_tables(ROOT / "benchmarks" / "results")
+    text = path.read_text(encoding="utf-8")
     if not any(f"<!-- {name}:begin -->" in text for name in made):
         pytest.skip("no markers")
     assert regenerate(text, made) == text, "run `beyondprop report` over it"
@@ -54,6 +55,26 @@ def test_row_shows_the_result_beside_the_paper(tmp_path: Path):
     row = results_table(read_results(tmp_path)).splitlines()[2]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["`noprop-dt/mnist`", "98.50 ± 0.71", "2", "5", "99.47", "-0.97", "5.2 min", "1, 2"]
+
+
+def a_benchmark() -> dict[str, Any]:
+    row = {"case": "a|b", "metric": "images_per_second", "ours": 12345.6, "peer": "loop", "peer_value": 0.51234}
+    environment = {"torch": "2.13.0", "cpu": "a chip", "threads": 2, "device": "cpu"}
+    return {"environment": environment, "rows": [{**row, "ratio": 2.0}, {**row, "peer_value": None, "ratio": None}]}
+
+
+def test_benchmark_stands_beside_its_peer():
+    _, _, compared, alone, _, where = benchmark_table(a_benchmark()).splitlines()
+    assert compared == "| a\\|b | images per second | 12,300 | loop | 0.512 | 2 |"
+    assert alone.endswith("| loop |  |  |"), "a peer that was not run"
+    assert where == "Measured with torch 2.13.0 on a chip, cpu, 2 threads."
+
+
+@pytest.mark.parametrize("damaged", [{}, {"rows": [], "x": 1}, {"environment": {}, "rows": [{"case": "a"}]}, []])
+def test_what_is_no_benchmark_is_refused(tmp_path: Path, damaged: Any):
+    write(tmp_path, "speed.json", damaged)
+    with pytest.raises(UserError, match=r"speed\.json is no result file of a benchmark"):
+        benchmark_tables(tmp_path)
 
 
 def test_rows_follow_the_catalogue_and_share_notes(tmp_path: Path):

@@ -8,12 +8,13 @@ from pathlib import Path
 from beyondprop.cli.arguments import parse
 from beyondprop.cli.output import note, say
 from beyondprop.errors import UserError
-from beyondprop.report.tables import regenerate, tables
+from beyondprop.report.tables import benchmark_tables, regenerate, tables
 from beyondprop.training.atomic import write_file
 
 HELP = """Makes the tables of the documentation: the results of every reproduced recipe beside the paper's
 numbers, and the catalogue of systems. Without files it prints them. With files it rewrites in each what stands
-between the lines <!-- results:begin --> and <!-- results:end -->, and <!-- systems:begin --> and <!-- systems:end -->.
+between the lines <!-- results:begin --> and <!-- results:end -->, <!-- systems:begin --> and <!-- systems:end -->, and
+for a benchmark's file NAME.json <!-- benchmark-NAME:begin --> and <!-- benchmark-NAME:end -->.
 
 Examples:
   beyondprop report
@@ -27,6 +28,8 @@ class Source:
 
     results: Path = Path("results")
     """Folder of the result files that `beyondprop reproduce` writes."""
+    benchmarks: Path = Path("benchmarks/results")
+    """Folder of the result files that the scripts of `benchmarks` write."""
 
 
 def run(argv: list[str]) -> None:
@@ -36,6 +39,7 @@ def run(argv: list[str]) -> None:
     if not words:
         say("\n\n".join(made.values()))
         return
+    made |= benchmark_tables(given.source.benchmarks)
     # All files are read and made anew before the first is written, so that an error leaves every one as it was.
     before = {path: _read(path) for path in map(Path, words)}
     after = {path: _regenerated(path, text, made) for path, text in before.items()}

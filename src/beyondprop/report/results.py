@@ -21,18 +21,16 @@ _FIELDS = {
 }
 
 
+_ROW_FIELDS = {"case", "metric", "ours", "peer", "peer_value", "ratio"}
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """Read one result file.
 
     Raises:
         UserError: It cannot be read, or is no result.
     """
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): restore it or remove it") from error
+    document = _read_json(path)
     whole = isinstance(document, dict) and document.keys() >= _FIELDS.keys()
     whole = whole and all(isinstance(document[name], kind) for name, kind in _FIELDS.items())
     if not whole or "test_accuracy" not in document["metrics"] or "epochs" not in document["settings"]:
@@ -49,3 +47,25 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     results = [{**read_result(path), "file": path} for path in sorted(folder.glob("*/*.json"))]
     order = [recipe.id for system in SYSTEMS for recipe in system.recipes]
     return sorted(results, key=lambda r: order.index(r["recipe"]) if r["recipe"] in order else len(order))
+
+
+def read_benchmark(path: Path) -> dict[str, Any]:
+    """Read the result file of one benchmark.
+
+    Raises:
+        UserError: It cannot be read, or is no benchmark's.
+    """
+    document = _read_json(path)
+    whole = isinstance(document, dict) and isinstance(document.get("rows"), list) and "environment" in document
+    if not whole or not all(isinstance(row, dict) and row.keys() >= _ROW_FIELDS for row in document["rows"]):
+        raise UserError(f"{path} is no result file of a benchmark: move it elsewhere")
+    return document
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}): restore it or remove it") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.errors import UserError
-from beyondprop.report.results import read_results
+from beyondprop.report.results import read_benchmark, read_results
 
 _RESULT_HEADS = ("Recipe", "Test accuracy, %", "Seeds", "Epochs", "Paper, %", "Difference", "Time a seed", "Departures")
-_LEFT = {"Recipe", "Departures", "System", "Family", "Paper", "Recipes"}  # columns of words; numbers stand on the right
+_BENCHMARK_HEADS = ("Case", "Measured", "beyondprop", "Beside", "Theirs", "Ratio")
+_WORDS = {"Recipe", "Departures", "System", "Family", "Paper", "Recipes", "Case", "Measured", "Beside"}  # on the left
 
 
 def tables(results: Path) -> dict[str, str]:
@@ -25,6 +27,18 @@ def tables(results: Path) -> dict[str, str]:
         UserError: A result file is damaged.
     """
     return {"results": results_table(read_results(results)), "systems": systems_table()}
+
+
+def benchmark_tables(folder: Path) -> dict[str, str]:
+    """Make a table of every benchmark, by the name that its markers carry: `benchmark-` and that of the file.
+
+    Args:
+        folder: Of the result files that the scripts of `benchmarks` write.
+
+    Raises:
+        UserError: A result file is damaged.
+    """
+    return {f"benchmark-{path.stem}": benchmark_table(read_benchmark(path)) for path in sorted(folder.glob("*.json"))}
 
 
 def regenerate(text: str, made: Mapping[str, str]) -> str:
@@ -71,6 +85,45 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
     table = markdown_table(_RESULT_HEADS, rows)
     listed = "\n".join(f"{number}. {_escaped(text)}" for number, text in enumerate(notes, 1))
     return f"{table}\n\nDepartures from the paper:\n\n{listed}" if notes else table
+
+
+def benchmark_table(document: dict[str, Any]) -> str:
+    """One row a measurement beside something else, and a line on where it was taken. A ratio above 1 favours the first.
+
+    Args:
+        document: A benchmark's result file.
+
+    Returns:
+        The table. Numbers have three significant digits; nothing stands where the peer was not run.
+    """
+    rows = [
+        (
+            _escaped(row["case"]),
+            _escaped(row["metric"].replace("_", " ")),
+            _short(row["ours"]),
+            _escaped(row["peer"] or ""),
+            _short(row["peer_value"]),
+            _short(row["ratio"]),
+        )
+        for row in document["rows"]
+    ]
+    where = document["environment"]
+    threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
+    measured = f"Measured with torch {where['torch']} on {where['cpu']}, {where['device']}, {threads}."
+    return f"{markdown_table(_BENCHMARK_HEADS, rows)}\n\n{measured}"
+
+
+def _short(value: float | None) -> str:
+    """Three significant digits.
+
+    >>> _short(80052080), _short(105.17), _short(2.0816), _short(0), _short(None)
+    ('80,100,000', '105', '2.08', '0', '')
+    """
+    if value is None:
+        return ""
+    if abs(value) >= 1000:
+        return f"{round(value, 2 - int(math.log10(abs(value)))):,.0f}"
+    return f"{value:.3g}"
 
 
 def systems_table() -> str:
@@ -122,7 +175,7 @@ def _numbered(notes: list[str], text: str) -> int:
     return notes.index(text) + 1
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = _LEFT) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = _WORDS) -> str:
     """Set cells in columns.
 
     Args:

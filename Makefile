@@ -8,7 +8,7 @@ help:  ## name the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
 
 test:  ## the everyday tests: under five minutes on two cores
-	$(RUN) pytest -m "not slow"
+	$(RUN) pytest -n auto -m "not slow"
 
 slow:  ## the tests that take minutes each
 	$(RUN) pytest -m slow

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from beyondprop.checks import suggestion
 from beyondprop.errors import UserError
-from beyondprop.recipes import backprop
+from beyondprop.recipes import backprop, direct_feedback, feedback_alignment, target_projection
 from beyondprop.recipes.noprop import continuous as noprop_ct
 from beyondprop.recipes.noprop import discrete as noprop_dt
 from beyondprop.recipes.noprop import flow as noprop_fm
@@ -80,6 +80,22 @@ NOPROP = Paper(
 }""",
 )
 
+FRENKEL = Paper(
+    "Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward Training of Deep Neural Networks",
+    "Charlotte Frenkel, Martin Lefebvre, David Bol",
+    2021,
+    "1909.01311",
+    """@article{frenkel2021learning,
+  title   = {Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward Training of Deep Neural
+             Networks},
+  author  = {Frenkel, Charlotte and Lefebvre, Martin and Bol, David},
+  journal = {Frontiers in Neuroscience},
+  volume  = {15},
+  number  = {629892},
+  year    = {2021}
+}""",
+)
+
 SYSTEMS: tuple[System, ...] = (
     System(
         "bp",
@@ -104,6 +120,138 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.signals.backprop:Backprop",
         backprop.RECIPES,
+    ),
+    System(
+        "fa",
+        "Feedback alignment",
+        "signals",
+        Paper(
+            "Random synaptic feedback weights support error backpropagation for deep learning",
+            "Timothy P. Lillicrap, Daniel Cownden, Douglas B. Tweed, Colin J. Akerman",
+            2016,
+            "1411.0247",
+            """@article{lillicrap2016random,
+  title   = {Random synaptic feedback weights support error backpropagation for deep learning},
+  author  = {Lillicrap, Timothy P. and Cownden, Daniel and Tweed, Douglas B. and Akerman, Colin J.},
+  journal = {Nature Communications},
+  volume  = {7},
+  number  = {13276},
+  year    = {2016}
+}""",
+        ),
+        "beyondprop.rules.signals.feedback_alignment:FeedbackAlignment",
+        feedback_alignment.FA,
+    ),
+    System(
+        "dfa",
+        "Direct feedback alignment",
+        "signals",
+        Paper(
+            "Direct Feedback Alignment Provides Learning in Deep Neural Networks",
+            "Arild Nøkland",
+            2016,
+            "1609.01596",
+            """@inproceedings{nokland2016direct,
+  title     = {Direct Feedback Alignment Provides Learning in Deep Neural Networks},
+  author    = {N{\\o}kland, Arild},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2016}
+}""",
+        ),
+        "beyondprop.rules.signals.direct_feedback:DFA",
+        direct_feedback.DFA,
+    ),
+    System(
+        "sdfa",
+        "Direct feedback alignment by the error's sign",
+        "signals",
+        FRENKEL,
+        "beyondprop.rules.signals.direct_feedback:SignDFA",
+        direct_feedback.SIGN_DFA,
+    ),
+    System(
+        "sign-symmetry",
+        "Sign-symmetric feedback (uSF, frSF, brSF)",
+        "signals",
+        Paper(
+            "How Important is Weight Symmetry in Backpropagation?",
+            "Qianli Liao, Joel Z. Leibo, Tomaso Poggio",
+            2016,
+            "1510.05067",
+            """@inproceedings{liao2016how,
+  title     = {How Important is Weight Symmetry in Backpropagation?},
+  author    = {Liao, Qianli and Leibo, Joel Z. and Poggio, Tomaso},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year      = {2016}
+}""",
+        ),
+        "beyondprop.rules.signals.feedback_alignment:SignSymmetry",
+        feedback_alignment.SIGN_SYMMETRY,
+    ),
+    System(
+        "kolen-pollack",
+        "Kolen-Pollack: feedback learned beside the weights",
+        "signals",
+        Paper(
+            "Deep Learning without Weight Transport",
+            "Mohamed Akrout, Collin Wilson, Peter C. Humphreys, Timothy Lillicrap, Douglas B. Tweed",
+            2019,
+            "1904.05391",
+            """@inproceedings{akrout2019deep,
+  title     = {Deep Learning without Weight Transport},
+  author    = {Akrout, Mohamed and Wilson, Collin and Humphreys, Peter C. and Lillicrap, Timothy and Tweed, Douglas B.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2019}
+}""",
+        ),
+        "beyondprop.rules.signals.feedback_alignment:KolenPollack",
+        feedback_alignment.KOLEN_POLLACK,
+    ),
+    System(
+        "direct-kolen-pollack",
+        "Direct Kolen-Pollack: direct feedback learned beside the weights",
+        "signals",
+        Paper(
+            "Learning the Connections in Direct Feedback Alignment",
+            "Matthew Bailey Webster, Jonghyun Choi, Changwook Ahn",
+            2020,
+            None,
+            """@misc{webster2020learning,
+  title  = {Learning the Connections in Direct Feedback Alignment},
+  author = {Webster, Matthew Bailey and Choi, Jonghyun and Ahn, Changwook},
+  year   = {2020},
+  note   = {OpenReview}
+}""",
+        ),
+        "beyondprop.rules.signals.direct_feedback:DirectKolenPollack",
+        direct_feedback.DIRECT_KOLEN_POLLACK,
+    ),
+    System(
+        "drtp",
+        "Direct random target projection",
+        "signals",
+        FRENKEL,
+        "beyondprop.rules.signals.target_projection:DRTP",
+        target_projection.DRTP,
+    ),
+    System(
+        "tpsgd",
+        "Target projection stochastic gradient descent",
+        "signals",
+        Paper(
+            "Learning with Local Gradients at the Edge",
+            "Michael Lomnitz, Zachary Daniels, David Zhang, Michael Piacentino",
+            2022,
+            "2208.08503",
+            """@article{lomnitz2022learning,
+  title   = {Learning with Local Gradients at the Edge},
+  author  = {Lomnitz, Michael and Daniels, Zachary and Zhang, David and Piacentino, Michael},
+  journal = {arXiv preprint arXiv:2208.08503},
+  year    = {2022}
+}""",
+        ),
+        "beyondprop.rules.signals.target_projection:TPSGD",
+        target_projection.TPSGD,
     ),
     System(
         "noprop-dt",

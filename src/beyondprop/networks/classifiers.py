@@ -1,0 +1,59 @@
+"""Plain classifiers of images: the networks on which rules are compared, after arXiv 1909.01311, Section 3."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Literal
+
+from torch import nn
+
+Activation = Literal["tanh", "relu"]
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+def perceptron(
+    image: tuple[int, int, int], classes: int, *, hidden: int = 1000, depth: int = 2, activation: Activation = "tanh"
+) -> nn.Sequential:
+    """Make a multilayer perceptron.
+
+        flatten,  depth times (linear to `hidden`, activation),  linear to the classes
+
+    Args:
+        image: Channels, height and width.
+        classes: Scores a sample.
+        hidden: Width of each hidden layer.
+        depth: Hidden layers.
+        activation: Of the hidden layers.
+    """
+    widths = [math.prod(image), *[hidden] * depth]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+
+def convolutional(
+    image: tuple[int, int, int], classes: int, *, hidden: int = 1000, activation: Activation = "tanh"
+) -> nn.Sequential:
+    """Make the paper's convolutional network for MNIST, which takes images of any even size.
+
+        conv 5x5 (32), activation, max-pool 2x2, flatten, linear to `hidden`, activation, linear to the classes
+
+    Args:
+        image: Channels, height and width.
+        classes: Scores a sample.
+        hidden: Width of the hidden layer.
+        activation: Of both.
+    """
+    channels, height, width = image
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 5, padding=2),
+        ACTIVATIONS[activation](),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * (height // 2) * (width // 2), hidden),
+        ACTIVATIONS[activation](),
+        nn.Linear(hidden, classes),
+    )

@@ -1,0 +1,123 @@
+"""Settings of the plain classifiers on which rules are compared, and the recipes that every such rule has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from beyondprop.recipes.recipe import Experiment, Published, Recipe, Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from beyondprop.data import Splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings(Settings):
+    """A perceptron or a small convolutional network; the optimizer is AdamW."""
+
+    epochs: int = 10
+    lr_schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
+    weight_decay: float = 1e-4
+    network: Literal["mlp", "conv"] = "mlp"
+    """A multilayer perceptron, or conv 5x5 (32) - pool - linear - linear."""
+    hidden: int = 1000
+    """Width of hidden layers."""
+    depth: int = 2
+    """Hidden layers of the perceptron."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Of hidden layers and convolutions."""
+
+
+S = TypeVar("S", bound=ClassifierSettings)
+
+
+def make_network(settings: ClassifierSettings, splits: Splits) -> tuple[nn.Module, Tensor]:
+    """Make the classifier, and one batch as an example of its input."""
+    import torch
+
+    from beyondprop.networks.classifiers import convolutional, perceptron
+
+    channels, height, width = (int(size) for size in splits.train.images.shape[1:])
+    image, classes, hidden, kind = (channels, height, width), splits.train.classes, settings.hidden, settings.activation
+    network = (
+        convolutional(image, classes, hidden=hidden, activation=kind)
+        if settings.network == "conv"
+        else perceptron(image, classes, hidden=hidden, depth=settings.depth, activation=kind)
+    )
+    return network, torch.zeros(2, *image)
+
+
+def builder(rule: str, **from_settings: str) -> Callable[[Any, Splits], Experiment]:
+    """Make the build function of a rule that takes a plain classifier.
+
+    Args:
+        rule: `module:Class`, as the catalogue names it.
+        **from_settings: The rule's own options, each with the name of the settings' field that holds it.
+    """
+
+    def build(settings: Any, splits: Splits) -> Experiment:
+        import importlib
+
+        module, name = rule.split(":")
+        network, example = make_network(settings, splits)
+        options = {option: getattr(settings, field) for option, field in from_settings.items()}
+        kind = getattr(importlib.import_module(module), name)
+        return Experiment(kind.for_classifier(network, example, splits.train.classes, **options))
+
+    return build
+
+
+DATA = {"mnist": "MNIST", "mnist-conv": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar-10": "CIFAR-10"}
+
+
+def comparison_recipes(
+    system: str,
+    name: str,
+    build: Callable[[Any, Splits], Experiment],
+    settings: S,
+    learning_rates: Mapping[str, float],
+    *,
+    published: Mapping[str, Published] | None = None,
+    suffix: str = "",
+) -> tuple[Recipe, ...]:
+    """Make a rule's recipes on the networks that all rules share.
+
+    Args:
+        system: The system's id.
+        name: Of the rule, for the summaries.
+        build: Makes the experiment.
+        settings: The rule's own; networks and epochs are set here.
+        learning_rates: Found on images held out of training, by variant: those of `DATA`, and `digits`.
+        published: Figures of papers on much the same network, by variant.
+        suffix: Of the variants' names, where a system has other recipes of these names.
+    """
+    small = replace(settings, epochs=15, hidden=64, learning_rate=learning_rates["digits"])
+    recipes = [Recipe(f"{system}/digits", f"{name} on scikit-learn's digits", "digits", small, build)]
+    for variant, data in DATA.items():
+        conv = variant.endswith("-conv")
+        own = replace(
+            settings,
+            learning_rate=learning_rates[variant],
+            network="conv" if conv else "mlp",
+            epochs=5 if conv else settings.epochs,
+        )
+        kind = "a small convolutional network" if conv else "a perceptron with two hidden layers"
+        recipes.append(
+            Recipe(
+                f"{system}/{variant}{suffix}",
+                f"{name}: {kind} on {data}",
+                variant.removesuffix("-conv"),
+                own,
+                build,
+                partial(_published, (published or {}).get(variant)),
+            )
+        )
+    return tuple(recipes)
+
+
+def _published(figures: Published | None, _settings: Settings) -> Published | None:
+    return figures

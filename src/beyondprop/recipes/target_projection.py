@@ -1,0 +1,28 @@
+"""DRTP and tpSGD on the networks that rules are compared on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from beyondprop.recipes.classifiers import ClassifierSettings, builder, comparison_recipes
+
+MODULE = "beyondprop.rules.signals.target_projection"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TPSGDSettings(ClassifierSettings):
+    """Settings of target projection."""
+
+    local_loss: Literal["l2", "l1", "linear"] = "l2"
+    """Between a layer's activation and its target."""
+
+
+RATES = dict.fromkeys(("digits", "mnist", "mnist-conv", "fashion-mnist", "cifar-10"), 1e-3)
+
+DRTP = comparison_recipes(
+    "drtp", "direct random target projection", builder(f"{MODULE}:DRTP"), ClassifierSettings(), RATES
+)
+TPSGD = comparison_recipes(
+    "tpsgd", "target projection", builder(f"{MODULE}:TPSGD", local_loss="local_loss"), TPSGDSettings(), RATES
+)

@@ -1,0 +1,217 @@
+"""A teaching signal that goes straight to every hidden layer, past all the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
+from torch.nn.modules import activation
+
+from beyondprop.errors import UnsupportedNetworkError
+from beyondprop.rule import evaluating
+from beyondprop.rules.signals.layers import (
+    Call,
+    Kinds,
+    add_gradient,
+    differentiable,
+    edges_of,
+    find_layers,
+    intercepted,
+    modules_between,
+)
+
+ACTIVATIONS: Kinds = tuple(
+    kind
+    for kind in vars(activation).values()
+    if isinstance(kind, type) and issubclass(kind, nn.Module) and kind not in (nn.Module, nn.MultiheadAttention)
+)
+UNROLLED: Kinds = (nn.RNNBase,)
+
+
+class Point(NamedTuple):
+    """Where a signal enters: the activation of one or several layers.
+
+    Attributes:
+        name: Of the last of these layers that was evaluated, which names the feedback weights too.
+        value: The activation, a tensor with a graph that begins at the layers' inputs.
+        calls: The layers' evaluations.
+        parameters: What else is trainable between the layers and here, such as a norm's scale.
+        source: The activation module whose output the value is; None where it is the input of a layer.
+    """
+
+    name: str
+    value: Tensor
+    calls: list[Call]
+    parameters: list[nn.Parameter]
+    source: nn.Module | None
+
+    def teach(self, signal: Tensor) -> None:
+        """Add to the `.grad` of all parameters of this point the products with a signal of the value's shape."""
+        edges = [edge for call in self.calls for edge in call.edges]
+        entries = [*edges, *(get_gradient_edge(parameter) for parameter in self.parameters)]
+        found = iter(torch.autograd.grad(self.value, entries, signal, allow_unused=True))
+        for call in self.calls:
+            call.teach([next(found) for _ in call.edges])
+        for parameter, gradient in zip(self.parameters, found, strict=True):
+            add_gradient(parameter, gradient)
+
+
+class Direct:
+    """Finds the points of a network, and cuts the layers apart while it is evaluated.
+
+    A point is the output of an activation module, or the input of a layer, whichever comes first behind a layer. Each
+    layer's evaluation belongs to the first point that it reaches: in a residual network a block belongs to the point
+    behind it, and not, along the skip connections, to all later ones too.
+
+    Args:
+        network: Any module.
+        example: One input batch, run once without a trace.
+        whole: Classes of modules to be taken as one layer.
+
+    Attributes:
+        shapes: Of every hidden point's value without the batch, by name.
+        activations: The class of the activation module of every hidden point that has one, by name.
+
+    Raises:
+        UnsupportedNetworkError: A layer's outputs differ in shape from one evaluation to the next, or do not begin with
+            the batch; or the network's output is no tensor.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor, whole: Kinds = ()) -> None:
+        self._layers = find_layers(network, whole)
+        self._activations = modules_between(network, self._layers.values(), ACTIVATIONS)
+        self._parameters = set(network.parameters())
+        self.shapes: dict[str, torch.Size] = {}
+        self.activations: dict[str, type[nn.Module]] = {}
+        self._survey(network, example)
+
+    @staticmethod
+    def objection(network: nn.Module, whole: Kinds = ()) -> str | None:
+        """Tell why the layers of a network cannot be taught directly, or None."""
+        layers = find_layers(network, whole)
+        if not layers:
+            return "the network has no layer with weights: nothing can be trained"
+        for name, layer in layers.items():
+            if isinstance(layer, UNROLLED) and not isinstance(layer, whole):
+                kind = type(layer).__name__
+                return (
+                    f"layer {name or 'network'} ({kind}) unrolls over time inside: write the loop with nn.{kind}Cell, "
+                    f"each of whose steps is taught, or give whole=(nn.{kind},) to differentiate through its time steps"
+                )
+        return None
+
+    @contextmanager
+    def watch(self, receive: Callable[[Point], None]) -> Iterator[_Watch]:
+        """Evaluate the network in this context: `receive` gets every hidden point as soon as it is computed."""
+        watch = _Watch(receive, self._parameters)
+        with intercepted(self._layers, watch.enter, watch.leave), ExitStack() as hooks:
+            for module in self._activations.values():
+                hooks.callback(module.register_forward_hook(watch.activated).remove)
+            yield watch
+
+    def _survey(self, network: nn.Module, example: Tensor) -> None:
+        found: list[tuple[Point, Node | None]] = []
+        # The node is noted at once: what follows in place changes the value's.
+        receive = lambda point: found.append((point, point.value.grad_fn))  # noqa: E731
+        with evaluating(network), torch.enable_grad(), self.watch(receive):
+            output = network(example)
+        if not isinstance(output, Tensor):
+            raise UnsupportedNetworkError(f"the network must return one tensor, it returns {type(output).__name__}")
+        last = _reachable(output.grad_fn)
+        for point, node in found:
+            if point.source is not None and node in last:  # the output's own activation: the loss teaches it
+                self._activations = {name: m for name, m in self._activations.items() if m is not point.source}
+                continue
+            shape = point.value.shape
+            if len(shape) < 2 or shape[0] != len(example):
+                raise UnsupportedNetworkError(
+                    f"layer {point.name} gives {tuple(shape)} for a batch of {len(example)}: the batch must come first"
+                )
+            if self.shapes.setdefault(point.name, shape[1:]) != shape[1:]:
+                raise UnsupportedNetworkError(
+                    f"layer {point.name} is used for outputs of two shapes, {tuple(self.shapes[point.name])} and "
+                    f"{tuple(shape[1:])}: one feedback cannot serve both"
+                )
+            if point.source is not None:
+                self.activations[point.name] = type(point.source)
+
+
+class _Watch:
+    """The evaluations since the last point."""
+
+    def __init__(self, receive: Callable[[Point], None], parameters: Collection[nn.Parameter]) -> None:
+        self._receive, self._parameters = receive, parameters
+        self._pending: dict[Node, Call] = {}
+        self._seen: set[Node] = set()
+
+    def enter(self, call: Call, arguments: Any) -> Any:
+        """Cut a layer's inputs off; what they were computed from is a point."""
+        arguments = call.cut(arguments, with_gradient=False)
+        for value in call.given:
+            self._point(value, f"input of {call.name}")
+        return arguments
+
+    def leave(self, call: Call, output: Any) -> Any:
+        """Note where a layer's outputs enter the graph."""
+        call.edges = edges_of(differentiable(output))
+        self._pending |= {edge.node: call for edge in call.edges}
+        return output
+
+    def activated(self, module: nn.Module, _args: Any, output: Any) -> None:
+        """The output of an activation module is a point."""
+        if isinstance(output, Tensor) and output.requires_grad:
+            self._point(output, "network", module)
+
+    def _point(self, value: Tensor, name: str, source: nn.Module | None = None) -> None:
+        point = self.claim(value, name, source)
+        if point is not None:
+            self._receive(point)
+
+    def claim(self, value: Tensor, name: str = "output", source: nn.Module | None = None) -> Point | None:
+        """Make a point of all that a value depends on and that belongs to none yet; None where there is nothing.
+
+        Args:
+            value: A tensor.
+            name: Of the point, where no layer gives it one.
+            source: The activation module that gave the value.
+        """
+        claimed: set[Call] = set()
+        parameters: list[nn.Parameter] = []
+        stack = [value.grad_fn]
+        while stack:
+            node = stack.pop()
+            if node is None or node in self._seen:
+                continue
+            variable = getattr(node, "variable", None)
+            if variable is not None:  # a leaf; a norm that is used twice reaches its parameters anew
+                if variable in self._parameters and not any(variable is p for p in parameters):
+                    parameters.append(variable)
+                continue
+            self._seen.add(node)
+            if node in self._pending:
+                claimed.add(self._pending[node])
+            else:
+                stack += [before for before, _ in node.next_functions]
+        if not (claimed or parameters):
+            return None
+        calls = [call for call in dict.fromkeys(self._pending.values()) if call in claimed]  # in their order
+        for edge in [edge for call in calls for edge in call.edges]:
+            self._seen.add(edge.node)  # a second output of a layer belongs to the point of its first
+            self._pending.pop(edge.node, None)
+        return Point(calls[-1].name if calls else name, value, calls, parameters, source)
+
+
+def _reachable(node: Node | None) -> set[Node]:
+    """All nodes of the graph below one."""
+    seen: set[Node] = set()
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [before for before, _ in node.next_functions]
+    return seen

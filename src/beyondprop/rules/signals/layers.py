@@ -1,0 +1,158 @@
+"""The layers of a network, and single evaluations of them cut off from what came before.
+
+A layer is a module with weights of its own: linear, convolution, embedding, attention, or written by the user. What
+lies between layers (activations, pooling, norms, sums of branches, whatever the network's `forward` does by itself)
+passes signals by its own derivative, and where it has parameters, such as a norm's, they learn from what passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
+from torch.utils import _pytree as trees
+
+Kinds = tuple[type[nn.Module], ...]
+
+NORMS: Kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
+"""Modules with parameters that are no layers: each number of their output belongs to the same number of their input."""
+
+
+def find_layers(network: nn.Module, whole: Kinds = ()) -> dict[str, nn.Module]:
+    """Find a network's layers, by name, each once.
+
+    Args:
+        network: Any module.
+        whole: Classes of modules to be taken as one layer with all that is in them; inside, autograd differentiates.
+
+    Returns:
+        Modules of the classes in `whole`, and innermost modules with trainable or frozen parameters of their own.
+    """
+    found: dict[str, nn.Module] = {}
+    seen: set[nn.Module] = set()
+
+    def visit(name: str, module: nn.Module) -> None:
+        if module in seen or isinstance(module, NORMS):
+            return
+        seen.add(module)
+        if isinstance(module, whole) or _is_layer(module):
+            if any(True for _ in module.parameters()):
+                found[name] = module
+            return
+        for child_name, child in module.named_children():
+            visit(f"{name}.{child_name}" if name else child_name, child)
+
+    visit("", network)
+    return found
+
+
+def _is_layer(module: nn.Module) -> bool:
+    if isinstance(module, nn.MultiheadAttention) or parametrize.is_parametrized(module):
+        return True  # their children hold weights that they themselves apply
+    own = any(parameter is not None for parameter in module._parameters.values())
+    return own and not any(True for child in module.children() for _ in child.parameters())
+
+
+def modules_between(network: nn.Module, layers: Collection[nn.Module], kinds: Kinds) -> dict[str, nn.Module]:
+    """Find the modules of given classes that are no part of a layer, by name, each once."""
+    inside = {part for layer in layers for part in layer.modules()}
+    return {name: m for name, m in network.named_modules() if isinstance(m, kinds) and m not in inside}
+
+
+class Call:
+    """One evaluation of one layer, whose graph begins at its inputs.
+
+    Attributes:
+        name: Of the layer.
+        layer: The module.
+        given: Its tensor inputs that carry a graph, as they came, each once.
+        inputs: The same, cut off from that graph.
+        edges: Where signals enter: the layer's differentiable outputs.
+    """
+
+    def __init__(self, name: str, layer: nn.Module) -> None:
+        self.name, self.layer = name, layer
+        self.given: list[Tensor] = []
+        self.inputs: list[Tensor] = []
+        self.edges: list[GradientEdge] = []
+
+    def cut(self, tree: Any, with_gradient: bool) -> Any:
+        """Cut every tensor in the layer's arguments off its graph; `with_gradient` lets it collect a gradient."""
+        return trees.tree_map_only(Tensor, lambda tensor: self._cut(tensor, with_gradient), tree)
+
+    def _cut(self, tensor: Tensor, with_gradient: bool) -> Tensor:
+        if not tensor.requires_grad:
+            return tensor
+        for before, after in zip(self.given, self.inputs, strict=True):
+            if before is tensor:
+                return after
+        self.given.append(tensor)
+        self.inputs.append(tensor.detach().requires_grad_(with_gradient))
+        return self.inputs[-1]
+
+    def teach(self, signals: Sequence[Tensor | None]) -> None:
+        """Call the layer's own vector-Jacobian product.
+
+        Args:
+            signals: For each of `edges`, what stands in the place of the loss's derivative with respect to it, of its
+                shape; None where nothing arrives. Products are added to the `.grad` of the layer's parameters and,
+                where they were cut with a gradient, of `inputs`. The call's graph is freed.
+        """
+        if not self.edges:  # frozen
+            return
+        arrived = [(edge, signal) for edge, signal in zip(self.edges, signals, strict=True) if signal is not None]
+        if arrived:
+            edges, values = zip(*arrived, strict=True)
+            torch.autograd.backward(edges, values)
+        self.edges = []
+
+
+def differentiable(output: Any) -> list[Tensor]:
+    """List the tensors in a module's output that carry a graph."""
+    return [leaf for leaf in trees.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+
+
+def edges_of(tensors: list[Tensor]) -> list[GradientEdge]:
+    """Note where signals enter; later operations in place change the tensors and not these."""
+    return [get_gradient_edge(tensor) for tensor in tensors]
+
+
+def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
+    """Add to a parameter's `.grad`, unless it is frozen."""
+    if parameter.requires_grad:
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+@contextmanager
+def intercepted(
+    layers: Mapping[str, nn.Module],
+    enter: Callable[[Call, Any], Any],
+    leave: Callable[[Call, Any], Any],
+) -> Iterator[None]:
+    """Watch every evaluation of the layers; the modules are as before when the context ends.
+
+    Args:
+        layers: By name.
+        enter: Called with the evaluation and the layer's arguments, (args, kwargs); what it returns the layer gets.
+        leave: Called with the evaluation and the layer's output; what it returns the network goes on with.
+    """
+    running: list[Call] = []
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+
+            def before(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> Any:
+                running.append(Call(name, module))
+                return enter(running[-1], (args, kwargs))
+
+            def after(_module: nn.Module, _args: Any, output: Any) -> Any:
+                return leave(running.pop(), output)
+
+            hooks.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
+            hooks.callback(layer.register_forward_hook(after).remove)
+        yield

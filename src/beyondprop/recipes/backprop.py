@@ -1,10 +1,14 @@
-"""Back-propagation through NoProp's blocks, end to end: the baseline of arXiv 2503.24322, eqs. (17)-(19)."""
+"""Back-propagation, the baseline: through NoProp's blocks end to end, and on the networks that rules are compared on.
+
+The first is the baseline of arXiv 2503.24322, eqs. (17)-(19).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from beyondprop.recipes.classifiers import ClassifierSettings, builder, comparison_recipes
 from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
 from beyondprop.recipes.recipe import Experiment, Recipe
 
@@ -52,6 +56,8 @@ LARGE = BackpropSettings(
     ema=0.995,
     start="zero",
 )
+
+RATES = {"digits": 1e-3, "mnist": 1e-3, "mnist-conv": 1e-3, "fashion-mnist": 1e-3, "cifar-10": 1e-3}
 
 RECIPES = (
     Recipe(
@@ -108,5 +114,13 @@ RECIPES = (
         replace(LARGE, epochs=16),
         build,
         choices=choices,
+    ),
+    *comparison_recipes(
+        "bp",
+        "back-propagation",
+        builder("beyondprop.rules.signals.backprop:Backprop"),
+        ClassifierSettings(),
+        RATES,
+        suffix="-mlp",
     ),
 )

@@ -93,10 +93,10 @@ def comparison_recipes(
         settings: The rule's own; networks and epochs are set here.
         learning_rates: Found on images held out of training, by variant: those of `DATA`, and `digits`.
         published: Figures of papers on much the same network, by variant.
-        suffix: Of the variants' names, where a system has other recipes of these names.
+        suffix: Of the perceptrons' variants, where a system has other recipes of these names.
     """
     small = replace(settings, epochs=15, hidden=64, learning_rate=learning_rates["digits"])
-    recipes = [Recipe(f"{system}/digits", f"{name} on scikit-learn's digits", "digits", small, build)]
+    recipes = [Recipe(f"{system}/digits{suffix}", f"{name} on scikit-learn's digits", "digits", small, build)]
     for variant, data in DATA.items():
         conv = variant.endswith("-conv")
         own = replace(
@@ -108,7 +108,7 @@ def comparison_recipes(
         kind = "a small convolutional network" if conv else "a perceptron with two hidden layers"
         recipes.append(
             Recipe(
-                f"{system}/{variant}{suffix}",
+                f"{system}/{variant}{'' if conv else suffix}",
                 f"{name}: {kind} on {data}",
                 variant.removesuffix("-conv"),
                 own,

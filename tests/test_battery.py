@@ -27,7 +27,7 @@ def digits():
 
 
 def classifier():
-    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 10))
+    return nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Dropout(0.1), nn.Linear(32, 10))
 
 
 def make(rule_class, digits, seed=0):
@@ -66,7 +66,8 @@ def test_learns_held_out_digits(rule_class, digits):
     rule = make(rule_class, digits)
     train(rule, make_optimizer(rule), digits, epochs=6)
     x, y = digits[1]
-    assert (predict(rule, x).argmax(dim=1) == y).double().mean() > 0.85
+    # One in ten is chance. Rules that only agree with the gradient learn more slowly.
+    assert (predict(rule, x).argmax(dim=1) == y).double().mean() > (0.85 if rule_class.follows_gradient else 0.5)
 
 
 def test_returns_a_detached_scalar_loss_that_falls(rule_class, digits):

@@ -31,13 +31,14 @@ class Paper:
     arxiv: str | None
     bibtex: str
     doi: str | None = None
+    page: str | None = None
 
     @property
     def url(self) -> str | None:
-        """The paper's page: arXiv's where it has one."""
+        """The paper's page: arXiv's where it has one, or that of its DOI, or `page`."""
         if self.arxiv:
             return f"https://arxiv.org/abs/{self.arxiv}"
-        return f"https://doi.org/{self.doi}" if self.doi else None
+        return f"https://doi.org/{self.doi}" if self.doi else self.page
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ SYSTEMS: tuple[System, ...] = (
             "1609.01596",
             """@inproceedings{nokland2016direct,
   title     = {Direct Feedback Alignment Provides Learning in Deep Neural Networks},
-  author    = {N{\\o}kland, Arild},
+  author    = {Nøkland, Arild},
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2016}
 }""",
@@ -220,8 +221,9 @@ SYSTEMS: tuple[System, ...] = (
   title  = {Learning the Connections in Direct Feedback Alignment},
   author = {Webster, Matthew Bailey and Choi, Jonghyun and Ahn, Changwook},
   year   = {2020},
-  note   = {OpenReview}
+  url    = {https://openreview.net/forum?id=zgGmAx9ZcY}
 }""",
+            page="https://openreview.net/forum?id=zgGmAx9ZcY",
         ),
         "beyondprop.rules.signals.direct_feedback:DirectKolenPollack",
         direct_feedback.DIRECT_KOLEN_POLLACK,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from beyondprop.rules.signals.layers import Call, differentiable, edges_of, intercepted
+from beyondprop.rules.signals.layers import Call, differentiable, edges_of, intercepted, replaced
 
 Signals = list[Tensor | None]
 PassOn = Callable[[Call, Signals], Signals]
@@ -51,9 +51,8 @@ def chained(
             ]
         if not outputs:
             return output
-        carried = iter(_Carry.apply(call, pass_on, outputs, torch.empty(0, requires_grad=True), *call.given))
-        known = {id(tensor) for tensor in outputs}
-        return trees.tree_map_only(Tensor, lambda tensor: next(carried) if id(tensor) in known else tensor, output)
+        carried = _Carry.apply(call, pass_on, outputs, torch.empty(0, requires_grad=True), *call.given)
+        return replaced(output, outputs, carried)
 
     with intercepted(layers, enter, leave):
         yield

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules import activation
 
 from beyondprop.errors import UnsupportedNetworkError
@@ -22,6 +22,7 @@ from beyondprop.rules.signals.layers import (
     find_layers,
     intercepted,
     modules_between,
+    replaced,
 )
 
 ACTIVATIONS: Kinds = tuple(
@@ -38,22 +39,29 @@ class Point(NamedTuple):
     Attributes:
         name: Of the last of these layers that was evaluated, which names the feedback weights too.
         value: The activation, a tensor with a graph that begins at the layers' inputs.
+        edge: Where the signal enters; what follows in place changes the value's own.
         calls: The layers' evaluations.
         parameters: What else is trainable between the layers and here, such as a norm's scale.
         source: The activation module whose output the value is; None where it is the input of a layer.
+        alone: Whether the value's graph holds nothing but what belongs to this point: it is differentiated in one go.
     """
 
     name: str
     value: Tensor
+    edge: GradientEdge
     calls: list[Call]
     parameters: list[nn.Parameter]
     source: nn.Module | None
+    alone: bool
 
     def teach(self, signal: Tensor) -> None:
         """Add to the `.grad` of all parameters of this point the products with a signal of the value's shape."""
-        edges = [edge for call in self.calls for edge in call.edges]
-        entries = [*edges, *(get_gradient_edge(parameter) for parameter in self.parameters)]
-        found = iter(torch.autograd.grad(self.value, entries, signal, allow_unused=True))
+        if self.alone:
+            torch.autograd.backward([self.edge], [signal])
+            return
+        outputs = [output for call in self.calls for output in call.outputs]
+        entries = [*outputs, *(get_gradient_edge(parameter) for parameter in self.parameters)]
+        found = iter(torch.autograd.grad([self.edge], entries, [signal], allow_unused=True))
         for call in self.calls:
             call.teach([next(found) for _ in call.edges])
         for parameter, gradient in zip(self.parameters, found, strict=True):
@@ -157,8 +165,13 @@ class _Watch:
 
     def leave(self, call: Call, output: Any) -> Any:
         """Note where a layer's outputs enter the graph."""
-        call.edges = edges_of(differentiable(output))
-        self._pending |= {edge.node: call for edge in call.edges}
+        outputs = differentiable(output)
+        call.edges = call.outputs = edges_of(outputs)
+        if len(outputs) > 1:  # one may be computed from another: what arrives at each must be told apart
+            apart = _Apart.apply(*outputs)
+            call.outputs = edges_of(apart)
+            output = replaced(output, outputs, apart)
+        self._pending |= {edge.node: call for edge in call.outputs}
         return output
 
     def activated(self, module: nn.Module, _args: Any, output: Any) -> None:
@@ -181,28 +194,46 @@ class _Watch:
         """
         claimed: set[Call] = set()
         parameters: list[nn.Parameter] = []
+        alone = True
+        passed: set[Node] = set()
         stack = [value.grad_fn]
         while stack:
             node = stack.pop()
-            if node is None or node in self._seen:
+            if node is None or node in passed:
+                continue
+            if node in self._seen:  # an earlier point's
+                alone = False
                 continue
             variable = getattr(node, "variable", None)
             if variable is not None:  # a leaf; a norm that is used twice reaches its parameters anew
-                if variable in self._parameters and not any(variable is p for p in parameters):
+                if variable not in self._parameters:
+                    alone = False
+                elif not any(variable is p for p in parameters):
                     parameters.append(variable)
                 continue
-            self._seen.add(node)
+            passed.add(node)
             if node in self._pending:
                 claimed.add(self._pending[node])
             else:
                 stack += [before for before, _ in node.next_functions]
+        self._seen |= passed
         if not (claimed or parameters):
             return None
         calls = [call for call in dict.fromkeys(self._pending.values()) if call in claimed]  # in their order
-        for edge in [edge for call in calls for edge in call.edges]:
+        for edge in [edge for call in calls for edge in call.outputs]:
             self._seen.add(edge.node)  # a second output of a layer belongs to the point of its first
             self._pending.pop(edge.node, None)
-        return Point(calls[-1].name if calls else name, value, calls, parameters, source)
+        alone = alone and all(call.outputs is call.edges for call in calls)
+        edge = get_gradient_edge(value)
+        return Point(calls[-1].name if calls else name, value, edge, calls, parameters, source, alone)
+
+
+class _Apart(torch.autograd.Function):
+    """The same tensors behind a node of their own; signals are taken there, so that it is never differentiated."""
+
+    @staticmethod
+    def forward(_ctx: Any, *outputs: Tensor) -> Any:
+        return tuple(output.detach() for output in outputs)
 
 
 def _reachable(node: Node | None) -> set[Node]:

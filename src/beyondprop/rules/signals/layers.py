@@ -73,7 +73,8 @@ class Call:
         layer: The module.
         given: Its tensor inputs that carry a graph, as they came, each once.
         inputs: The same, cut off from that graph.
-        edges: Where signals enter: the layer's differentiable outputs.
+        edges: Where the layer's own graph begins: its differentiable outputs.
+        outputs: Where the graph behind the layer ends, for those who look for it there; one for each of `edges`.
     """
 
     def __init__(self, name: str, layer: nn.Module) -> None:
@@ -81,10 +82,11 @@ class Call:
         self.given: list[Tensor] = []
         self.inputs: list[Tensor] = []
         self.edges: list[GradientEdge] = []
+        self.outputs: list[GradientEdge] = []
 
     def cut(self, tree: Any, with_gradient: bool) -> Any:
         """Cut every tensor in the layer's arguments off its graph; `with_gradient` lets it collect a gradient."""
-        return trees.tree_map_only(Tensor, lambda tensor: self._cut(tensor, with_gradient), tree)
+        return map_tensors(lambda tensor: self._cut(tensor, with_gradient), tree)
 
     def _cut(self, tensor: Tensor, with_gradient: bool) -> Tensor:
         if not tensor.requires_grad:
@@ -113,12 +115,29 @@ class Call:
         self.edges = []
 
 
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Apply a function to all tensors in a module's arguments or output."""
+    if isinstance(tree, Tensor):  # the usual shapes by hand: torch's own way through a tree costs as much as a layer
+        return function(tree)
+    if type(tree) is tuple:
+        return tuple(map_tensors(function, part) for part in tree)
+    return trees.tree_map_only(Tensor, function, tree) if tree != {} else tree
+
+
 def differentiable(output: Any) -> list[Tensor]:
     """List the tensors in a module's output that carry a graph."""
+    if isinstance(output, Tensor):
+        return [output] if output.requires_grad else []
     return [leaf for leaf in trees.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
 
-def edges_of(tensors: list[Tensor]) -> list[GradientEdge]:
+def replaced(output: Any, before: Sequence[Tensor], after: Sequence[Tensor]) -> Any:
+    """Put tensors in the place of others in a module's output."""
+    known = {id(old): new for old, new in zip(before, after, strict=True)}
+    return map_tensors(lambda tensor: known.get(id(tensor), tensor), output)
+
+
+def edges_of(tensors: Sequence[Tensor]) -> list[GradientEdge]:
     """Note where signals enter; later operations in place change the tensors and not these."""
     return [get_gradient_edge(tensor) for tensor in tensors]
 

@@ -202,8 +202,8 @@ _SIGNALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": lambda value, target: (value - target).sign(),
     "linear": lambda _value, target: -target,
 }
-_REACH = {
+_REACH = {  # in this order: torch's ReLU6 is a Hardtanh
+    (nn.ReLU, nn.ReLU6, nn.Softplus): (0.0, 1.0),
     (nn.Tanh, nn.Softsign, nn.Hardtanh, nn.Tanhshrink): (-0.9, 0.9),
     (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax): (0.1, 0.9),
-    (nn.ReLU, nn.ReLU6, nn.Softplus): (0.0, 1.0),
 }

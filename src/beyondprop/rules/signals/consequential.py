@@ -1,0 +1,179 @@
+"""Rules that move each layer by what its step does to the layer's outputs, and their common part."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+from torch.utils import _pytree as trees
+
+from beyondprop.errors import UserError
+from beyondprop.rules.signals.affine import Ridge, by_parameter, find_affine, input_rows, output_rows, trained
+from beyondprop.rules.signals.layers import Call, add_gradient, differentiable, edges_of, intercepted
+from beyondprop.rules.signals.network_rule import NetworkRule
+
+Form = Literal["projection", "normalised"]
+
+
+class OutputwiseRule(NetworkRule):
+    """What BPC and ProxProp share: errors come down by back-propagation, and each affine layer turns them into a step.
+
+    Affine layers are `nn.Linear` and `nn.Conv1d`, `2d`, `3d`. Everything else that learns (norms, embeddings,
+    attention, layers whose weight is shared with another module or made from others, transposed convolutions) has its
+    ordinary gradient. A layer that is evaluated several times has the rows of all evaluations together.
+
+    Args:
+        network: Any module with an affine layer.
+        loss: Maps (network(x), y) to a scalar, the mean over the batch. Default: mean cross-entropy over class scores.
+
+    Raises:
+        UnsupportedNetworkError: The network has no affine layer of its own.
+    """
+
+    def __init__(self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        super().__init__(network, loss)
+        self._layers = find_affine(network)
+
+    @classmethod
+    def supports(cls, network: nn.Module) -> str | None:
+        """There must be a layer whose step differs from the gradient's."""
+        if find_affine(network):
+            return None
+        return (
+            f"the network ({type(network).__name__}) has no linear or convolutional layer with weights of its own: "
+            "its parameters would all have their ordinary gradient; use back-propagation"
+        )
+
+    @abstractmethod
+    def change(self, rows: Tensor, delta: Tensor, samples: int) -> Tensor:
+        """Tell what is to be subtracted from a layer's weights.
+
+        Args:
+            rows: The layer's inputs, shape (groups, n, d).
+            delta: The loss's derivative with respect to its outputs, shape (groups, n, m).
+            samples: Length of the batch, by which the loss was divided.
+
+        Returns:
+            Shape (groups, m, d).
+        """
+
+    def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
+        """Differentiate with respect to the outputs of the affine layers, and to parameters elsewhere."""
+        del phase
+        entered: dict[Call, Tensor] = {}
+        passes: list[tuple[nn.Module, Tensor, GradientEdge]] = []
+
+        def enter(call: Call, arguments: Any) -> Any:
+            entered[call] = trees.tree_leaves(arguments)[0]
+            return arguments
+
+        def leave(call: Call, output: Any) -> Any:
+            given = entered.pop(call)
+            if trained(call.layer):
+                passes.extend((call.layer, given, edge) for edge in edges_of(differentiable(output)))
+            return output
+
+        with intercepted(self._layers, enter, leave):
+            scores = self.network(x)
+        loss = self.measured(scores, x, y)
+        layers = {layer: [i for i, (other, _, _) in enumerate(passes) if other is layer] for layer, _, _ in passes}
+        others = self._others(layers)
+        edges = [edge for _, _, edge in passes]
+        if not edges and not others:  # all is frozen
+            return loss
+        found = torch.autograd.grad(loss, [*edges, *others], allow_unused=True)
+
+        gradients: list[tuple[nn.Parameter, Tensor]] = []
+        with torch.autocast(x.device.type, enabled=False):
+            for layer, places in layers.items():
+                taught = [(passes[i][1], delta) for i in places if (delta := found[i]) is not None]
+                if taught:
+                    rows = torch.cat([input_rows(layer, given) for given, _ in taught], dim=1)
+                    delta = torch.cat([output_rows(layer, delta) for _, delta in taught], dim=1)
+                    gradients += by_parameter(layer, self.change(rows, delta, len(x)))
+        rest = zip(others, found[len(edges) :], strict=True)
+        gradients += [(parameter, gradient) for parameter, gradient in rest if gradient is not None]
+        for parameter, gradient in gradients:
+            add_gradient(parameter, gradient)
+        return loss
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """`affine`, whose steps are the rule's own, and `other`, which have gradients and so another scale."""
+        layers = self._layers.values()
+        affine = [parameter for layer in layers for parameter in trained(layer)]
+        groups = [{"name": "affine", "params": affine}, {"name": "other", "params": self._others(layers)}]
+        return [group for group in groups if group["params"]]
+
+    def _others(self, layers: Iterable[nn.Module]) -> list[nn.Parameter]:
+        """What is trained and belongs to none of these layers."""
+        theirs = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        return [p for p in self.network.parameters() if p.requires_grad and id(p) not in theirs]
+
+
+class BPC(OutputwiseRule):
+    """Back-propagation with consequential updates (Paeedeh and Ghiasi-Shirazi, arXiv 2003.05164).
+
+    A layer y = W x that steps by -eta delta x^T for each sample moves the output of sample j by
+    -eta sum_i delta_i <x_i, x_j>, where -eta delta_j was meant: samples disturb each other. `"projection"` takes the
+    consequences into account beforehand, so that every sample of the batch moves as meant, as c -> 0 and as far as
+    W's size allows:
+
+        .grad = delta X^T (X X^T + cI)^-1 = delta (X^T X + cI)^-1 X^T,    .grad X -> delta
+
+    (affine projection; X holds the batch's inputs as columns, and a bias is a weight with input 1). `"normalised"` only
+    corrects each sample's own step, which is cheap, and leaves the disturbance:
+
+        .grad = 1/n sum_j delta_j x_j^T / (|x_j|^2 + c)
+
+    With one sample both are the normalised LMS filter. delta is the derivative of each sample's own loss: that of the
+    mean over the batch, times the batch's length. A convolution's columns are its patches, one for each sample and
+    place; a projection is then the least-squares fit to what all places want.
+
+    A step of eta = 1 moves every output by its delta. `.grad` takes the gradient's place in any optimizer.
+
+    Args:
+        network: Any module with a linear or convolutional layer; other layers have their ordinary gradient.
+        loss: Maps (network(x), y) to a scalar, the mean over the batch. Default: mean cross-entropy over class scores.
+        form: `"projection"` or `"normalised"`.
+        regularisation: c > 0, in units of a squared input: how much of the meant move is given up for a smaller step.
+
+    Raises:
+        UserError: `form` is neither, or `regularisation` is not positive.
+        UnsupportedNetworkError: The network has no linear or convolutional layer.
+
+    >>> rule = BPC(nn.Linear(4, 3), regularisation=1e-6)
+    >>> x, y = torch.eye(4)[:2], torch.tensor([0, 2])
+    >>> with torch.no_grad():
+    ...     meant = rule(x).softmax(dim=1) - torch.eye(3)[y]
+    >>> loss = rule.backward(x, y)
+    >>> torch.allclose(x @ rule.network.weight.grad.T + rule.network.bias.grad, meant, atol=1e-4)
+    True
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        form: Form = "projection",
+        regularisation: float = 1.0,
+    ) -> None:
+        if form not in get_args(Form):
+            raise UserError(f"form must be one of {', '.join(get_args(Form))}, got {form!r}")
+        if not regularisation > 0:
+            raise UserError(f"regularisation must be positive, got {regularisation}")
+        super().__init__(network, loss)
+        self.form = form
+        self.regularisation = regularisation
+
+    def change(self, rows: Tensor, delta: Tensor, samples: int) -> Tensor:
+        """Project, or normalise."""
+        delta = samples * delta
+        if self.form == "projection":
+            return Ridge(rows, self.regularisation).solve(delta)
+        lengths = rows.square().sum(dim=2, keepdim=True) + self.regularisation
+        return (delta / lengths).mT @ rows / rows.shape[1]

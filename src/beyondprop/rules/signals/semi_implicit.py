@@ -1,0 +1,256 @@
+"""Semi-implicit back-propagation: layer by layer from the top, weights by an implicit step, neurons by the new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
+
+from beyondprop.errors import UserError
+from beyondprop.rules.signals.affine import Ridge, by_parameter, input_rows, is_affine, output_rows, trained
+from beyondprop.rules.signals.feedback_alignment import transposed
+from beyondprop.rules.signals.layers import add_gradient, find_layers
+from beyondprop.rules.signals.network_rule import NetworkRule
+
+Step = tuple[nn.Parameter, Tensor]
+Steps = list[Step]
+
+
+class SemiImplicit(NetworkRule):
+    """Semi-implicit back-propagation (Liu and Zhang, arXiv 2002.03516).
+
+    The network is a chain F_{i+1} = sigma(W_i F_i), each layer with all that follows it up to the next; F_0 is the
+    input, F_N the scores, and a bias is a weight with input 1. From the top down, i = N-1 .. 0:
+
+        d_N = eta dJ/dF_N
+        W_i' = argmin_W 1/2 |sigma(W F_i) - (F_{i+1} - d_{i+1})|^2 + lambda/2 |W - W_i|^2
+        d_i = W_i'^T (sigma'(W_i F_i) * d_{i+1})
+        .grad = W_i - W_i'
+
+    So a layer learns what its neurons should have been, F - d, and the next lower one is told by weights that have
+    already learned it. SGD with learning rate 1 takes the step itself. dJ/dF_N is the derivative of each sample's own
+    loss: that of the mean over the batch, times the batch's length. A fixed point is a stationary point of the loss; as
+    lambda grows, `.grad` becomes eta/lambda times the gradient of the loss summed over the batch.
+
+    The minimum is approached by ridge regressions onto what W F should be,
+
+        W <- argmin_W 1/2 |W F - (z - s)|^2 + lambda/2 |W - W_i|^2,    s = sigma'(z) * (sigma(z) - F_{i+1} + d_{i+1})
+
+    with z = W F of the W before; all have one Gram matrix, factored once. The first is exact where sigma is linear; a
+    fixed point of them is a stationary point of the minimisation. (The authors take five steps of nonlinear conjugate
+    gradients, for the weight, then for the bias.)
+
+    Parameters between layers (those of norms) take a step along sigma's own derivative, d_{i+1} . dsigma, divided by
+    lambda + n for n rows of F_i. All is computed in the network's own precision, under autocast too.
+
+    Args:
+        network: `nn.Sequential`, also nested, of linear layers and convolutions with what needs no layer between
+            them: activations, pooling, norms, dropout.
+        loss: Maps (network(x), y) to a scalar, the mean over the batch. Default: mean cross-entropy over class scores.
+        step: eta, positive: how far the scores are to move.
+        regularisation: lambda, positive, in units of a squared input.
+        solves: Ridge regressions a layer, at least 1.
+
+    Raises:
+        UserError: `step`, `regularisation` or `solves` is out of range.
+        UnsupportedNetworkError: The network is no such chain; the message names the layer.
+
+    >>> rule = SemiImplicit(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), step=1.0)
+    >>> optimizer = torch.optim.SGD(rule.parameters(), lr=1.0)
+    >>> rule.backward(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])).shape
+    torch.Size([])
+    """
+
+    follows_gradient = False  # below the top the signal comes by weights that have moved
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        step: float = 0.1,
+        regularisation: float = 1.0,
+        solves: int = 1,
+    ) -> None:
+        for name, value in {"step": step, "regularisation": regularisation}.items():
+            if not value > 0:
+                raise UserError(f"{name} must be positive, got {value}")
+        if solves < 1:
+            raise UserError(f"solves must be at least 1, got {solves}")
+        super().__init__(network, loss)
+        self.step = step
+        self.regularisation = regularisation
+        self.solves = solves
+        self._head, self._units = _units(network)
+
+    @classmethod
+    def supports(cls, network: nn.Module) -> str | None:
+        """Only chains of affine layers: neurons of a branch or a sum have no single layer to answer to."""
+        seen: dict[int, str] = {}
+        begun = False
+        for name, module in _chain(network):
+            named = f"layer {name or 'network'} ({type(module).__name__})"
+            begun = begun or is_affine(module)
+            if not is_affine(module) and find_layers(module):
+                return (
+                    f"{named} is not linear, nor a convolution, nor free of layers: semi-implicit back-propagation "
+                    "trains nn.Sequential chains of these, without branches"
+                )
+            for parameter in module.parameters():
+                if id(parameter) in seen:
+                    return f"{named} shares a parameter with layer {seen[id(parameter)]}: each must take its own step"
+                if not begun:
+                    return f"{named} has parameters and stands before the first linear or convolutional layer"
+                seen[id(parameter)] = name
+        return None if begun else "the network has no linear or convolutional layer: nothing can be trained"
+
+    def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
+        """Run the chain up, then down."""
+        del phase
+        with torch.autocast(x.device.type, enabled=False):  # differences of neurons that are close to each other
+            neurons = x.to(next(self.network.parameters()).dtype) if x.is_floating_point() else x
+            for module in self._head:
+                neurons = module(neurons)
+            evaluations = []
+            for unit in self._units:
+                evaluations.append(_Evaluation(unit, neurons, repeatable=self.solves > 1))
+                neurons = evaluations[-1].output.detach()
+            scores = neurons.requires_grad_()
+            loss = self.measured(scores, x, y)
+            difference = self.step * len(x) * torch.autograd.grad(loss, scores)[0]
+            steps: list[tuple[nn.Parameter, Tensor]] = []
+            for evaluation in reversed(evaluations):
+                taken, signal = self._fit(evaluation, difference)
+                steps += taken
+                if evaluation is not evaluations[0]:
+                    difference = evaluation.passed_down(signal, taken)
+        for parameter, step in steps:
+            add_gradient(parameter, step)
+        return loss
+
+    def _fit(self, at: _Evaluation, difference: Tensor) -> tuple[Steps, Tensor]:
+        """Fit one unit to its neurons' difference; give theta - theta', and the difference of z."""
+        layer, steps = at.unit.layer, []
+        signal, *others = at.derivative(difference)
+        if trained(layer):
+            rows, delta = input_rows(layer, at.input), output_rows(layer, signal)
+            ridge = Ridge(rows, self.regularisation)
+            change = ridge.solve(delta)
+            for _ in range(1, self.solves):
+                still = at.derivative_after(by_parameter(layer, change), difference)
+                change = ridge.solve(output_rows(layer, still) + rows @ change.mT)
+            steps += by_parameter(layer, change)
+        weight = self.regularisation + signal.numel() // len(layer.weight)
+        steps += [(parameter, other / weight) for parameter, other in zip(at.unit.others, others, strict=True)]
+        return steps, signal
+
+
+@dataclass
+class _Unit:
+    """A layer and what follows it up to the next."""
+
+    layer: nn.Module
+    tail: list[nn.Module] = field(default_factory=list)
+
+    @property
+    def others(self) -> list[nn.Parameter]:
+        """What is trained in the tail."""
+        return [parameter for module in self.tail for parameter in trained(module)]
+
+    def after(self, z: Tensor) -> Tensor:
+        """Compute sigma(z)."""
+        for module in self.tail:
+            z = module(z)
+        return z
+
+
+class _Evaluation:
+    """One evaluation of a unit, cut off from what came before; `repeatable` with the same random numbers."""
+
+    def __init__(self, unit: _Unit, neurons: Tensor, *, repeatable: bool) -> None:
+        self.unit = unit
+        self.input = neurons.detach().requires_grad_()  # so that z has a graph where the layer is frozen
+        z = unit.layer(self.input)
+        self._edge: GradientEdge = get_gradient_edge(z)
+        self._random = _RandomNumbers(z.device) if repeatable else None
+        self.output = unit.after(z)
+
+    def derivative(self, difference: Tensor) -> tuple[Tensor, ...]:
+        """Tell what a difference of the output means for z, and for the parameters of the tail."""
+        return torch.autograd.grad(self.output, [self._edge, *self.unit.others], difference)
+
+    def derivative_after(self, steps: Iterable[Step], difference: Tensor) -> Tensor:
+        """Tell what the difference means for z where steps of the layer have made up for a part of it."""
+        assert self._random is not None
+        with self._random.again(self.unit.tail):
+            z = _evaluate(self.unit.layer, self.input, *_stepped(self.unit.layer, steps))
+            edge = get_gradient_edge(z)
+            output = self.unit.after(z)
+            return torch.autograd.grad(output, edge, (output - self.output + difference).detach())[0]
+
+    def passed_down(self, signal: Tensor, steps: Iterable[Step]) -> Tensor:
+        """Tell what a difference of z means for the input, by the weight that has taken its step."""
+        weight, _ = _stepped(self.unit.layer, steps)
+        return transposed(self.unit.layer, weight, signal, self.input.shape)
+
+
+class _RandomNumbers:
+    """The generators' state at a moment, to draw the same numbers again."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = [device] if device.type == "cuda" else []
+        self._states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)]
+
+    @contextmanager
+    def again(self, modules: list[nn.Module]) -> Iterator[None]:
+        """Draw as at that moment; afterwards generators and the modules' statistics are as they were before."""
+        buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+        with torch.random.fork_rng(devices=self._cuda):
+            torch.set_rng_state(self._states[0])
+            for device, state in zip(self._cuda, self._states[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def _chain(network: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules of nested `nn.Sequential`, one after the other, with their names."""
+    if isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward:
+        for child_name, child in network.named_children():
+            yield from _chain(child, f"{name}.{child_name}" if name else child_name)
+    else:
+        yield name, network
+
+
+def _units(network: nn.Module) -> tuple[list[nn.Module], list[_Unit]]:
+    """Take a chain apart: what stands before the first layer, and the layers with what follows each."""
+    head: list[nn.Module] = []
+    units: list[_Unit] = []
+    for _, module in _chain(network):
+        if is_affine(module):
+            units.append(_Unit(module))
+        else:
+            (units[-1].tail if units else head).append(module)
+    return head, units
+
+
+def _stepped(layer: nn.Module, steps: Iterable[Step]) -> tuple[Tensor, Tensor | None]:
+    """The layer's weight and bias after their steps."""
+    taken = {id(parameter): step for parameter, step in steps}
+    weight, bias = (None if p is None else p.detach() - taken.get(id(p), 0) for p in (layer.weight, layer.bias))
+    assert weight is not None
+    return weight, bias
+
+
+def _evaluate(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Evaluate an affine layer with other parameters."""
+    if isinstance(layer, _ConvNd):
+        return layer._conv_forward(x, weight, bias)
+    return F.linear(x, weight, bias)

@@ -84,19 +84,34 @@ def in_step(folder, place):
 
 def killed_in_step(folder, place):
     """One process is killed in the third epoch; the other hears of it, and has a later checkpoint."""
+    killed(folder, "killed", place, LEARNED, step=12)
+
+
+def killed_replica(folder, place):
+    """One of two replicas of a group is killed in the second epoch; the others hear of it."""
+    killed(folder, "killed-replica", replicated(place), small_settings(), step=7)
+
+
+def resumed_replica(folder, place):
+    """All of them go on."""
+    run(folder / "killed-replica", replicated(place), small_settings())
+
+
+def killed(folder, name, place, settings, step):
+    """Rank 1 is killed at a step."""
     backward, calls = ShareClass.backward, []
 
     def watched(self, x, y, phase=None):
         calls.append(x)
-        if place.rank == 1 and len(calls) == 12:
+        if place.rank == 1 and len(calls) == step:
             os.kill(os.getpid(), signal.SIGKILL)
         return backward(self, x, y, phase)
 
     ShareClass.backward = watched
     try:
-        run(folder / "killed", place, LEARNED)
+        run(folder / name, place, settings)
     except RunError as error:
-        (folder / f"gone-{place.rank}.txt").write_text(str(error))
+        (folder / f"{name}-gone-{place.rank}.txt").write_text(str(error))
 
 
 def resumed_in_step(folder, place):
@@ -114,7 +129,12 @@ def other_settings(folder, place):
 
 def several(folder, place):
     """Two replicas of each of two groups, a whole training."""
-    run(folder / "several", Place(rank=place.rank, ranks=4, replicas=2), small_settings())
+    run(folder / "several", replicated(place), small_settings())
+
+
+def replicated(place):
+    """Of two groups with two replicas each."""
+    return Place(rank=place.rank, ranks=4, replicas=2)
 
 
 LEARNED = small_settings(epochs=4, embedding="learned", dim=4)
@@ -177,3 +197,5 @@ if __name__ == "__main__":
     start(resumed_in_step, 2, where)
     start(other_settings, 2, where)
     start(several, 4, where)
+    start(killed_replica, 4, where, lost=[1])
+    start(resumed_replica, 4, where)

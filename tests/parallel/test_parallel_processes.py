@@ -88,7 +88,7 @@ def test_replicas_draw_different_noise_and_stay_in_step(left):
 
 
 def test_processes_in_step_go_on_from_the_last_checkpoint_that_all_have(left):
-    said = (left / "gone-0.txt").read_text()
+    said = (left / "killed-gone-0.txt").read_text()
     assert "another process is gone" in said
     assert "\n" not in said
     ours, theirs = model(left / "killed"), model(left / "in-step")
@@ -117,3 +117,10 @@ def test_a_whole_training_by_two_groups_of_two_replicas(left):
     weights = {name for name in parts[2] if "running" not in name and "num_batches" not in name}
     own = sum(parts[2][n].nbytes for n in weights if n.startswith(("network.2", "head")))
     assert result["sent_bytes_per_step"][2:] == [own, own]
+
+
+def test_replicas_go_on_from_the_last_checkpoint_that_all_have(left):
+    for rank in (0, 2, 3):
+        assert "another process is gone" in (left / f"killed-replica-gone-{rank}.txt").read_text()
+    ours, theirs = model(left / "killed-replica"), model(left / "several")
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []

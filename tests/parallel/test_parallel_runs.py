@@ -19,7 +19,7 @@ from beyondprop import cli, parallel, training
 from beyondprop.errors import NonFiniteError, RunError, UserError
 from beyondprop.parallel import Place
 from beyondprop.rules.local.noprop import NoPropDT
-from beyondprop.training import Interrupted, checkpoint
+from beyondprop.training import Interrupted, RunFolder, checkpoint
 
 
 class Killed(BaseException):
@@ -118,7 +118,7 @@ def test_a_process_that_was_killed_goes_on_alone(tmp_path, alone, monkeypatch):
         patch.setattr(NoPropDT, "assign_credit", killed)
         with pytest.raises(Killed):
             train_part(run, 1, 2, checkpoint_seconds=0)
-    with pytest.raises(RunError, match="rank 1 of 2 has not finished: resume it"):
+    with pytest.raises(RunError, match=r"not all 2 parts have finished: rank 1 stopped before the end \(resume\)$"):
         parallel.merge(run)
     others = {path: path.stat().st_mtime_ns for path in (run / "rank-0").rglob("*")}
     train_part(run, 1, 2, resume=True)
@@ -151,7 +151,7 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path, one_line):
         parallel.merge(run)
     assert not run.exists()
     train_part(run, 0, 2, small_settings(epochs=1))
-    with one_line(RunError, "rank 1 of 2 is missing", "copy its folder"):
+    with one_line(RunError, "not all 2 parts have finished", "rank 1 missing", "copy the folder"):
         parallel.merge(run)
     with one_line(RunError, "rank-0", "ranks is 2, not 3"):
         train_part(run, 0, 3, small_settings(epochs=1), resume=True)
@@ -164,11 +164,37 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path, one_line):
     with one_line(RunError, "rank-1", "cannot be read"):
         parallel.merge(run)
     shutil.rmtree(next((run / "rank-1").glob("checkpoint-*")))
-    with one_line(RunError, "rank 1 of 2 has no checkpoint"):
+    with one_line(RunError, "rank 1 has no checkpoint"):
         parallel.merge(run)
     train_alone(tmp_path / "whole" / "rank-0", small_settings(epochs=1))
     with one_line(RunError, "rank-0 holds no part"):
         parallel.merge(tmp_path / "whole")
+
+
+def test_all_parts_that_hold_a_merge_up_are_named_by_what_is_to_be_done(tmp_path, one_line):
+    run = tmp_path / "run"
+    train_part(run, 0, 5, small_settings(epochs=1, steps=5))
+    for rank in (2, 4):
+        shutil.copytree(run / "rank-0", run / f"rank-{rank}")
+        settings = run / f"rank-{rank}" / "settings.json"
+        settings.write_text(settings.read_text().replace('"rank": 0', f'"rank": {rank}'))
+        (run / f"rank-{rank}" / "result.json").unlink()
+    stored = json.loads((run / "rank-4" / "settings.json").read_text())
+    about = {name: value for name, value in stored.items() if name not in ("commits", "versions")}
+    with (
+        RunFolder(run / "rank-4", about, resume=True),
+        one_line(RunError, "rank 1, 3 missing (", "; rank 2 stopped before the end (", "; rank 4 still training"),
+    ):
+        parallel.merge(run)
+    with one_line(RunError, "rank 1, 3 missing (", "; rank 2, 4 stopped before the end ("):
+        parallel.merge(run)
+
+
+def test_parts_that_are_not_merged_are_told_to_be_so(tmp_path, one_line):
+    run = tmp_path / "by hand"
+    train_part(run, 0, 2, small_settings(epochs=1))
+    with one_line(RunError, "parts of a run that are not merged", f"beyondprop merge '{run}'"):
+        training.load_run(run)
 
 
 def test_a_part_is_no_network_to_be_evaluated(tmp_path, one_line):
@@ -218,6 +244,7 @@ def test_the_commands(tmp_path, capsys):
     status, out, _ = command(capsys, "merge", run)
     assert status == 0
     assert "test accuracy" in out
+    assert "resume" not in out  # there is nothing left to train
 
 
 @pytest.mark.parametrize(
@@ -266,12 +293,32 @@ def test_a_loss_that_is_not_finite_names_the_rank(tmp_path, monkeypatch, capsys)
 
 def test_an_interruption_names_the_rank(tmp_path, monkeypatch, capsys):
     def stopped(*_, **__):
-        raise Interrupted("interrupted after 3 steps; the checkpoint is saved: resume to go on")
+        raise Interrupted("interrupted after 3 steps; the checkpoint is saved")
 
     monkeypatch.setattr(parallel, "train", stopped)
-    status, _, err = command(capsys, "train", "noprop-dt/digits", "--rank", "1", "--ranks", "2", "--out", "x")
-    assert status == 130
-    assert err.startswith("rank 1: interrupted after 3 steps")
+    said = "interrupted after 3 steps; the checkpoint is saved"
+    train = ("train", "noprop-dt/digits", "--out", "x")
+    again = "go on with: beyondprop train noprop-dt/digits --out x --rank 1 --ranks 2 --resume"
+    for resume in ((), ("--resume",)):
+        given = command(capsys, *train, "--rank", "1", "--ranks", "2", *resume)
+        assert given == (130, "", f"rank 1: {said}; {again}\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for rank, way in (("0", "; once torchrun has ended, the same torchrun command goes on with --resume"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert command(capsys, *train) == (130, "", f"rank {rank}: {said}{way}\n")
+
+
+def test_the_summary_of_processes_of_torchrun_names_no_command_to_resume(tmp_path, monkeypatch, capsys):
+    outcome = training.Outcome({"test_accuracy": 0.5}, tmp_path, 1.5, 100.0, 10, [])
+    monkeypatch.setattr(parallel, "train", lambda *_, **__: outcome)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    status, out, _ = command(capsys, "train", "noprop-dt/digits", "--out", str(tmp_path))
+    assert status == 0
+    assert "evaluate" in out
+    assert "resume" not in out
+    assert "merge" not in out
 
 
 @pytest.mark.slow

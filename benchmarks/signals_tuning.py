@@ -1,0 +1,96 @@
+"""Which learning rate each rule of the family `signals` wants, by images held out of training.
+
+    python benchmarks/signals_tuning.py --epochs 2
+
+Every recipe on the networks that all rules share, back-propagation among them, is trained with every rate of one grid,
+for the same few epochs, under its own schedule, with 10,000 of the training images held out; the accuracy on these is
+written down. The test images are not looked at. What was measured before is not measured again, so that a call that is
+interrupted goes on where it stopped; `--again` begins anew. The recipes' learning rates are the best ones of the
+result file: a test compares them.
+
+Fashion-MNIST takes MNIST's rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+from _timing import Row, environment, write_results
+from beyondprop import training
+from beyondprop.catalogue import SYSTEMS
+from beyondprop.errors import NonFiniteError
+from beyondprop.recipes.classifiers import ClassifierSettings
+from beyondprop.recipes.recipe import Recipe
+from beyondprop.training.execution import Execution
+
+OUT = Path(__file__).resolve().parent / "results" / "signals_tuning.json"
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+HELD_OUT = 10_000
+
+
+def recipes(data: str, networks: list[str]) -> list[Recipe]:
+    """Those of every rule on one data set and the networks that all share."""
+    shared = [
+        recipe
+        for system in SYSTEMS
+        for recipe in system.recipes
+        if isinstance(recipe.settings, ClassifierSettings) and recipe.dataset == data
+    ]
+    return [recipe for recipe in shared if recipe.settings.network in networks]
+
+
+def name(recipe: Recipe, epochs: int, rate: float) -> str:
+    """What one training is called in the result file."""
+    return f"{recipe.id}, {epochs} epochs, learning rate {rate:g}"
+
+
+def measure(recipe: Recipe, epochs: int, rate: float) -> float:
+    """Train once, and tell the accuracy on the images held out."""
+    settings = dataclasses.replace(recipe.settings, epochs=epochs, learning_rate=rate, validation=HELD_OUT)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            outcome = training.train(
+                recipe, settings, Execution(precision="bf16"), Path(folder) / "run", progress=False
+            )
+        except NonFiniteError:
+            return 0.0
+    return float(outcome.metrics["validation_accuracy"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure what is not measured yet, and save after each training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=2, help="of each training (default 2)")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="the grid")
+    parser.add_argument("--data", nargs="+", default=["mnist", "cifar-10"], help="data sets (default both)")
+    parser.add_argument("--networks", nargs="+", default=["mlp", "conv"], help="mlp, conv (default both)")
+    parser.add_argument("--only", default="", help="recipes whose id holds this")
+    parser.add_argument("--again", action="store_true", help="begin anew")
+    parser.add_argument("--out", type=Path, default=OUT, help="the result file")
+    options = parser.parse_args(arguments)
+    rows = [] if options.again or not options.out.exists() else _read(options.out)
+    for recipe in [
+        recipe for data in options.data for recipe in recipes(data, options.networks) if options.only in recipe.id
+    ]:
+        for rate in options.rates:
+            case = name(recipe, options.epochs, rate)
+            if any(row.case == case for row in rows):
+                continue
+            accuracy = measure(recipe, options.epochs, rate)
+            print(f"{100 * accuracy:6.2f} %  {case}", flush=True)
+            rows.append(Row(case, "validation_accuracy", accuracy, "chance", None, None))
+            write_results(options.out, environment(torch.device("cpu")), rows)
+
+
+def _read(path: Path) -> list[Row]:
+    return [Row(**row) for row in json.loads(path.read_bytes())["rows"]]
+
+
+if __name__ == "__main__":
+    main()

@@ -137,13 +137,18 @@ class Side:
             raise SystemExit(f"{self.name} ended with status {self.process.wait()}: see above")
         return json.loads(line)
 
-    def turn(self, task: str) -> float:
+    def turn(self, task: str, calls: int = CALLS, limit: float = TURN_SECONDS) -> float:
         """Let it take a turn at a task.
+
+        Args:
+            task: Its name.
+            calls: How many count at most.
+            limit: Seconds after which no further one is begun.
 
         Returns:
             The median of its calls' seconds.
         """
-        wanted = {"task": task, "calls": CALLS, "limit": TURN_SECONDS}
+        wanted = {"task": task, "calls": calls, "limit": limit}
         with contextlib.suppress(BrokenPipeError):  # `answer` says that it has ended
             print(json.dumps(wanted), file=self.process.stdin, flush=True)
         return statistics.median(self.answer())

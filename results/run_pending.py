@@ -79,6 +79,7 @@ def _interrupt(processes: list[subprocess.Popen[bytes]]) -> None:
             process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()  # its last checkpoint stands
+            process.wait()
 
 
 def main(argv: list[str] | None = None) -> int:

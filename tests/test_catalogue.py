@@ -66,7 +66,7 @@ def test_lookup_finds_what_is_there():
     [
         ("noprop-dt/digit", "noprop-dt/digits"),
         ("noprop-dt/minst", "noprop-dt/mnist"),
-        ("noprop-dt", "noprop-dt/digits"),
+        ("noprop-dt/cifar", "noprop-dt/cifar-10"),
         ("BP/MNIST", "bp/mnist"),
         ("noprop/cifar10", "noprop-dt/cifar-10"),
     ],

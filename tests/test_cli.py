@@ -53,6 +53,15 @@ def test_help_of_a_recipe_shows_its_own_settings(command: str, capsys: pytest.Ca
     assert ("--seed INT" in words) == (command == "train")  # reproduce trains seeds 0..N-1
 
 
+def test_help_of_evaluate_shows_no_empty_and_no_second_default(capsys: pytest.CaptureFixture[str]):
+    ask_for_help("evaluate")
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert words.count("(default: as the run)") == 2  # steps and device
+    assert "(default: )" not in words
+    assert "by default" not in words
+    assert "(default: auto)" not in words
+
+
 def test_version(capsys: pytest.CaptureFixture[str]):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"beyondprop {beyondprop.__version__}\n"

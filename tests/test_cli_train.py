@@ -1,15 +1,19 @@
 """`train` and `evaluate`, on a real recipe made as small as it goes, and on a stand-in for what takes time."""
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from beyondprop.cli import main
+from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training import Outcome
 
 SMALL = ["--epochs", "1", "--batch-size", "512", "--steps", "2", "--first-width", "2", "--hidden", "8"]
@@ -129,6 +133,34 @@ def test_interrupted_run_tells_how_to_go_on(runs: Path, monkeypatch: pytest.Monk
     assert capsys.readouterr().err == expected
 
 
+@pytest.mark.parametrize(
+    ("command", "way"),
+    [
+        (["train", "bp/digits"], "go on with: beyondprop train bp/digits --epochs 1"),
+        (["reproduce", "bp/digits", "--seeds", "1"], "the same command goes on from there"),
+    ],
+)
+@pytest.mark.usefixtures("runs")
+def test_the_way_to_go_on_is_told_once(
+    command: list[str], way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(Backprop, "backward", lambda self, *_: os.kill(os.getpid(), signal.SIGINT) or torch.zeros(()))
+    assert main([*command, *SMALL, "--quiet"]) == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"interrupted after 1 steps; the checkpoint is saved; {way}")
+    assert line.count("go on") + line.count("goes on") == 1
+
+
+def test_the_device_is_the_runs_unless_another_is_asked_for(runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "bp/digits", *SMALL, "--device", "cpu", "--quiet"]) == 0
+    settings = runs / "bp" / "digits" / "seed-0" / "settings.json"
+    settings.write_text(settings.read_text().replace('"device": "cpu"', '"device": "teapot"'))
+    evaluate = ["evaluate", "bp/digits/seed-0"]
+    assert main(evaluate) == 2
+    assert "no device named 'teapot'" in capsys.readouterr().err
+    assert main([*evaluate, "--device", "auto"]) == 0  # as `train` takes it: what there is
+
+
 def test_evaluation_by_steps_gives_a_table_and_a_picture(runs: Path, capsys: pytest.CaptureFixture[str]):
     small = ["--epochs", "1", "--batch-size", "512", "--first-width", "2", "--hidden", "8", "--threads", "1"]
     assert main(["train", "noprop-fm/digits", *small, "--quiet"]) == 0
@@ -140,6 +172,11 @@ def test_evaluation_by_steps_gives_a_table_and_a_picture(runs: Path, capsys: pyt
     as_trained = json.loads(capsys.readouterr().out)
     assert as_trained["inference"] == {"steps": 20, "method": "euler", "grid": "uniform", "start": "zero"}
     assert as_trained["accuracy"] == as_trained["test_accuracy_in_20_steps"]
+
+    assert main(evaluate) == 0
+    told = capsys.readouterr().out
+    assert "test accuracy in 1 step  " in told
+    assert "test accuracy in 20 steps  " in told
 
     assert main([*evaluate, "--steps", "20", "1", "3", "--json"]) == 0
     by_steps = json.loads(capsys.readouterr().out)["by_steps"]

@@ -67,6 +67,17 @@ def test_a_rule_of_phases_needs_one():
         Staged().backward(torch.zeros(2, 1), torch.zeros(2))
 
 
+def test_float64_inputs_of_float32_weights_are_refused_with_what_to_do(one_line):
+    rule = Staged()
+    x, y = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2)
+    with one_line(UserError, "x is float64", "Staged are float32", "x.float()"):
+        rule.backward(x, y, "network")
+    assert rule.network["network"].grad is None
+    rule.backward(x.float(), y, "network")
+    rule.backward(x.long(), y, "network")  # such as words
+    rule.double().backward(x, y, "feedback")
+
+
 def test_solver_fits_predicts_and_returns_itself():
     torch.manual_seed(0)
     x = torch.randn(200, 3)

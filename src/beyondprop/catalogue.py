@@ -9,9 +9,16 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from beyondprop.checks import suggestion
+from beyondprop.checks import closest, suggestion
 from beyondprop.errors import UserError
-from beyondprop.recipes import backprop, direct_feedback, feedback_alignment, target_projection
+from beyondprop.recipes import (
+    backprop,
+    consequential,
+    direct_feedback,
+    feedback_alignment,
+    semi_implicit,
+    target_projection,
+)
 from beyondprop.recipes.noprop import continuous as noprop_ct
 from beyondprop.recipes.noprop import discrete as noprop_dt
 from beyondprop.recipes.noprop import flow as noprop_fm
@@ -256,6 +263,65 @@ SYSTEMS: tuple[System, ...] = (
         target_projection.TPSGD,
     ),
     System(
+        "bpc",
+        "Consequential updates (BPC)",
+        "signals",
+        Paper(
+            "Improving the Backpropagation Algorithm with Consequentialism Weight Updates over Mini-Batches",
+            "Naeem Paeedeh, Kamaledin Ghiasi-Shirazi",
+            2021,
+            "2003.05164",
+            """@article{paeedeh2021improving,
+  title   = {Improving the Backpropagation Algorithm with Consequentialism Weight Updates over Mini-Batches},
+  author  = {Paeedeh, Naeem and Ghiasi-Shirazi, Kamaledin},
+  journal = {Neurocomputing},
+  volume  = {461},
+  pages   = {86--98},
+  year    = {2021}
+}""",
+        ),
+        "beyondprop.rules.signals.consequential:BPC",
+        consequential.BPC,
+    ),
+    System(
+        "semi-implicit",
+        "Semi-implicit back-propagation",
+        "signals",
+        Paper(
+            "Semi-Implicit Back Propagation",
+            "Ren Liu, Xiaoqun Zhang",
+            2020,
+            "2002.03516",
+            """@article{liu2020semi,
+  title   = {Semi-Implicit Back Propagation},
+  author  = {Liu, Ren and Zhang, Xiaoqun},
+  journal = {arXiv preprint arXiv:2002.03516},
+  year    = {2020}
+}""",
+        ),
+        "beyondprop.rules.signals.semi_implicit:SemiImplicit",
+        semi_implicit.RECIPES,
+    ),
+    System(
+        "proxprop",
+        "Proximal back-propagation",
+        "signals",
+        Paper(
+            "Proximal Backpropagation",
+            "Thomas Frerix, Thomas Möllenhoff, Michael Moeller, Daniel Cremers",
+            2018,
+            "1706.04638",
+            """@inproceedings{frerix2018proximal,
+  title     = {Proximal Backpropagation},
+  author    = {Frerix, Thomas and Möllenhoff, Thomas and Moeller, Michael and Cremers, Daniel},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2018}
+}""",
+        ),
+        "beyondprop.rules.signals.proxprop:ProxProp",
+        consequential.PROXPROP,
+    ),
+    System(
         "noprop-dt",
         "NoProp in discrete time",
         "local",
@@ -299,11 +365,18 @@ def find_recipe(recipe_id: str) -> Recipe:
     """Find a recipe.
 
     Raises:
-        UserError: No recipe has this id; the message names the closest.
+        UserError: No recipe has this id; the message names the closest, or those of the system that is named.
     """
     recipes = {recipe.id: recipe for system in SYSTEMS for recipe in system.recipes}
     if recipe_id in recipes:
         return recipes[recipe_id]
-    # A system alone is the likeliest slip, and its digits recipe the likeliest meaning.
-    guess = f"{recipe_id}/digits" if f"{recipe_id}/digits" in recipes else recipe_id
-    raise UserError(f"there is no recipe {recipe_id!r}{suggestion(guess, recipes)} (`beyondprop list` names them all)")
+    named, slash, variant = recipe_id.lower().partition("/")
+    own = {recipe.id.partition("/")[2]: recipe.id for s in SYSTEMS for recipe in s.recipes if s.id == named}
+    if own:
+        found = closest(variant, own)
+        hint = f"; did you mean {own[found]!r}?" if found else f": those of {named} are {', '.join(own.values())}"
+    elif slash and closest(named, [system.id for system in SYSTEMS]) is None:
+        hint = ""  # what is alike is the name of the data alone
+    else:
+        hint = suggestion(recipe_id, recipes)
+    raise UserError(f"there is no recipe {recipe_id!r}{hint} (`beyondprop list` names them all)")

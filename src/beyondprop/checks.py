@@ -13,7 +13,7 @@ from beyondprop.errors import UserError
 _LEAST_WHOLE = {
     **dict.fromkeys(("epochs", "batch_size", "threads", "seeds", "steps"), 1),
     **dict.fromkeys(("dim", "hidden", "first_width", "encoder_width"), 1),
-    **dict.fromkeys(("seed", "validation"), 0),
+    **dict.fromkeys(("seed", "validation", "alignment_every"), 0),
 }
 _REAL: dict[str, tuple[str, Callable[[float], bool]]] = {
     "learning_rate": ("above 0", lambda value: value > 0),
@@ -21,6 +21,10 @@ _REAL: dict[str, tuple[str, Callable[[float], bool]]] = {
     "ema": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "dropout": ("at least 0 and below 1", lambda value: 0 <= value < 1),
 }
+
+# What others call what has another name here.
+_USUAL = {"lr": "learning-rate", "bs": "batch-size", "batch": "batch-size", "wd": "weight-decay"}
+_ALIKE = 0.65  # a poorer match misleads; among short words, a third of the letters agree by chance
 
 
 def check(**values: Any) -> None:
@@ -62,12 +66,26 @@ def check_fields(*instances: Any) -> None:
         check(**{f.name: getattr(instance, f.name) for f in fields(instance)})
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Find the known name that the user may have meant, or None. Case and leading dashes do not count.
+
+    >>> closest("--lr", ["--lr-schedule", "--learning-rate"])
+    '--learning-rate'
+    """
+    bare = word.lower().lstrip("-")
+    names = {name.lstrip("-"): name for name in known}
+    if (usual := _USUAL.get(bare, "")) in names:
+        return names[usual]
+    likeness = {short: difflib.SequenceMatcher(None, short, bare).ratio() for short in names}
+    best = max(likeness, key=lambda short: likeness[short], default="")  # of equals, the one that is listed first
+    return names[best] if likeness.get(best, 0) >= _ALIKE else None
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Phrase which known name the user may have meant; empty where none is close.
 
     >>> suggestion("trian", ["train", "evaluate"])
     "; did you mean 'train'?"
     """
-    likeness = {name: difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in known}
-    closest = max(likeness, key=lambda name: likeness[name], default="")  # of equals, the one that is listed first
-    return f"; did you mean {closest!r}?" if likeness.get(closest, 0) >= 0.5 else ""
+    found = closest(word, known)
+    return "" if found is None else f"; did you mean {found!r}?"

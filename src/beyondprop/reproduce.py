@@ -58,7 +58,7 @@ def reproduce(
     check_fields(settings, execution)
     path = result_path(recipe, settings, results, suffix)
     _refuse_smaller(path, settings, seeds, overwrite)  # now, for what follows may take days
-    _make_folder(path.parent)
+    make_folder(path.parent, "--results")
     outcomes = []
     for seed in range(seeds):
         folder = seed_folder(recipe, settings, execution, seed)
@@ -116,13 +116,18 @@ def _refuse_smaller(path: Path, settings: Settings, seeds: int, overwrite: bool)
             raise UserError(f"{path} holds a result of {there} {what}, more than {wanted}: overwrite it with --replace")
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path, flag: str) -> None:
+    """Make a folder for results, which a flag of the command line names.
+
+    Raises:
+        UserError: It cannot be made, or not written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {folder} ({error.strerror}): choose another by --results") from error
+        raise UserError(f"cannot make the folder {folder} ({error.strerror}): choose another by {flag}") from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write into the folder {folder}: choose another by --results")
+        raise UserError(f"cannot write into the folder {folder}: choose another by {flag}")
 
 
 def _document(recipe: Recipe, settings: Settings, execution: Execution, outcomes: list[Any]) -> dict[str, Any]:
@@ -142,11 +147,11 @@ def _document(recipe: Recipe, settings: Settings, execution: Execution, outcomes
             "images_per_second": statistics.fmean(outcome.images_per_second for outcome in outcomes),
             "peak_memory_bytes": max(outcome.peak_memory_bytes for outcome in outcomes),
         },
-        "environment": _environment(outcomes),
+        "environment": environment_of(outcomes),
     }
 
 
-def _environment(outcomes: list[Any]) -> dict[str, Any]:
+def environment_of(outcomes: list[Any]) -> dict[str, Any]:
     """Where the seeds were trained, as their run folders tell: some may have been trained long before, elsewhere."""
     runs = [json.loads((Path(outcome.folder) / "result.json").read_bytes()) for outcome in outcomes]
     commits = list(dict.fromkeys(commit for outcome in outcomes for commit in outcome.commits))

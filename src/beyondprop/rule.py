@@ -117,7 +117,8 @@ class Rule(nn.Module, ABC):
             The batch's loss, detached, a scalar.
 
         Raises:
-            UserError: The batch is empty, x and y differ in length, the phase is unknown, or float16 autocast is on.
+            UserError: The batch is empty, x and y differ in length, x is float64 where the weights are float32, the
+                phase is unknown, or float16 autocast is on.
             NonFiniteError: The loss is NaN or infinite; the message names the block or layer.
         """
         name = type(self).__name__
@@ -134,6 +135,7 @@ class Rule(nn.Module, ABC):
                 f"{name} calls autograd itself, so no loss scaler can reach it and float16 gradients would underflow: "
                 "use torch.autocast with dtype=torch.bfloat16, or float32"
             )
+        refuse_double(x, self)
         with torch.enable_grad():
             return self.assign_credit(x, y, phase).detach()
 
@@ -204,6 +206,23 @@ def check_labels(y: Tensor, classes: int) -> Tensor:
             f"labels must lie in 0..{classes - 1}, got {low if low < 0 else high}: check the data or `classes`"
         )
     return y.long()
+
+
+def refuse_double(x: Tensor, module: nn.Module) -> None:
+    """Refuse float64 inputs, as NumPy's are, of a module whose first parameter is float32.
+
+    Args:
+        x: Inputs.
+        module: What they are given to.
+
+    Raises:
+        UserError: x is float64 and the module is not.
+    """
+    if x.dtype == torch.float64 and getattr(next(module.parameters(), None), "dtype", None) == torch.float32:
+        raise UserError(
+            f"x is float64 and the weights of {type(module).__name__} are float32: give x.float() (NumPy's numbers are "
+            "float64)"
+        )
 
 
 def descend(loss: Tensor, where: str) -> None:

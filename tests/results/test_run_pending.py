@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +80,15 @@ def test_nothing_runs_on_when_the_call_is_ended(script, tmp_path: Path, pending)
     assert "left" in told
     children = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)
     assert children.stdout == ""
+
+
+def test_a_process_that_will_not_leave_is_killed_and_gone(script, monkeypatch):
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline()
+        monkeypatch.setattr(script, "GRACE", 0.2)
+        script._interrupt([process])
+        assert process.returncode == -signal.SIGKILL  # waited for, so that nothing is left of it
 
 
 def test_a_failure_is_told(script, tmp_path: Path):

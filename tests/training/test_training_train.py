@@ -19,7 +19,7 @@ from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training import Execution, evaluate, load_run, train
 from beyondprop.training.assembly import make_optimizer, make_scheduler
 from beyondprop.training.checkpoint import load
-from beyondprop.training.curves import draw_curves
+from beyondprop.training.curves import draw_accuracy_by_steps, draw_curves
 
 EXECUTION = Execution(device="cpu", seed=2)
 
@@ -274,3 +274,26 @@ def test_curves_are_drawn_from_nothing_one_epoch_or_many():
 def test_execution_is_free_of_torch():
     code = "import sys; from beyondprop.training import Execution; Execution(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("count", "accuracies"), [(360, {1: 0.985, 5: 0.985 + 1 / 360}), (20, {1: 1.0, 2: 1.0})])
+def test_one_image_is_no_peak_in_the_picture_by_steps(monkeypatch, count, accuracies):
+    drawn = []
+    monkeypatch.setattr("beyondprop.training.curves._png", lambda figure, axes: drawn.append(axes) or b"")
+    draw_accuracy_by_steps(accuracies, count, "noprop-ct/digits, test split")
+    (axes,) = drawn
+    assert axes.get_title().startswith(f"noprop-ct/digits, test split\n{count} images")
+    low, high = axes.get_ylim()
+    assert 1 / count < (high - low) / 4
+
+
+def test_bars_of_two_standard_errors_lie_about_the_accuracy_by_steps(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("beyondprop.training.curves._png", lambda figure, axes: drawn.append(axes) or b"")
+    draw_accuracy_by_steps({1: 0.5, 2: 0.9, 3: 1.0}, 10_000, "title")
+    (bars,) = drawn[0].containers
+    ends = [segment[:, 1].tolist() for segment in bars[2][0].get_segments()]
+    assert ends[0] == pytest.approx([0.49, 0.51], abs=1e-4)  # sqrt(0.25 / 10000) = 0.005
+    assert ends[1] == pytest.approx([0.894, 0.906], abs=2e-4)  # sqrt(0.09 / 10000) = 0.003
+    assert ends[2][0] < 0.9998
+    assert ends[2][1] == 1.0

@@ -18,6 +18,7 @@ COMMANDS = {
     "merge": ("merge", "put together what processes that were started by hand have trained"),
     "evaluate": ("evaluate", "measure a trained run on a split of its data"),
     "reproduce": ("reproduce", "train several seeds and write the result beside the paper's number"),
+    "study": ("study", "compare rules on one network over several seeds, with pictures"),
     "report": ("report", "make the tables of the documentation from the result files"),
     "data": ("data", "say where the data sets lie and whether their files are intact"),
 }
@@ -34,7 +35,7 @@ Options:
   --version   show the version
 
 Examples:
-  beyondprop train                          a first run: seconds, nothing to download
+  beyondprop train                          a first run: a minute or two, nothing to download
   beyondprop train noprop-dt/mnist --help   the settings of one recipe
   beyondprop reproduce noprop-dt/digits --seeds 3
 

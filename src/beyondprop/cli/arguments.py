@@ -26,6 +26,9 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 SWITCHES = ("--json", "--quiet", "--resume", "--tensorboard", "--replace")
 """Flags without a value: what follows one of them may be the recipe."""
 
+AS_THE_RUN: Any = tyro.conf.arg(help_behavior_hint="(default: as the run)")
+"""Annotation of a flag of which the help shows this in place of a default."""
+
 _KINDS = {int: "a whole number", float: "a number", str: "a word", Path: "a path"}
 
 

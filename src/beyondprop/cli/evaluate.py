@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from beyondprop import training
 from beyondprop.catalogue import find_recipe
 from beyondprop.checks import check
-from beyondprop.cli.arguments import parse
+from beyondprop.cli.arguments import AS_THE_RUN, parse
 from beyondprop.cli.output import aligned, say, say_json
 from beyondprop.errors import RunError, UserError
 from beyondprop.recipes.recipe import Recipe, Settings
@@ -35,10 +35,10 @@ class Output:
 
     split: Literal["test", "validation", "train"] = "test"
     """Images to measure on; validation needs a run that held some out."""
-    steps: tuple[int, ...] = ()
-    """From noise to label, for recipes that take any number of steps to predict; by default as the run says."""
-    device: str | None = None
-    """Where it is computed; by default as the run was."""
+    steps: Annotated[tuple[int, ...], AS_THE_RUN] = ()
+    """From noise to label, for recipes that take any number of steps to predict."""
+    device: Annotated[str, AS_THE_RUN] = "auto"
+    """Where it is computed: auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, ..."""
     json: bool = False
     """Print the figures as one JSON object on the last line of stdout."""
 
@@ -47,8 +47,8 @@ def run(argv: list[str]) -> None:
     """Run the command."""
     first = argv[0] if argv and not argv[0].startswith("-") else ""
     named = _look_for(first) if first else None
-    recipe, settings = (None, None) if named is None else _stored(named)
-    groups: dict[str, Any] = {"output": Output()}
+    recipe, settings, device = (None, None, "auto") if named is None else _stored(named)
+    groups: dict[str, Any] = {"output": Output(device=device)}
     hidden: tuple[str, ...] = ()
     if recipe is not None:
         inference = [name for name in recipe.inference if name != "steps"]
@@ -106,7 +106,7 @@ def _tell_by_steps(loaded: Any, folder: Path, output: Output) -> None:
         figures[steps] = loaded.evaluate(images)
     accuracies = {steps: figure["accuracy"] for steps, figure in figures.items()}
     picture = folder / "steps.png"
-    write_file(picture, draw_accuracy_by_steps(accuracies, f"{loaded.recipe.id}, {output.split} split"))
+    write_file(picture, draw_accuracy_by_steps(accuracies, len(images), f"{loaded.recipe.id}, {output.split} split"))
     if output.json:
         by_steps = {str(steps): figure for steps, figure in figures.items()}
         say_json({**_about(loaded, folder, output), "by_steps": by_steps, "picture": str(picture)})
@@ -133,17 +133,17 @@ def _find(word: str) -> Path:
     return folder
 
 
-def _stored(folder: Path) -> tuple[Recipe | None, Settings | None]:
-    """Recipe of a run and its settings for inference; None where the folder holds none, which loading it will tell."""
+def _stored(folder: Path) -> tuple[Recipe | None, Settings | None, str]:
+    """Recipe, settings for inference and device of a run; None where there is none, which loading it will tell."""
     from beyondprop.training.run_folder import read_settings  # noqa: PLC0415  # it imports torch
 
     try:
         stored = read_settings(folder)
-        recipe = find_recipe(stored["recipe"])
+        recipe, device = find_recipe(stored["recipe"]), str(stored["execution"]["device"])
     except (RunError, UserError, KeyError):
-        return None, None
+        return None, None, "auto"
     known = {name: stored["settings"][name] for name in recipe.inference if name in stored["settings"]}
-    return recipe, replace(recipe.settings, **known)
+    return recipe, replace(recipe.settings, **known), device
 
 
 def _images(loaded: Any, split: str) -> Any:
@@ -154,7 +154,8 @@ def _images(loaded: Any, split: str) -> Any:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    words = name.replace("_", " ")
+    return words.removesuffix("s") if words.endswith(" in 1 steps") else words
 
 
 def _figure(name: str, value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,4 +39,4 @@ def run(argv: list[str]) -> None:
     if given.output.json:
         say_json(report(outcome))
     elif not given.output.quiet:
-        summarise(outcome, shlex.join(["beyondprop", "merge", words[0]]))
+        summarise(outcome)

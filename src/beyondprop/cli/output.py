@@ -18,6 +18,12 @@ def note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def told_how_to_go_on(interrupt: KeyboardInterrupt, way: str) -> KeyboardInterrupt:
+    """The interruption of a training, with the command line's own way to go on in place of the library's."""
+    so_far = interrupt.args[0] if interrupt.args else "interrupted before the first checkpoint"
+    return KeyboardInterrupt(f"{so_far}; {way}" if way else so_far)
+
+
 def say_json(document: dict[str, Any]) -> None:
     """Print one JSON object on one line, the last of stdout."""
     say(json.dumps(document, allow_nan=False))

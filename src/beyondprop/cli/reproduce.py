@@ -8,7 +8,7 @@ from typing import Any
 
 from beyondprop.catalogue import find_recipe
 from beyondprop.cli.arguments import parse, split_recipe
-from beyondprop.cli.output import say, say_json
+from beyondprop.cli.output import say, say_json, told_how_to_go_on
 from beyondprop.reproduce import reproduce
 from beyondprop.training.execution import Execution
 
@@ -68,7 +68,7 @@ def run(argv: list[str]) -> None:
             progress=not output.quiet,
         )
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"{interrupt or 'interrupted'}; the same command goes on from there") from None
+        raise told_how_to_go_on(interrupt, "the same command goes on from there") from None
     if output.json:
         say_json({**result, "file": str(path)})
     elif not output.quiet:

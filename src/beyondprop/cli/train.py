@@ -10,8 +10,9 @@ from typing import Any
 
 from beyondprop import parallel, training
 from beyondprop.catalogue import find_recipe
+from beyondprop.checks import check
 from beyondprop.cli.arguments import parse, split_recipe
-from beyondprop.cli.output import say, say_json
+from beyondprop.cli.output import say, say_json, told_how_to_go_on
 from beyondprop.errors import UserError
 from beyondprop.reproduce import runs_root
 from beyondprop.training.execution import Execution
@@ -39,6 +40,8 @@ class Output:
     """Go on with the run in the folder; without --out with the latest of this recipe and seed."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard as well."""
+    alignment_every: int = 0
+    """Every so many steps compare each layer's update with back-propagation's gradient; 0 never does."""
     json: bool = False
     """Print the outcome as one JSON object on the last line of stdout."""
     quiet: bool = False
@@ -71,11 +74,12 @@ def run(argv: list[str]) -> None:
         processes=Processes(),
     )
     output, processes = given.output, given.processes
+    check(alignment_every=output.alignment_every)  # before a folder is made
     place = parallel.find_place(
         os.environ, rank=processes.rank, ranks=processes.ranks, replicas=processes.data_parallel
     )
     if place is not None:
-        _run_share(recipe, given, place)
+        _run_share(recipe, given, place, flags)
         return
     folder = output.out or default_folder(recipe_id, given.execution.seed, resume=output.resume)
     again = ["beyondprop", "train", recipe_id, *flags]
@@ -90,11 +94,10 @@ def run(argv: list[str]) -> None:
             resume=output.resume,
             progress=not output.quiet,
             tensorboard=output.tensorboard,
+            alignment_every=output.alignment_every,
         )
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            f"{interrupt or 'interrupted before the first checkpoint'}; go on with: {shlex.join(again)}"
-        ) from None
+        raise told_how_to_go_on(interrupt, f"go on with: {shlex.join(again)}") from None
     if output.json:
         chosen = {"settings": asdict(given.recipe), "execution": asdict(given.execution)}
         say_json({"recipe": recipe_id, **chosen, **report(outcome)})
@@ -102,9 +105,11 @@ def run(argv: list[str]) -> None:
         summarise(outcome, shlex.join(again))
 
 
-def _run_share(recipe: Any, given: Any, place: parallel.Place) -> None:
+def _run_share(recipe: Any, given: Any, place: parallel.Place, flags: list[str]) -> None:
     """Train the part of one of several processes; rank 0 speaks for all that torchrun has started."""
     output: Output = given.output
+    if output.alignment_every:
+        raise UserError("--alignment-every needs the whole network in one process: leave it out, or train in one")
     # One name that all processes find by themselves; a run that stands there already is told.
     folder = output.out or runs_root() / recipe.id / f"seed-{given.execution.seed}-by-{place.ranks}"
     speaks = place.rank == 0 or place.by_hand
@@ -124,19 +129,20 @@ def _run_share(recipe: Any, given: Any, place: parallel.Place) -> None:
     except UserError as error:
         raise type(error)(f"{name}: {error}") from error
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"{name}: {interrupt or 'interrupted before the first checkpoint'}") from None
+        way = "once torchrun has ended, the same torchrun command goes on with --resume" if speaks else ""
+        if place.by_hand:
+            again = ["beyondprop", "train", recipe.id, *flags, *([] if output.resume else ["--resume"])]
+            way = f"go on with: {shlex.join(again)}"
+        raise KeyboardInterrupt(f"{name}: {told_how_to_go_on(interrupt, way)}") from None
     if outcome is None:
         if place.by_hand and not output.quiet:
-            say(f"{name} of {place.ranks} has finished; when all have: {_merge_command(folder)}")
+            merge = shlex.join(["beyondprop", "merge", str(folder)])
+            say(f"{name} of {place.ranks} has finished; when all have: {merge}")
     elif output.json:
         chosen = {"settings": asdict(given.recipe), "execution": asdict(given.execution)}
         say_json({"recipe": recipe.id, **chosen, **report(outcome)})
     elif not output.quiet:
-        summarise(outcome, _merge_command(folder))
-
-
-def _merge_command(folder: Path) -> str:
-    return shlex.join(["beyondprop", "merge", str(folder)])
+        summarise(outcome)
 
 
 def default_folder(recipe_id: str, seed: int, *, resume: bool) -> Path:
@@ -154,12 +160,18 @@ def report(outcome: Any) -> dict[str, Any]:
     return {**asdict(outcome), "folder": str(outcome.folder)}
 
 
-def summarise(outcome: Any, resume: str) -> None:
-    """Print what came out of a run, and what can be done with it; `resume` is the command that opens it again."""
+def summarise(outcome: Any, resume: str | None = None) -> None:
+    """Print what came out of a run, and what can be done with it.
+
+    Args:
+        outcome: What `training.train` or `parallel.merge` gives.
+        resume: The command that opens the run again; a merged one has none.
+    """
     folder = Path(outcome.folder)
     say(f"test accuracy  {100 * outcome.metrics['test_accuracy']:.2f} %")
     say(f"time           {outcome.train_seconds:.1f} s, {outcome.images_per_second:.0f} images/s")
     say(f"run folder     {folder}")
     say(f"curves         {folder / 'curves.png'}")
     say(f"evaluate       {shlex.join(['beyondprop', 'evaluate', str(folder)])}")
-    say(f"resume         {resume}")
+    if resume is not None:
+        say(f"resume         {resume}")

@@ -20,6 +20,7 @@ from beyondprop.training.run_folder import (
     RANK,
     RESULT,
     RunFolder,
+    is_in_use,
     read_settings,
     refuse_other_settings,
 )
@@ -78,18 +79,13 @@ def _read_parts(path: Path) -> list[Part]:
     wanted = {name: value for name, value in read_settings(found[0]).items() if name not in ("commits", "versions")}
     if "ranks" not in wanted:
         raise RunError(f"{found[0]} holds no part of a run, but a whole one")
+    stored = _read_finished(path, wanted)
     parts = []
-    for rank in range(wanted["ranks"]):
-        own, name = rank_folder(path, rank), f"rank {rank} of {wanted['ranks']}"
-        if not own.is_dir():
-            raise RunError(f"{path}: {name} is missing: train it, or copy its folder here")
-        settings = read_settings(own)
-        refuse_other_settings(own, {**wanted, "rank": rank}, settings)
-        if not (own / RESULT).exists():
-            raise RunError(f"{path}: {name} has not finished: resume it")
+    for rank, settings in enumerate(stored):
+        own = rank_folder(path, rank)
         saved = checkpoint.load(own)
         if saved is None:
-            raise RunError(f"{path}: {name} has no checkpoint: restore it, or train anew elsewhere")
+            raise RunError(f"{path}: rank {rank} has no checkpoint: restore it, or train anew elsewhere")
         try:
             result = json.loads((own / RESULT).read_bytes())
             metrics = [json.loads(line) for line in (own / METRICS).read_bytes().splitlines()]
@@ -97,6 +93,27 @@ def _read_parts(path: Path) -> list[Part]:
             raise RunError(f"{own} cannot be read ({error}): restore it, or train anew elsewhere") from error
         parts.append(Part(settings, result, metrics, saved))
     return parts
+
+
+def _read_finished(path: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """The settings of all parts; refuses, all at once, those that are not there or have not finished."""
+    stored: list[dict[str, Any]] = []
+    lacking: dict[str, list[str]] = {}
+    for rank in range(wanted["ranks"]):
+        own, state = rank_folder(path, rank), None
+        if own.is_dir():
+            stored.append(read_settings(own))
+            refuse_other_settings(own, {**wanted, "rank": rank}, stored[-1])
+            if not (own / RESULT).exists():
+                state = "still training" if is_in_use(own) else "stopped before the end (resume)"
+        else:
+            state = "missing (train, or copy the folder here)"
+        if state is not None:
+            lacking.setdefault(state, []).append(str(rank))
+    if lacking:
+        told = "; ".join(f"rank {', '.join(ranks)} {state}" for state, ranks in lacking.items())
+        raise RunError(f"{path}: not all {wanted['ranks']} parts have finished: {told}")
+    return stored
 
 
 def _joint_metrics(parts: list[Part], replicas: int) -> list[dict[str, Any]]:

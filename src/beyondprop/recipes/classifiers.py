@@ -11,17 +11,23 @@ from beyondprop.recipes.recipe import Experiment, Published, Recipe, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from beyondprop.data import Splits
+    from beyondprop.rule import Rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings(Settings):
-    """A perceptron or a small convolutional network; the optimizer is AdamW."""
+    """A perceptron or a small convolutional network."""
 
     epochs: int = 10
     lr_schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
     weight_decay: float = 1e-4
+    optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "nag"] = "adamw"
+    """All but AdamW add weight decay to the gradient; nag is SGD with Nesterov's momentum, sgd has none."""
+    momentum: float = 0.9
+    """Of nag."""
     network: Literal["mlp", "conv"] = "mlp"
     """A multilayer perceptron, or conv 5x5 (32) - pool - linear - linear."""
     hidden: int = 1000
@@ -51,24 +57,39 @@ def make_network(settings: ClassifierSettings, splits: Splits) -> tuple[nn.Modul
     return network, torch.zeros(2, *image)
 
 
-def builder(rule: str, **from_settings: str) -> Callable[[Any, Splits], Experiment]:
+def builder(rule_class: str, **from_settings: str) -> Callable[[Any, Splits], Experiment]:
     """Make the build function of a rule that takes a plain classifier.
 
     Args:
-        rule: `module:Class`, as the catalogue names it.
+        rule_class: `module:Class`, as the catalogue names it.
         **from_settings: The rule's own options, each with the name of the settings' field that holds it.
     """
 
     def build(settings: Any, splits: Splits) -> Experiment:
         import importlib
 
-        module, name = rule.split(":")
+        module, name = rule_class.split(":")
         network, example = make_network(settings, splits)
         options = {option: getattr(settings, field) for option, field in from_settings.items()}
         kind = getattr(importlib.import_module(module), name)
-        return Experiment(kind.for_classifier(network, example, splits.train.classes, **options))
+        rule = kind.for_classifier(network, example, splits.train.classes, **options)
+        return Experiment(rule, optimizer=make_optimizer(rule, settings))
 
     return build
+
+
+def make_optimizer(rule: Rule, settings: ClassifierSettings) -> Optimizer | None:
+    """Make the optimizer that the settings name; None for AdamW, which a training makes by itself."""
+    from torch.optim import SGD, Adam, RMSprop
+
+    groups, rate, decay = rule.parameter_groups(), settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return SGD(groups, lr=rate, weight_decay=decay)
+    if settings.optimizer == "nag":
+        return SGD(groups, lr=rate, weight_decay=decay, momentum=settings.momentum, nesterov=True)
+    if settings.optimizer == "rmsprop":
+        return RMSprop(groups, lr=rate, weight_decay=decay)
+    return Adam(groups, lr=rate, weight_decay=decay) if settings.optimizer == "adam" else None
 
 
 DATA = {"mnist": "MNIST", "mnist-conv": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar-10": "CIFAR-10"}

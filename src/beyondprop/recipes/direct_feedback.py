@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from beyondprop.recipes.classifiers import ClassifierSettings, builder, comparison_recipes
 
 MODULE = "beyondprop.rules.signals.direct_feedback"
 RATES = dict.fromkeys(("digits", "mnist", "mnist-conv", "fashion-mnist", "cifar-10"), 1e-3)
 
+
+@dataclass(frozen=True, kw_only=True)
+class SignDFASettings(ClassifierSettings):
+    """Settings of direct feedback of the error's sign."""
+
+    centred: bool = False
+    """Take the signs' mean over the classes out: our own variation, not the paper's."""
+
+
 DFA = comparison_recipes("dfa", "direct feedback alignment", builder(f"{MODULE}:DFA"), ClassifierSettings(), RATES)
-SIGN_DFA = comparison_recipes(
-    "sdfa", "direct feedback of the error's sign", builder(f"{MODULE}:SignDFA"), ClassifierSettings(), RATES
+SIGN = builder(f"{MODULE}:SignDFA", centred="centred")
+CENTRED = comparison_recipes(
+    "sdfa", "our variation of sDFA, centred signs", SIGN, SignDFASettings(centred=True), RATES, suffix="-centred"
+)
+SIGN_DFA = (
+    *comparison_recipes("sdfa", "direct feedback of the error's sign", SIGN, SignDFASettings(), RATES),
+    *(recipe for recipe in CENTRED if recipe.id.endswith("-centred")),  # of the perceptrons
 )
 DIRECT_KOLEN_POLLACK = comparison_recipes(
     "direct-kolen-pollack",

@@ -207,7 +207,11 @@ def make_scheduler(optimizer: Optimizer, name: str, steps: int) -> LRScheduler |
     if name == "constant":
         return None
     if name == "one-cycle":
-        return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=steps)
+        groups = optimizer.param_groups
+        momentum = all("betas" in group or group["momentum"] > 0 for group in groups)  # or it would be given one
+        return OneCycleLR(
+            optimizer, max_lr=[group["lr"] for group in groups], total_steps=steps, cycle_momentum=momentum
+        )
     if name == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
     raise UserError(f"lr_schedule must be constant, one-cycle or cosine, not {name!r}")

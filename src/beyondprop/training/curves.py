@@ -7,29 +7,38 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 LOSS, TRAIN, VALIDATION = "#4c72b0", "#dd8452", "#55a868"
+MOST_NAMES = 16  # in a legend
 
 
-def draw_accuracy_by_steps(accuracies: Mapping[int, float], title: str) -> bytes:
-    """Draw how accuracy depends on the number of steps of a prediction.
+def draw_accuracy_by_steps(accuracies: Mapping[int, float], count: int, title: str) -> bytes:
+    """Draw how accuracy depends on the number of steps of a prediction, with bars of two standard errors.
 
     Args:
         accuracies: In 0..1, by number of steps.
-        title: Stands above.
+        count: Images that they were measured on.
+        title: Stands above, with the number of images.
 
     Returns:
         A PNG.
     """
     figure = Figure(figsize=(6.4, 3.8), dpi=110, layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel="steps of a prediction", ylabel="accuracy (%)", title=title, xscale="log")
+    axes.set(xlabel="steps of a prediction", ylabel="accuracy (%)", xscale="log")
+    axes.set_title(f"{title}\n{count:,} images, bars of two standard errors", fontsize=11)
     steps = sorted(accuracies)
-    axes.plot(steps, [accuracies[n] for n in steps], color=VALIDATION, linewidth=1.8, marker="o", markersize=5)
+    heights = [accuracies[n] for n in steps]
+    bars = [_within(height, count) for height in heights]
+    lengths = [[height - low for height, (low, _) in zip(heights, bars, strict=True)]]
+    lengths += [[high - height for height, (_, high) in zip(heights, bars, strict=True)]]
+    axes.errorbar(steps, heights, lengths, color=VALIDATION, linewidth=1.8, marker="o", markersize=5, elinewidth=1.0)
     axes.set_xticks(steps, [f"{n:,}" for n in steps])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))
@@ -46,7 +55,7 @@ def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
     Returns:
         A PNG.
     """
-    steps = [record for record in records if "seconds" not in record]
+    steps = [record for record in records if "seconds" not in record and "loss" in record]
     epochs = [record for record in records if "seconds" in record]
     figure = Figure(figsize=(9.6, 3.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -54,6 +63,61 @@ def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
     _draw_loss(left, steps)
     _draw_accuracy(right, epochs)
     return _png(figure, left, right)
+
+
+def draw_alignment(records: Sequence[dict[str, Any]], title: str) -> bytes:
+    """Draw each layer's angle to back-propagation's gradient over the steps, and the ratio of norms below it.
+
+    Args:
+        records: Those of metrics.jsonl; the ones with `alignment` are drawn.
+        title: Stands above.
+
+    Returns:
+        A PNG.
+    """
+    measured = [(record["step"], record["alignment"]) for record in records if "alignment" in record]
+    layers = list(dict.fromkeys(name for _, found in measured for name in found))
+    # By depth, dark to bright; the last tenth of the map is too pale to read.
+    colours = [colormaps["viridis"](0.9 * number / max(1, len(layers) - 1)) for number in range(len(layers))]
+    figure = Figure(figsize=(9.6, 6.0), dpi=110, layout="constrained")
+    angles, ratios = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    angles.set(ylabel="angle (degrees)", title="Each layer's update beside back-propagation's gradient")
+    ratios.set(ylabel="norm ratio", xlabel="optimizer step (batch)")
+    values: dict[str, list[float]] = {}
+    for axes, quantity, level in ((angles, "angle", 90), (ratios, "norm_ratio", 1)):
+        values[quantity] = [level]
+        axes.axhline(level, color="#404040", linewidth=1.0, linestyle="--")
+        for layer, colour in zip(layers, colours, strict=True):
+            points = [(step, found[layer][quantity]) for step, found in measured if layer in found]
+            points = [(step, value) for step, value in points if value is not None]
+            few = len(layers) <= MOST_NAMES
+            marker, width = ("o" if few and len(points) <= 30 else None), (1.6 if few else 0.7)
+            steps, height = [step for step, _ in points], [value for _, value in points]
+            axes.plot(steps, height, color=colour, linewidth=width, marker=marker, markersize=3.5)
+            values[quantity] += [value for _, value in points]
+    highest = 180 if max(values["angle"]) > 100 else 90
+    angles.set(ylim=(-4, highest + 8), yticks=range(0, highest + 1, 30))
+    positive = [value for value in values["norm_ratio"] if value > 0]
+    if max(positive) > 30 * min(positive):
+        ratios.set_yscale("log")
+        ratios.yaxis.set_major_formatter("{x:g}")
+    else:
+        ratios.set_ylim(bottom=0)
+    ratios.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    handles = [Line2D([], [], color=colour, label=layer) for layer, colour in zip(layers, colours, strict=True)]
+    if len(handles) > MOST_NAMES:  # the first, the last and some between
+        handles = [handles[round(n * (len(handles) - 1) / (MOST_NAMES - 1))] for n in range(MOST_NAMES)]
+    if handles:
+        figure.legend(handles=handles, loc="outside right upper", frameon=False, title="layer")
+    return _png(figure, angles, ratios)
+
+
+def _within(accuracy: float, count: int) -> tuple[float, float]:
+    """Two standard errors below and above (Agresti and Coull 1998, whose bars do not vanish where all are right)."""
+    middle = (accuracy * count + 2) / (count + 4)
+    half = 2 * math.sqrt(middle * (1 - middle) / (count + 4))
+    return min(accuracy, max(0.0, middle - half)), max(accuracy, min(1.0, middle + half))
 
 
 def _png(figure: Figure, *plots: Axes) -> bytes:

@@ -9,7 +9,14 @@ from typing import Any, Self
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped the training; the checkpoint is saved and the message says in one line how to go on."""
+    """The user stopped the training and the checkpoint is saved.
+
+    Args:
+        so_far: How far it came. The message adds that it can be resumed; who knows more of how has `args`.
+    """
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}: resume to go on"
 
 
 class StopSignals:

@@ -8,6 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from beyondprop.checks import check
 from beyondprop.errors import UserError
 from beyondprop.rule import Rule
 from beyondprop.training.averaging import WeightAverage
@@ -58,6 +59,7 @@ def fit(
     checkpoint_seconds: float = 120.0,
     progress: bool = True,
     tensorboard: bool = False,
+    alignment_every: int = 0,
     team: Team | None = None,
 ) -> FitResult:
     """Train a rule.
@@ -84,6 +86,9 @@ def fit(
             the last is less than a second old. 0 saves one after every step.
         progress: Whether to show a bar (in a terminal) or a line an epoch (elsewhere) on stderr.
         tensorboard: Whether to write scalars for TensorBoard into the run folder too.
+        alignment_every: At the first step and at every so many steps, each layer's update is compared with
+            back-propagation's gradient (`beyondprop.measure.alignment`); 0 never does. Angles and norm ratios go to the
+            metrics, and a picture of them to the run folder. The weights stay the same, bit for bit.
         team: Where several processes train the rule together: this one's `beyondprop.parallel.Share` of it. No
             accuracy is measured then.
 
@@ -107,6 +112,7 @@ def fit(
         raise UserError(f"epochs must be at least 1, not {epochs}")
     if not checkpoint_seconds >= 0:
         raise UserError(f"checkpoint_seconds must be at least 0, not {checkpoint_seconds}")
+    check(alignment_every=alignment_every)
     _require_trainable(rule, optimizer)
     device = device_of(rule)
     source, plan = Source(batches, device), _plan(rule, epochs)
@@ -131,6 +137,7 @@ def fit(
             tracker=tracker,
             display=display,
             signals=signals,
+            alignment_every=alignment_every,
             team=team,
         ).train()
     totals = tracker.totals

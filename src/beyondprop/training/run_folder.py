@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,8 @@ from beyondprop.training.atomic import PARTIAL, disk_errors, sync_folder, write_
 from beyondprop.training.checkpoint import Checkpoint
 from beyondprop.training.provenance import library_version, source_commit
 
-SETTINGS, METRICS, CURVES, RESULT, LOCK = "settings.json", "metrics.jsonl", "curves.png", "result.json", ".lock"
+SETTINGS, METRICS, RESULT, LOCK = "settings.json", "metrics.jsonl", "result.json", ".lock"
+CURVES, ALIGNMENT = "curves.png", "alignment.png"
 # A run may go on at another place: these do not make it another run.
 MOVABLE = {"execution.device", "execution.threads"}
 RANK = re.compile(r"rank-(\d+)")  # folders below a run's own: those of the processes that share it out
@@ -150,8 +152,12 @@ class RunFolder:
             raise RunError(f"{path} cannot be read ({error}): restore it, or start anew in another folder") from error
 
     def write_curves(self, png: bytes) -> None:
-        """Replace the picture."""
+        """Replace the picture of loss and accuracy."""
         write_file(self.path / CURVES, png)
+
+    def write_alignment(self, png: bytes) -> None:
+        """Replace the picture of the alignment with back-propagation."""
+        write_file(self.path / ALIGNMENT, png)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Say that the run has finished, and with what."""
@@ -238,6 +244,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(path.read_bytes())
         settings["commits"]  # every one that was written whole has them
     except FileNotFoundError as error:
+        if folder.is_dir() and any(RANK.fullmatch(p.name) for p in folder.iterdir()):
+            raise RunError(
+                f"{folder} holds parts of a run that are not merged: once all have finished, "
+                f"{shlex.join(['beyondprop', 'merge', str(folder)])}"
+            ) from error
         raise RunError(f"{folder} holds no run: there is no {SETTINGS}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read ({error}): restore it, or start anew in another folder") from error
@@ -271,6 +282,18 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a process, of this machine or of one that shares locks with it, trains in a run folder now."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # goes with the file
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _lock(folder: Path) -> int:

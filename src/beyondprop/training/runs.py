@@ -57,6 +57,7 @@ def train(
     splits: Splits | None = None,
     checkpoint_seconds: float = 120.0,
     tensorboard: bool = False,
+    alignment_every: int = 0,
 ) -> Outcome:
     """Train a recipe to its last epoch, evaluate it on the test images and write the run folder.
 
@@ -70,6 +71,7 @@ def train(
         splits: The data; by default what the recipe names.
         checkpoint_seconds: As in `fit`.
         tensorboard: As in `fit`.
+        alignment_every: As in `fit`.
 
     Raises:
         RunError: The folder cannot be used (see `RunFolder`), or the disk becomes full.
@@ -83,7 +85,12 @@ def train(
         if run.result is None:
             built = assemble(recipe, settings, execution, splits)
             fitted = fit_experiment(
-                built, run, progress=progress, checkpoint_seconds=checkpoint_seconds, tensorboard=tensorboard
+                built,
+                run,
+                progress=progress,
+                checkpoint_seconds=checkpoint_seconds,
+                tensorboard=tensorboard,
+                alignment_every=alignment_every,
             )
             write_outcome(run, built, cost_of(fitted))
         return outcome_of(run)
@@ -96,6 +103,7 @@ def fit_experiment(
     progress: bool,
     checkpoint_seconds: float,
     tensorboard: bool,
+    alignment_every: int = 0,
     team: Team | None = None,
 ) -> FitResult:
     """Train what a recipe has built to its last epoch, by its optimizer and schedule; arguments as in `fit`."""
@@ -119,6 +127,7 @@ def fit_experiment(
         checkpoint_seconds=checkpoint_seconds,
         progress=progress,
         tensorboard=tensorboard,
+        alignment_every=alignment_every,
         team=team,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.measure.alignment import Alignment
 from beyondprop.training.run_folder import RunFolder
 
 SMOOTHING = 0.98  # a loss counts for about the next fifty steps
@@ -172,15 +174,22 @@ class Tracker:
         self._write([record])
         return record
 
+    def add_alignment(self, aligned: Mapping[str, Alignment], *, epoch: int, stage: str | None) -> None:
+        """Record how the last step's updates stood to back-propagation's gradients, by layer."""
+        layers = {name: asdict(found) for name, found in aligned.items()}
+        self._write([{**_where(self.totals.step, epoch, stage), "alignment": layers}])
+
     def draw(self, *, final: bool) -> None:
         """Draw the curves, if the last picture is old or this is the final one."""
         now = time.perf_counter()
         if self._run is not None and (final or now - self._drawn_at > DRAWING_PAUSE):
-            from beyondprop.training.curves import draw_curves  # noqa: PLC0415  # matplotlib takes a second to import
+            # matplotlib takes a second to import
+            from beyondprop.training.curves import draw_alignment, draw_curves  # noqa: PLC0415
 
-            self._run.write_curves(
-                draw_curves(self.records, str(self._run.settings.get("recipe", self._run.path.name)))
-            )
+            title = str(self._run.settings.get("recipe", self._run.path.name))
+            self._run.write_curves(draw_curves(self.records, title))
+            if any("alignment" in record for record in self.records):
+                self._run.write_alignment(draw_alignment(self.records, title))
             self._drawn_at = time.perf_counter()
 
     def _count(self, step: _Step, loss: float) -> list[dict[str, Any]]:
@@ -205,8 +214,12 @@ class Tracker:
         for record in records:
             end = "epoch/" if "seconds" in record else "step/"
             for name, value in record.items():
-                if name not in ("epoch", "step", "stage"):
+                if name not in ("epoch", "step", "stage", "alignment"):
                     self._writer.add_scalar(end + name, value, record["step"])
+            for layer, figures in record.get("alignment", {}).items():
+                for name, value in figures.items():
+                    if value is not None:
+                        self._writer.add_scalar(f"alignment/{name}/{layer}", value, record["step"])
 
 
 def _where(step: int, epoch: int, stage: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from beyondprop.errors import NonFiniteError, RunError, UserError
+from beyondprop.measure.alignment import Alignment, alignment
 from beyondprop.rule import Rule
 from beyondprop.training.averaging import WeightAverage
 from beyondprop.training.evaluation import autocast, evaluate
@@ -68,6 +69,7 @@ class Trainer:
     tracker: Tracker
     display: Display
     signals: StopSignals
+    alignment_every: int = 0
     team: Team | None = None
     pass_start: dict[str, Tensor] = field(default_factory=dict)
     saved_step: int = 0
@@ -92,7 +94,7 @@ class Trainer:
             if not self.in_step:
                 self._save()
             saved = f"checkpoint of step {self.saved_step} stands" if self.in_step else "checkpoint is saved"
-            message = f"interrupted after {self.totals.step} steps; the {saved}: resume to go on"
+            message = f"interrupted after {self.totals.step} steps; the {saved}"
             raise Interrupted(message) from None
         except UserError:
             self.tracker.read()  # what led to it stands in the metrics
@@ -131,7 +133,12 @@ class Trainer:
             )
 
     def _step(self, x: Tensor, y: Tensor, epoch: int, stage: str | None) -> None:
+        number = self.totals.step + 1
+        due = self.alignment_every and (number == 1 or number % self.alignment_every == 0)
+        aligned: dict[str, Alignment] = {}
         for phase in self.rule.phases:
+            if due:
+                aligned |= self._aligned(x, y, phase)
             self.optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.precision):
                 loss = (self.rule if self.team is None else self.team).backward(x, y, phase)
@@ -142,6 +149,17 @@ class Trainer:
         if self.scheduler is not None:
             self.scheduler.step()
         self.tracker.step(loss, len(x), epoch=epoch, stage=stage, learning_rate=learning_rate)
+        if due:
+            self.tracker.read()  # so that the step's own record comes first
+            self.tracker.add_alignment(aligned, epoch=epoch, stage=stage)
+
+    def _aligned(self, x: Tensor, y: Tensor, phase: str | None) -> dict[str, Alignment]:
+        """Compare with back-propagation what the next step would be, outside the training's time."""
+        self.tracker.read()
+        with autocast(self.device, self.precision):  # one of its own: it keeps what it has cast
+            found = alignment(self.rule, x, y, phase)
+        self.tracker.start_clock()
+        return found
 
     def _after_step(self, epoch: int, stage: str | None) -> None:
         now = time.perf_counter()

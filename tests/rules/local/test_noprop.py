@@ -415,6 +415,15 @@ def test_network_that_cannot_be_copied_is_told():
         NoPropDT.for_classifier(network, torch.randn(2, FEATURES), CLASSES)
 
 
+def test_a_classifier_needs_a_step_and_inputs_of_its_own_type(one_line):
+    network, x = nn.Linear(FEATURES, CLASSES), torch.randn(2, FEATURES)
+    for steps in (0, -1):
+        with one_line(UserError, f"steps, the number of blocks, must be at least 1, got {steps}"):
+            NoPropDT.for_classifier(network, x, CLASSES, steps=steps)
+    with one_line(UserError, "x is float64", "x.float()"):
+        NoPropDT.for_classifier(network, x.double(), CLASSES)
+
+
 def test_supports_takes_what_the_constructor_takes():
     blocks = [SmoothBlock(3), SmoothBlock(3)]
     assert NoPropDT.supports(blocks) is None

@@ -127,7 +127,7 @@ LARGE = NoPropDTSettings(
 RECIPES = (
     Recipe(
         "noprop-dt/digits",
-        "10 small blocks on scikit-learn's 8x8 digits: seconds, nothing to download",
+        "10 small blocks on scikit-learn's 8x8 digits: a minute or two, nothing to download",
         "digits",
         NoPropDTSettings(
             epochs=30, first_width=16, hidden=64, learning_rate=3e-3, lr_schedule="one-cycle", dropout=0.1

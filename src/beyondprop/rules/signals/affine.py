@@ -115,8 +115,7 @@ class Ridge:
             factor = self._factor(rows.double(), regularisation)
         if factor is None:
             raise UserError(
-                f"the Gram matrix of a layer's inputs is singular with {regularisation} added to its diagonal: "
-                "add more"
+                f"the Gram matrix of a layer's inputs is singular with {regularisation} added to its diagonal: add more"
             )
         self.factor = factor
 

@@ -82,10 +82,10 @@ class OutputwiseRule(NetworkRule):
         loss = self.measured(scores, x, y)
         layers = {layer: [i for i, (other, _, _) in enumerate(passes) if other is layer] for layer, _, _ in passes}
         others = self._others(layers)
-        edges = [edge for _, _, edge in passes]
-        if not edges and not others:  # all is frozen
+        sources: list[Any] = [*(edge for _, _, edge in passes), *others]  # torch's signature knows no mixture
+        if not sources:  # all is frozen
             return loss
-        found = torch.autograd.grad(loss, [*edges, *others], allow_unused=True)
+        found = torch.autograd.grad(loss, sources, allow_unused=True)
 
         gradients: list[tuple[nn.Parameter, Tensor]] = []
         with torch.autocast(x.device.type, enabled=False):
@@ -95,7 +95,7 @@ class OutputwiseRule(NetworkRule):
                     rows = torch.cat([input_rows(layer, given) for given, _ in taught], dim=1)
                     delta = torch.cat([output_rows(layer, delta) for _, delta in taught], dim=1)
                     gradients += by_parameter(layer, self.change(rows, delta, len(x)))
-        rest = zip(others, found[len(edges) :], strict=True)
+        rest = zip(others, found[len(passes) :], strict=True)
         gradients += [(parameter, gradient) for parameter, gradient in rest if gradient is not None]
         for parameter, gradient in gradients:
             add_gradient(parameter, gradient)

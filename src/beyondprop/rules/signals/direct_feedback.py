@@ -110,7 +110,7 @@ class DFA(NetworkRule):
 
     def teach(self, point: Point, error: Tensor) -> None:
         """Project the error to one point."""
-        feedback = feedback_of(self.feedback, point, error)
+        feedback = feedback_of(self.feedback, point, error.ndim - 1)
         point.teach(projected(error, feedback.detach(), point.value))
 
 
@@ -121,12 +121,33 @@ class SignDFA(DFA):
 
     for a batch of N, so that the signal has the scale of a mean over the batch, as the last layer's has.
 
-    Args: as `DFA`.
+    All classes but the true one have a positive error, so the signs have a part in common that pushes each neuron one
+    way, whatever the sample. `centred=True`, a variation of our own and not the paper's, takes it out: sign(e) minus
+    its mean over the classes, which sums to zero as e itself does. For softmax with cross-entropy and C classes that is
+    2 (1/C - y*), so that the hidden layers learn from the centred target alone.
+
+    Args: as `DFA`, and
+        centred: Whether the signs' mean over the classes is taken out.
     """
 
+    def __init__(
+        self,
+        network: nn.Module,
+        example: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        whole: Kinds = (),
+        centred: bool = False,
+    ) -> None:
+        super().__init__(network, example, loss, whole=whole)
+        self.centred = centred
+
     def signal_from(self, error: Tensor) -> Tensor:
-        """Its sign."""
-        return error.sign() / len(error)
+        """Its sign, centred over the classes where that is chosen."""
+        sign = error.sign()
+        if self.centred:
+            sign = sign - sign.mean(dim=-1, keepdim=True)
+        return sign / len(error)
 
 
 class DirectKolenPollack(DFA):
@@ -145,7 +166,7 @@ class DirectKolenPollack(DFA):
     def teach(self, point: Point, error: Tensor) -> None:
         """Project the error to one point, and let the feedback learn from both."""
         super().teach(point, error)
-        feedback = feedback_of(self.feedback, point, error)
+        feedback = feedback_of(self.feedback, point, error.ndim - 1)
         value = point.value.detach()
         if error.ndim > 2:
             error, value = error.flatten(0, -2), value.flatten(0, -2)
@@ -156,8 +177,13 @@ class DirectKolenPollack(DFA):
         return two_groups(self.network, self.feedback)
 
 
-def feedback_of(feedback: Feedback, point: Point, error: Tensor) -> Tensor:
+def feedback_of(feedback: Feedback, point: Point, shared: int = 1) -> Tensor:
     """Find a point's feedback weights.
+
+    Args:
+        feedback: Of all points.
+        point: That which is to be taught.
+        shared: How many dimensions of its value the same weights serve: the batch, and the positions if there are any.
 
     Raises:
         UserError: There are none for a point of this name and shape.
@@ -165,7 +191,7 @@ def feedback_of(feedback: Feedback, point: Point, error: Tensor) -> Tensor:
     if point.name not in feedback:
         raise UserError(f"layer {point.name} was not evaluated with `example`: give one that takes the same way")
     weights = feedback[point.name]
-    shape = point.value.shape[error.ndim - 1 :]
+    shape = point.value.shape[shared:]
     if weights.shape[1:] != shape:
         raise UserError(
             f"the activation of layer {point.name} has shape {tuple(shape)}, with `example` it had "
@@ -176,7 +202,25 @@ def feedback_of(feedback: Feedback, point: Point, error: Tensor) -> Tensor:
 
 def projected(error: Tensor, feedback: Tensor, value: Tensor) -> Tensor:
     """Send an error of shape (batch, C) or (batch, T, C) through feedback of shape (C, ...) to a value's shape."""
-    return (error @ feedback.flatten(1).to(error.dtype)).to(value.dtype).view_as(value)
+
+    def product(weights: Tensor) -> Tensor:
+        found = error @ weights.flatten(1).to(error.dtype)
+        return found.to(value.dtype).view(*error.shape[:-1], *weights.shape[1:])
+
+    return ordered_as(value, feedback, product)
+
+
+def ordered_as(value: Tensor, feedback: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute a signal in the order that its activation has in memory, or all that follows would be slower.
+
+    Args:
+        value: The activation, shape (batch, ...).
+        feedback: Weights of shape (C, ...).
+        product: Makes the signal from weights whose dimensions after the first may be in another order.
+    """
+    if value.ndim == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last):
+        return product(feedback.movedim(1, -1)).movedim(-1, 1)
+    return product(feedback)
 
 
 def _feedback_shape(scores: torch.Size, value: torch.Size) -> tuple[int, ...]:

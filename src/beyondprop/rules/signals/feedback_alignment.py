@@ -175,8 +175,8 @@ class SignSymmetry(ChainedFeedback):
 
     def feedback_for(self, name: str, weight: Tensor) -> Tensor:
         """The magnitude with the weight's present sign."""
-        size = initial(self._layers[name]).abs() if self.magnitude == "batch" else self.feedback[name]
-        return size * weight.sign()
+        size = initial(self._layers[name]).abs_() if self.magnitude == "batch" else self.feedback[name]
+        return weight.sign().mul_(size)
 
 
 class KolenPollack(ChainedFeedback):
@@ -227,7 +227,7 @@ class KolenPollack(ChainedFeedback):
 
 
 class _Detour(torch.autograd.Function):
-    """Joins a layer, cut off from its input, to what came before it: the signal goes to both, to one by the feedback."""
+    """Joins a layer to what came before it: signals reach the layer as they are, and go on by the feedback weights."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, _given: Tensor, send: Callable[[Tensor], Tensor]) -> Tensor:

@@ -17,8 +17,8 @@ class ProxProp(OutputwiseRule):
         z' = z - dL/dz,    W' = argmin_W 1/2 |W X - z'|^2 + 1/(2 tau) |W - W_k|^2,    .grad = W_k - W'
 
     z is the output of a linear or convolutional layer, L the mean over the batch. With learning rate 1 SGD takes the
-    proximal step itself. The minimum is W_k - dL/dz X^T (X X^T + I/tau)^-1: that of `BPC` with c = 1/tau, divided by the
-    batch's length. As tau -> 0 `.grad` becomes tau dL/dW.
+    proximal step itself. The minimum is W_k - dL/dz X^T (X X^T + I/tau)^-1, `BPC`'s step with c = 1/tau, divided by
+    the batch's length. As tau -> 0 `.grad` becomes tau dL/dW.
 
     It is found exactly, by a Cholesky factor, or approached by conjugate gradients that start at W_k. All layers take
     the proximal step, the last one too, which the authors' experiments leave to the gradient.

@@ -1,10 +1,11 @@
-"""Semi-implicit back-propagation: layer by layer from the top, weights by an implicit step, neurons by the new weights."""
+"""Semi-implicit back-propagation: from the top down, weights take an implicit step, and neurons follow the new ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from beyondprop.rules.signals.network_rule import NetworkRule
 Step = tuple[nn.Parameter, Tensor]
 Steps = list[Step]
 
+HALVINGS = 20  # of a step that would lead up, before it is given up
+
 
 class SemiImplicit(NetworkRule):
     """Semi-implicit back-propagation (Liu and Zhang, arXiv 2002.03516).
@@ -34,17 +37,18 @@ class SemiImplicit(NetworkRule):
         .grad = W_i - W_i'
 
     So a layer learns what its neurons should have been, F - d, and the next lower one is told by weights that have
-    already learned it. SGD with learning rate 1 takes the step itself. dJ/dF_N is the derivative of each sample's own
-    loss: that of the mean over the batch, times the batch's length. A fixed point is a stationary point of the loss; as
-    lambda grows, `.grad` becomes eta/lambda times the gradient of the loss summed over the batch.
+    already learned it (with sigma' where the forward pass was, as in the authors' program). SGD with learning rate 1
+    takes the step itself. dJ/dF_N is the derivative of each sample's own loss: that of the mean over the batch, times
+    the batch's length. A fixed point is a stationary point of the loss; as lambda grows, `.grad` becomes eta/lambda
+    times the gradient of the loss summed over the batch.
 
     The minimum is approached by ridge regressions onto what W F should be,
 
         W <- argmin_W 1/2 |W F - (z - s)|^2 + lambda/2 |W - W_i|^2,    s = sigma'(z) * (sigma(z) - F_{i+1} + d_{i+1})
 
-    with z = W F of the W before; all have one Gram matrix, factored once. The first is exact where sigma is linear; a
-    fixed point of them is a stationary point of the minimisation. (The authors take five steps of nonlinear conjugate
-    gradients, for the weight, then for the bias.)
+    with z = W F of the W before; all have one Gram matrix, factored once. The first is exact where sigma is linear, and
+    the only one with `solves=1`; further ones are taken as far as they lead down, and where they stop is a stationary
+    point. (The authors take five steps of nonlinear conjugate gradients, for the weight, then for the bias.)
 
     Parameters between layers (those of norms) take a step along sigma's own derivative, d_{i+1} . dsigma, divided by
     lambda + n for n rows of F_i. All is computed in the network's own precision, under autocast too.
@@ -136,19 +140,35 @@ class SemiImplicit(NetworkRule):
 
     def _fit(self, at: _Evaluation, difference: Tensor) -> tuple[Steps, Tensor]:
         """Fit one unit to its neurons' difference; give theta - theta', and the difference of z."""
-        layer, steps = at.unit.layer, []
+        layer = at.unit.layer
         signal, *others = at.derivative(difference)
+        steps: Steps = []
         if trained(layer):
-            rows, delta = input_rows(layer, at.input), output_rows(layer, signal)
+            rows = input_rows(layer, at.input)
             ridge = Ridge(rows, self.regularisation)
-            change = ridge.solve(delta)
-            for _ in range(1, self.solves):
-                still = at.derivative_after(by_parameter(layer, change), difference)
-                change = ridge.solve(output_rows(layer, still) + rows @ change.mT)
+            change = ridge.solve(output_rows(layer, signal))
+            if self.solves > 1:
+                change = self._minimised(at, difference, ridge, change)
             steps += by_parameter(layer, change)
-        weight = self.regularisation + signal.numel() // len(layer.weight)
-        steps += [(parameter, other / weight) for parameter, other in zip(at.unit.others, others, strict=True)]
+        count = signal.numel() // _weight(layer).shape[0]
+        steps += [(p, other / (self.regularisation + count)) for p, other in zip(at.unit.others, others, strict=True)]
         return steps, signal
+
+    def _minimised(self, at: _Evaluation, difference: Tensor, ridge: Ridge, aim: Tensor) -> Tensor:
+        """Go from ridge regression to ridge regression, half the way and less where the whole would lead up."""
+        layer, change, best = at.unit.layer, torch.zeros_like(aim), difference.square().sum()
+        for _ in range(self.solves):
+            for halvings in range(HALVINGS):
+                candidate = torch.lerp(change, aim, 0.5**halvings)
+                left, signal = at.after(by_parameter(layer, candidate), difference)
+                value = left.square().sum() + self.regularisation * candidate.square().sum()
+                if value < best:
+                    break
+            else:
+                break
+            change, best = candidate, value
+            aim = ridge.solve(output_rows(layer, signal) + ridge.rows @ change.mT)
+        return change
 
 
 @dataclass
@@ -183,16 +203,18 @@ class _Evaluation:
 
     def derivative(self, difference: Tensor) -> tuple[Tensor, ...]:
         """Tell what a difference of the output means for z, and for the parameters of the tail."""
-        return torch.autograd.grad(self.output, [self._edge, *self.unit.others], difference)
+        sources: list[Any] = [self._edge, *self.unit.others]  # torch's signature knows no mixture
+        return torch.autograd.grad(self.output, sources, difference)
 
-    def derivative_after(self, steps: Iterable[Step], difference: Tensor) -> Tensor:
-        """Tell what the difference means for z where steps of the layer have made up for a part of it."""
+    def after(self, steps: Iterable[Step], difference: Tensor) -> tuple[Tensor, Tensor]:
+        """Tell what is left of the difference when the layer has taken steps, and what that means for z."""
         assert self._random is not None
         with self._random.again(self.unit.tail):
             z = _evaluate(self.unit.layer, self.input, *_stepped(self.unit.layer, steps))
             edge = get_gradient_edge(z)
             output = self.unit.after(z)
-            return torch.autograd.grad(output, edge, (output - self.output + difference).detach())[0]
+            left = (output - self.output + difference).detach()
+            return left, torch.autograd.grad(output, [edge], left)[0]
 
     def passed_down(self, signal: Tensor, steps: Iterable[Step]) -> Tensor:
         """Tell what a difference of z means for the input, by the weight that has taken its step."""
@@ -223,7 +245,7 @@ class _RandomNumbers:
 def _chain(network: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The modules of nested `nn.Sequential`, one after the other, with their names."""
     if isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward:
-        for child_name, child in network.named_children():
+        for child_name, child in network._modules.items():  # a module that stands twice as well
             yield from _chain(child, f"{name}.{child_name}" if name else child_name)
     else:
         yield name, network
@@ -244,13 +266,19 @@ def _units(network: nn.Module) -> tuple[list[nn.Module], list[_Unit]]:
 def _stepped(layer: nn.Module, steps: Iterable[Step]) -> tuple[Tensor, Tensor | None]:
     """The layer's weight and bias after their steps."""
     taken = {id(parameter): step for parameter, step in steps}
-    weight, bias = (None if p is None else p.detach() - taken.get(id(p), 0) for p in (layer.weight, layer.bias))
-    assert weight is not None
-    return weight, bias
+    weight, bias = _weight(layer), layer.bias
+    assert bias is None or isinstance(bias, Tensor)
+    return weight.detach() - taken.get(id(weight), 0), None if bias is None else bias.detach() - taken.get(id(bias), 0)
 
 
 def _evaluate(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Evaluate an affine layer with other parameters."""
     if isinstance(layer, _ConvNd):
-        return layer._conv_forward(x, weight, bias)
+        output: Tensor = layer._conv_forward(x, weight, bias)
+        return output
     return F.linear(x, weight, bias)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight

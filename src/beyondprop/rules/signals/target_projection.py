@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rule import check_labels
 from beyondprop.rules.signals.direct import Direct, Point
-from beyondprop.rules.signals.direct_feedback import feedback_of
+from beyondprop.rules.signals.direct_feedback import feedback_of, ordered_as
 from beyondprop.rules.signals.feedback import Feedback, kaiming_uniform
 from beyondprop.rules.signals.layers import Kinds
 from beyondprop.rules.signals.network_rule import NetworkRule
@@ -83,7 +83,7 @@ class TargetProjection(NetworkRule):
 
         Args:
             value: The activation, shape (batch, ...).
-            projection: B^T y*, of the same shape.
+            projection: B^T y*, of the same shape; it may be changed.
         """
         raise NotImplementedError
 
@@ -94,12 +94,13 @@ class TargetProjection(NetworkRule):
 
         def teach(point: Point) -> None:
             value = point.value.detach()
-            if not value.isfinite().all():
+            # A finite sum tells the same for a fraction of the cost; one of large numbers may overflow.
+            if not (value.sum().isfinite() or value.isfinite().all()):
                 raise NonFiniteError(
                     f"the activation of layer {point.name} holds NaN or infinity: "
                     "check the data, or lower the learning rate"
                 )
-            feedback = feedback_of(self.feedback, point, value.flatten(1))
+            feedback = feedback_of(self.feedback, point)
             point.teach(self.signal(value, self._project(targets, feedback, value)))
 
         with self._direct.watch(teach) as watch:
@@ -112,7 +113,8 @@ class TargetProjection(NetworkRule):
 
     def _project(self, targets: Tensor, feedback: Tensor, value: Tensor) -> Tensor:
         if not targets.is_floating_point():
-            return feedback[targets].to(value.dtype)  # the product with a one-hot vector is a row
+            # The product with a one-hot vector is a row.
+            return ordered_as(value, feedback.to(value.dtype), lambda rows: rows.index_select(0, targets))
         if targets.flatten(1).shape[1] != self.classes:
             raise UserError(f"targets must hold {self.classes} numbers a sample, got shape {tuple(targets.shape)}")
         return (targets.flatten(1).to(feedback.dtype) @ feedback.flatten(1)).to(value.dtype).view_as(value)
@@ -136,7 +138,7 @@ class DRTP(TargetProjection):
 
     def signal(self, value: Tensor, projection: Tensor) -> Tensor:
         """The projected target itself."""
-        return projection / len(value)
+        return projection.div_(len(value))
 
 
 class TPSGD(TargetProjection):
@@ -177,8 +179,8 @@ class TPSGD(TargetProjection):
         local_loss: Literal["l2", "l1", "linear"] | LocalLoss = "l2",
         whole: Kinds = (),
     ) -> None:
-        if not callable(local_loss) and local_loss not in _SIGNALS:
-            raise UserError(f"local_loss must be a function or one of {', '.join(_SIGNALS)}, got {local_loss!r}")
+        if not callable(local_loss) and local_loss not in _PULLS:
+            raise UserError(f"local_loss must be a function or one of {', '.join(_PULLS)}, got {local_loss!r}")
         self.local_loss = local_loss
         super().__init__(network, example, classes, loss, whole=whole)
 
@@ -191,16 +193,17 @@ class TPSGD(TargetProjection):
     def signal(self, value: Tensor, projection: Tensor) -> Tensor:
         """The local loss's derivative."""
         if not callable(self.local_loss):
-            return _SIGNALS[self.local_loss](value, projection) / len(value)
+            return _PULLS[self.local_loss](value, projection).div_(-len(value))
         value = value.requires_grad_()
         loss = self.local_loss(value, projection)
         return torch.autograd.grad(loss, value)[0]
 
 
-_SIGNALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l2": lambda value, target: value - target,
-    "l1": lambda value, target: (value - target).sign(),
-    "linear": lambda _value, target: -target,
+# Against the derivative, computed in the target's own memory.
+_PULLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l2": lambda value, target: target.sub_(value),
+    "l1": lambda value, target: target.sub_(value).sign_(),
+    "linear": lambda _value, target: target,
 }
 _REACH = {  # in this order: torch's ReLU6 is a Hardtanh
     (nn.ReLU, nn.ReLU6, nn.Softplus): (0.0, 1.0),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import UnsupportedNetworkError
-from beyondprop.rule import without_trace
+from beyondprop.rule import refuse_double, without_trace
 
 
 class DenoisingBlock(nn.Module):
@@ -225,8 +225,10 @@ def count_features(network: nn.Module, example: Tensor) -> int:
     """How many numbers a network makes of a sample, by running it once without a trace.
 
     Raises:
+        UserError: The example is float64 and the network float32.
         UnsupportedNetworkError: It returns no tensor.
     """
+    refuse_double(example, network)
     with without_trace(network):
         made = network(example)
     if not isinstance(made, Tensor) or made.ndim == 0:

@@ -49,11 +49,12 @@ class NoPropDT(Rule):
         error: What stands for ||û_t - u_y||²: `"squared"`, that itself, or `"cross-entropy"`
             (`ClassEmbedding.denoising_error`).
         execution: How a step trains the blocks. `"loop"`: one after another, so that memory holds the activations of
-            one block; the fastest on a CPU. `"batched"`: all at once by `torch.vmap`, equal to the loop but for
-            rounding, with T times its activations and a copy of the parameters in memory; for accelerators that wait
-            for the launch of small kernels. The blocks must have one structure; dropout draws from one stream for all
-            blocks, not from one for each. `"compiled"`: batched, under `torch.compile`, which needs what that needs,
-            such as a C++ compiler. Predictions always run block after block.
+            one block; the fastest on a CPU, but for small blocks. `"batched"`: all at once by `torch.vmap`, equal to
+            the loop but for rounding, with T times its activations and a copy of the parameters in memory; for small
+            blocks, and accelerators that wait for the launch of small kernels. The blocks must have one structure;
+            dropout draws from one stream for all blocks, not from one for each. `"compiled"`: batched, under
+            `torch.compile`, which needs what that needs, such as a C++ compiler. Predictions always run block after
+            block.
 
     Raises:
         UnsupportedNetworkError: There are not T blocks, or two of them share a parameter; or they are to run as one and
@@ -166,7 +167,13 @@ class NoPropDT(Rule):
             embedding: W_Embed; default one-hot.
             hidden: Width of the blocks' label path.
             **options: Arguments of the constructor.
+
+        Raises:
+            UserError: There is no step, or an option is unknown or out of range.
+            UnsupportedNetworkError: The network returns no tensor; else as for the constructor.
         """
+        if steps < 1:
+            raise UserError(f"steps, the number of blocks, must be at least 1, got {steps}")
         features = count_features(network, example)
         embedding = embedding or ClassEmbedding.one_hot(classes)
         encoders = [nn.Sequential(reinitialised_copy(network), nn.Flatten()) for _ in range(steps)]

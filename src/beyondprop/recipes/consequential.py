@@ -1,0 +1,51 @@
+"""BPC and ProxProp on the networks that rules are compared on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from beyondprop.recipes.classifiers import ClassifierSettings, builder, comparison_recipes
+
+
+@dataclass(frozen=True, kw_only=True)
+class BPCSettings(ClassifierSettings):
+    """Settings of consequential updates."""
+
+    optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "nag"] = "sgd"
+    lr_schedule: Literal["constant", "one-cycle", "cosine"] = "cosine"
+    form: Literal["projection", "normalised"] = "projection"
+    """Affine projection of the batch, or each sample's own normalised step."""
+    regularisation: float = 30.0
+    """c, added to the Gram matrix's diagonal or to a squared input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxPropSettings(ClassifierSettings):
+    """Settings of proximal back-propagation; optimizer, learning rate and tau are those of the authors' experiments."""
+
+    optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "nag"] = "nag"
+    momentum: float = 0.95
+    lr_schedule: Literal["constant", "one-cycle", "cosine"] = "cosine"
+    tau: float = 0.05
+    """Step size of the proximal step."""
+    cg_steps: int | None = None
+    """Conjugate-gradient steps; None for the exact proximal step."""
+
+
+VARIANTS = ("digits", "mnist", "mnist-conv", "fashion-mnist", "cifar-10")
+
+BPC = comparison_recipes(
+    "bpc",
+    "consequential updates",
+    builder("beyondprop.rules.signals.consequential:BPC", form="form", regularisation="regularisation"),
+    BPCSettings(),
+    dict.fromkeys(VARIANTS, 1.0),
+)
+PROXPROP = comparison_recipes(
+    "proxprop",
+    "proximal back-propagation",
+    builder("beyondprop.rules.signals.proxprop:ProxProp", tau="tau", cg_steps="cg_steps"),
+    ProxPropSettings(),
+    dict.fromkeys(VARIANTS, 1.0),
+)

@@ -1,0 +1,117 @@
+"""Alignment measured along a training: what is written, and that the training does not notice."""
+
+import json
+
+import pytest
+from small_training import EpochStages, Training, TwoPhases, as_loader, metrics, same
+
+from beyondprop.cli import main
+from beyondprop.training.curves import draw_alignment
+
+LAYERS = {"network.0", "network.1", "network.4"}
+
+
+def aligned(folder):
+    return [record for record in metrics(folder) if "alignment" in record]
+
+
+@pytest.mark.parametrize("rule", [TwoPhases, EpochStages])
+@pytest.mark.parametrize("batches", [None, as_loader], ids=["batches", "loader"])
+@pytest.mark.usefixtures("fast")
+def test_training_is_the_same_bit_for_bit(rule, batches, tmp_path):
+    options = {} if batches is None else {"batches": batches}
+    with_it = Training(rule, **options)
+    with_it.run(tmp_path / "with", alignment_every=2, ema=0.9)
+    without = Training(rule, **options)
+    without.run(tmp_path / "without", ema=0.9)
+    assert same(with_it.state(), without.state())
+    others = [record for record in metrics(tmp_path / "with") if "alignment" not in record]
+    assert others == metrics(tmp_path / "without")
+    assert aligned(tmp_path / "with")
+
+
+@pytest.mark.usefixtures("fast")
+def test_records_say_step_and_every_layer(tmp_path):
+    Training().run(tmp_path / "run", alignment_every=5)
+    records = aligned(tmp_path / "run")
+    assert [(record["step"], record["epoch"]) for record in records] == [(1, 1), (5, 2), (10, 3)]
+    for record in records:
+        assert record["alignment"] == {name: {"angle": 0.0, "norm_ratio": 1.0} for name in LAYERS}
+    steps = [record["step"] for record in metrics(tmp_path / "run")]
+    assert steps == sorted(steps)
+
+
+@pytest.mark.usefixtures("fast")
+def test_all_phases_of_a_step_stand_in_one_record(tmp_path):
+    Training(TwoPhases).run(tmp_path / "run", alignment_every=100)
+    (record,) = aligned(tmp_path / "run")
+    assert set(record["alignment"]) == LAYERS
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("kill_at", [4, 9, 12])
+def test_resumed_training_has_the_same_records_and_weights(kill_at, tmp_path):
+    whole = Training(TwoPhases)
+    whole.run(tmp_path / "whole", alignment_every=2)
+    broken = Training(TwoPhases)
+    broken.run(tmp_path / "broken", alignment_every=2, kill_at=kill_at)
+    again = Training(TwoPhases)
+    again.run(tmp_path / "broken", alignment_every=2)
+    assert same(whole.state(), again.state())
+    assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("fast")
+def test_measuring_takes_no_training_time(tmp_path, monkeypatch):
+    import time
+
+    from beyondprop.training import trainer
+
+    measured = trainer.alignment
+
+    def slow(*arguments):
+        time.sleep(1)
+        return measured(*arguments)
+
+    monkeypatch.setattr(trainer, "alignment", slow)
+    result = Training().run(tmp_path / "run", alignment_every=100)
+    assert result.seconds < 1
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3, 40])
+def test_picture_takes_any_number_of_layers_and_gaps(layers):
+    measured = {f"network.{n}": {"angle": None if n == 1 else 20.0 * n, "norm_ratio": 10.0**n} for n in range(layers)}
+    records = [{"step": 1, "epoch": 1, "alignment": measured}, {"step": 2, "epoch": 1, "alignment": {}}]
+    assert draw_alignment([*records, {"step": 2, "epoch": 1, "loss": 1.0}], "title").startswith(b"\x89PNG")
+
+
+def test_command_line_writes_numbers_and_picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = "train fa/digits --epochs 1 --hidden 8 --threads 1 --quiet"
+    assert main([*line.split(), "--out", "with", "--alignment-every", "6"]) == 0
+    assert main([*line.split(), "--out", "without"]) == 0
+    folder = tmp_path / "with"
+    assert (folder / "alignment.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "without" / "alignment.png").exists()
+    records = aligned(folder)
+    assert [record["step"] for record in records] == [1, 6, 12]
+    assert all(list(record["alignment"]) == ["network.1", "network.3", "network.5"] for record in records)
+    assert 60 < records[0]["alignment"]["network.1"]["angle"] < 120
+    assert records[0]["alignment"]["network.5"]["angle"] == pytest.approx(0, abs=1e-2)
+    for name in ("with", "without"):
+        (weights,) = (tmp_path / name).glob("checkpoint-*/model.safetensors")
+        (tmp_path / f"{name}.bin").write_bytes(weights.read_bytes())
+    assert (tmp_path / "with.bin").read_bytes() == (tmp_path / "without.bin").read_bytes()
+    assert json.loads((folder / "settings.json").read_text())["settings"]["hidden"] == 8
+
+
+def test_tensorboard_gets_angles_and_ratios(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Training().run(tmp_path / "run", alignment_every=6, tensorboard=True)
+    read = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    read.Reload()
+    points = read.Scalars("alignment/angle/network.0")
+    assert [(point.step, point.value) for point in points] == [(1, 0.0), (6, 0.0), (12, 0.0)]
+    assert "alignment/norm_ratio/network.4" in read.Tags()["scalars"]

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from beyondprop.rules.signals.chained import chained
+from beyondprop.rules.signals.chained import chained, own_derivative
 from beyondprop.rules.signals.layers import Call, find_layers
 
 
@@ -15,7 +15,7 @@ from beyondprop.rules.signals.layers import Call, find_layers
 def test_back_propagation_in_it_is_autograds_to_the_bit(name):
     network, x, y = make(name)
     expected = back_propagated(network, x, y)
-    with chained(find_layers(network)):
+    with chained(find_layers(network), own_derivative, with_gradient=True):
         loss = F.cross_entropy(network(x), y)
     loss.backward()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
@@ -29,7 +29,7 @@ def test_gradient_of_the_input_is_autograds_too(name):
     network, x, y = make(name)
     x.requires_grad_()
     (expected,) = torch.autograd.grad(F.cross_entropy(network(x), y), x)
-    with chained(find_layers(network)):
+    with chained(find_layers(network), own_derivative, with_gradient=True):
         loss = F.cross_entropy(network(x), y)
     (found,) = torch.autograd.grad(loss, x)
     assert torch.equal(found, expected)
@@ -40,12 +40,7 @@ def test_nothing_passes_a_layer_that_does_not_pass_it_on(name):
     network, x, y = make(name)
     layers = find_layers(network)
 
-    def only_teach(call, signals):
-        call.teach(signals)
-        assert all(leaf.grad is None for leaf in call.inputs)
-        return [None for _ in call.given]
-
-    with chained(layers, only_teach, by_derivative=lambda call: False):
+    with chained(layers, lambda call, signals: [None for _ in call.given]):
         loss = F.cross_entropy(network(x), y)
     loss.backward()
     taught = {name for name, layer in layers.items() if any(p.grad is not None for p in layer.parameters())}
@@ -79,7 +74,7 @@ def test_a_parametrised_layer_is_one_layer():
     assert names(network) == ["0", "2"]
     x, y = torch.randn(5, 3), torch.randint(3, (5,))
     expected = back_propagated(network, x, y)
-    with chained(find_layers(network)):
+    with chained(find_layers(network), own_derivative, with_gradient=True):
         loss = F.cross_entropy(network(x), y)
     loss.backward()
     assert all(torch.equal(gradient, expected[name]) for name, gradient in gradients(network).items())
@@ -105,13 +100,12 @@ def test_keyword_arguments_and_nested_outputs_are_cut():
 
     def pass_on(call, signals):
         calls.append((call.name, len(call.given)))
-        call.teach(signals)
-        return [leaf.grad for leaf in call.inputs]
+        return own_derivative(call, signals)
 
-    with chained(find_layers(network), pass_on):
+    with chained(find_layers(network), pass_on, with_gradient=True):
         loss = F.cross_entropy(network(x), y)
     loss.backward()
-    assert calls == [("attend", 1), ("into", 0)]  # the three are one tensor, and the data carry no graph
+    assert calls == [("attend", 1)]  # the three are one tensor, and the data carry no graph
     assert all(torch.equal(gradient, expected[name]) for name, gradient in gradients(network).items())
 
 
@@ -119,7 +113,7 @@ def test_frozen_layers_pass_signals_on():
     network, x, y = make("perceptron")
     network[2].requires_grad_(False)
     expected = back_propagated(network, x, y)
-    with chained(find_layers(network)):
+    with chained(find_layers(network), own_derivative, with_gradient=True):
         loss = F.cross_entropy(network(x), y)
     loss.backward()
     assert network[2].weight.grad is None

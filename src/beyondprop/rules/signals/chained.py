@@ -10,68 +10,60 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from beyondprop.rules.signals.layers import Call, differentiable, edges_of, intercepted, replaced
+from beyondprop.rules.signals.layers import Call, edges_of, intercepted, replaced
 
 Signals = list[Tensor | None]
 PassOn = Callable[[Call, Signals], Signals]
 
 
 def own_derivative(call: Call, signals: Signals) -> Signals:
-    """Teach a layer, and pass on what its own derivative gives: back-propagation."""
-    call.teach(signals)
-    return [leaf.grad for leaf in call.inputs]
+    """Pass on what the layer's own derivative gives: back-propagation. The inputs must be cut with a gradient."""
+    arrived = [(edge, signal) for edge, signal in zip(call.edges, signals, strict=True) if signal is not None]
+    edges, values = zip(*arrived, strict=True)
+    return list(torch.autograd.grad(edges, call.inputs, values, retain_graph=True, allow_unused=True))
 
 
 @contextmanager
-def chained(
-    layers: Mapping[str, nn.Module],
-    pass_on: PassOn = own_derivative,
-    by_derivative: Callable[[Call], bool] = lambda _call: True,
-) -> Iterator[None]:
-    """Let every layer that is evaluated in the context teach itself, and pass its signal on, in its own way.
+def chained(layers: Mapping[str, nn.Module], pass_on: PassOn, *, with_gradient: bool = False) -> Iterator[None]:
+    """Let every layer that is evaluated in the context pass signals on in a way of its own.
 
-    The loss's `backward()` sets it off and brings signals through what lies between layers.
+    The loss's `backward()` sets it off, brings signals through what lies between layers, and teaches each layer's
+    parameters by its own vector-Jacobian product with the signal that arrives.
 
     Args:
         layers: By name.
         pass_on: Called with a layer's evaluation and the signals that arrived at its outputs, None where none did. It
-            is to call `call.teach`, and to return the signals for `call.given`, of their shapes.
-        by_derivative: Whether `call.teach` is to collect the gradient with respect to `call.inputs` as well.
+            returns the signals for `call.given`, of their shapes; None where none is to pass.
+        with_gradient: Whether `call.inputs` are to be differentiable, for `pass_on` to make use of it.
     """
 
     def enter(call: Call, arguments: Any) -> Any:
-        return call.cut(arguments, by_derivative(call))
+        return call.cut(arguments, with_gradient)
 
     def leave(call: Call, output: Any) -> Any:
-        outputs = differentiable(output)
-        call.edges = edges_of(outputs)
-        if call.given and not outputs:  # frozen, and cut without a gradient: signals pass all the same
-            outputs = [
-                leaf for leaf in trees.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
-            ]
-        if not outputs:
+        if not call.given:  # the first layer: nothing before it learns
             return output
-        carried = _Carry.apply(call, pass_on, outputs, torch.empty(0, requires_grad=True), *call.given)
-        return replaced(output, outputs, carried)
+        outputs = [leaf for leaf in trees.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        if with_gradient:
+            call.edges = edges_of(outputs)
+        return replaced(output, outputs, _Detour.apply(call, pass_on, len(outputs), *outputs, *call.given))
 
     with intercepted(layers, enter, leave):
         yield
 
 
-class _Carry(torch.autograd.Function):
-    """Joins the graph before a layer to that behind it; the layer's own graph is the `Call`'s.
-
-    It takes an empty tensor that requires a gradient, so that a layer with no differentiable input, such as the first,
-    is taught as well.
-    """
+class _Detour(torch.autograd.Function):
+    """Joins a layer to what came before it: signals reach the layer as they are, and go on as `pass_on` tells."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, pass_on: PassOn, outputs: list[Tensor], _seed: Tensor, *_given: Tensor) -> Any:
+    def forward(ctx: Any, call: Call, pass_on: PassOn, count: int, *tensors: Tensor) -> Any:
         ctx.call, ctx.pass_on = call, pass_on
         ctx.set_materialize_grads(False)
-        return tuple(output.detach() for output in outputs)
+        return tuple(output.detach() for output in tensors[:count])
 
     @staticmethod
     def backward(ctx: Any, *signals: Tensor | None) -> Any:
         call, ctx.call = ctx.call, None
-        return (None, None, None, None, *ctx.pass_on(call, list(signals)))
+        if all(signal is None for signal in signals):
+            return (None,) * (3 + len(signals) + len(call.given))
+        return (None, None, None, *signals, *ctx.pass_on(call, list(signals)))

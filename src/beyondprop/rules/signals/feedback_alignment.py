@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.errors import UserError
 from beyondprop.rule import evaluating
+from beyondprop.rules.signals.chained import Signals, chained
 from beyondprop.rules.signals.feedback import Feedback
 from beyondprop.rules.signals.layers import Call, add_gradient, find_layers, intercepted
 from beyondprop.rules.signals.network_rule import NetworkRule
@@ -85,26 +86,17 @@ class ChainedFeedback(NetworkRule):
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Send the loss's derivative down by the feedback weights."""
         del phase
-        with intercepted(self._layers, self._enter, self._leave):
+        with chained(self._layers, self._pass_on):
             scores = self.network(x)
         loss = self.measured(scores, x, y)
         loss.backward()
         return loss
 
-    def _enter(self, call: Call, arguments: Any) -> Any:
-        return call.cut(arguments, with_gradient=False)
-
-    def _leave(self, call: Call, output: Tensor) -> Tensor:
-        if not call.given:
-            return output
-        (given,) = call.given
-
-        def send(signal: Tensor) -> Tensor:
-            weight = self.feedback_for(call.name, _weight(call.layer)).to(signal.dtype)
-            return transposed(call.layer, weight, signal, given.shape).to(given.dtype)
-
-        found: Tensor = _Detour.apply(output, given, send)
-        return found
+    def _pass_on(self, call: Call, signals: Signals) -> Signals:
+        (signal,), (given,) = signals, call.given
+        assert signal is not None  # a layer of these kinds has one output
+        weight = self.feedback_for(call.name, _weight(call.layer)).to(signal.dtype)
+        return [transposed(call.layer, weight, signal, given.shape).to(given.dtype)]
 
 
 class FeedbackAlignment(ChainedFeedback):
@@ -224,20 +216,6 @@ class KolenPollack(ChainedFeedback):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The network and the feedback."""
         return two_groups(self.network, self.feedback)
-
-
-class _Detour(torch.autograd.Function):
-    """Joins a layer to what came before it: signals reach the layer as they are, and go on by the feedback weights."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, _given: Tensor, send: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.send = send
-        return output.detach()
-
-    @staticmethod
-    def backward(ctx: Any, signal: Tensor) -> Any:
-        send, ctx.send = ctx.send, None
-        return signal, send(signal), None
 
 
 def two_groups(network: nn.Module, feedback: nn.Module) -> list[dict[str, Any]]:

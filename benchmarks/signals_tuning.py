@@ -3,10 +3,10 @@
     python benchmarks/signals_tuning.py --epochs 2
 
 Every recipe on the networks that all rules share, back-propagation among them, is trained with every rate of one grid,
-for the same few epochs (on the digits, all), under its own schedule, with 10,000 of the training images held out, or 287
-of the digits; the accuracy on these is written down. The test images are not looked at. What was measured before is not
-measured again, so that a call that is interrupted goes on where it stopped; `--again` begins anew. The recipes' learning
-rates are the best ones of the result file: a test compares them.
+for the same few epochs (on the digits, all), under its own schedule, with 10,000 of the training images held out, or
+287 of the digits; the accuracy on these is written down. The test images are not looked at. What was measured before is
+not measured again, so that a call that is interrupted goes on where it stopped; `--again` begins anew. The recipes'
+learning rates are the best ones of the result file: a test compares them.
 
 Fashion-MNIST takes MNIST's rates.
 """

@@ -16,6 +16,8 @@ class TPSGDSettings(ClassifierSettings):
 
     local_loss: Literal["l2", "l1", "linear"] = "l2"
     """Between a layer's activation and its target."""
+    target_scale: float = 2.0
+    """Of the random targets, beside what the activation can reach."""
 
 
 RATES = dict.fromkeys(("digits", "mnist", "mnist-conv", "fashion-mnist", "cifar-10"), 1e-3)
@@ -24,5 +26,9 @@ DRTP = comparison_recipes(
     "drtp", "direct random target projection", builder(f"{MODULE}:DRTP"), ClassifierSettings(), RATES
 )
 TPSGD = comparison_recipes(
-    "tpsgd", "target projection", builder(f"{MODULE}:TPSGD", local_loss="local_loss"), TPSGDSettings(), RATES
+    "tpsgd",
+    "target projection",
+    builder(f"{MODULE}:TPSGD", local_loss="local_loss", target_scale="target_scale"),
+    TPSGDSettings(),
+    RATES,
 )

@@ -97,16 +97,23 @@ def test_targets_lie_where_the_activation_can_reach():
         nn.Identity(): (-1.0, 1.0),
     }
     for kind, (low, high) in kinds.items():
-        drawn = TPSGD(nn.Sequential(nn.Linear(2, 400), kind, nn.Linear(400, 3)), torch.zeros(2, 2), 3).feedback["0"]
+        drawn = TPSGD(
+            nn.Sequential(nn.Linear(2, 400), kind, nn.Linear(400, 3)), torch.zeros(2, 2), 3, target_scale=1
+        ).feedback["0"]
         assert low <= drawn.min() < low + 0.02, kind
         assert high - 0.02 < drawn.max() <= high, kind
+    network = nn.Sequential(nn.Linear(2, 400), nn.Tanh(), nn.Linear(400, 3))
+    torch.manual_seed(3)
+    near = TPSGD(network, torch.zeros(2, 2), 3, target_scale=1).feedback["0"]
+    torch.manual_seed(3)
+    assert torch.equal(TPSGD(network, torch.zeros(2, 2), 3).feedback["0"], 2 * near)
 
 
 def test_collapses_the_activations_on_their_targets():
     """Minimising the l2 loss brings each class to its own target."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 20), nn.Tanh(), nn.Linear(20, 3))
-    rule = TPSGD(network, torch.zeros(1, 3), 3)
+    rule = TPSGD(network, torch.zeros(1, 3), 3, target_scale=1)
     optimizer = torch.optim.Adam(rule.parameters(), lr=0.05)
     x, y = torch.eye(3), torch.arange(3)
     for _ in range(300):
@@ -192,6 +199,8 @@ def test_unusable_settings_and_labels_are_refused(one_line):
     network, x, _ = make("perceptron")
     with one_line(UserError, "l2, l1, linear", "'huber'"):
         TPSGD(network, x, 3, local_loss="huber")
+    with one_line(UserError, "target_scale must be positive"):
+        TPSGD(network, x, 3, target_scale=0)
     with one_line(UserError, "at least 1"):
         DRTP(network, x, 0)
     rule = DRTP(network, x, 3)

@@ -150,22 +150,24 @@ class TPSGD(TargetProjection):
     B = -P^T; or any function of (activation, target) that gives a scalar for the batch. The built-in ones are summed
     over the activation and averaged over the batch.
 
-    The paper's tables, the range of P and its recurrent equations are not public. Here P lies within what the
-    activation can reach: U(-0.9, 0.9) for tanh and its like, U(0.1, 0.9) for sigmoids, U(0, 1) for rectifiers, and
-    U(-1, 1) otherwise. Recurrent networks are written with cells (`nn.RNNCell`, `nn.GRUCell`, `nn.LSTMCell`); every
-    step's state has the target P y*, with the state before it held constant, so that nothing is unrolled: that is our
-    reading.
+    The paper's tables, the range of P and its recurrent equations are not public. Here P is `target_scale` times what
+    the activation can reach: U(-0.9, 0.9) for tanh and its like, U(0.1, 0.9) for sigmoids, U(0, 1) for rectifiers, and
+    U(-1, 1) otherwise. With 1 every class can collapse on its target, and then little is left of the image; with 2, the
+    default, a bounded activation never arrives, and learns more. Recurrent networks are written with cells
+    (`nn.RNNCell`, `nn.GRUCell`, `nn.LSTMCell`); every step's state has the target P y*, with the state before it held
+    constant, so that nothing is unrolled: that is our reading.
 
     Args:
         network, example, classes, loss, whole: As `TargetProjection`.
         local_loss: `"l2"`, `"l1"`, `"linear"`, or a function.
+        target_scale: Of P; positive.
 
     Raises:
-        UserError: `local_loss` is none of these.
+        UserError: `local_loss` is none of these, or `target_scale` is not positive.
 
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     >>> rule = TPSGD(network, example=torch.zeros(1, 4), classes=3, local_loss="l1")
-    >>> bool(rule.feedback["0"].abs().max() <= 0.9)
+    >>> bool(rule.feedback["0"].abs().max() <= 1.8)
     True
     """
 
@@ -177,18 +179,22 @@ class TPSGD(TargetProjection):
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         *,
         local_loss: Literal["l2", "l1", "linear"] | LocalLoss = "l2",
+        target_scale: float = 2.0,
         whole: Kinds = (),
     ) -> None:
         if not callable(local_loss) and local_loss not in _PULLS:
             raise UserError(f"local_loss must be a function or one of {', '.join(_PULLS)}, got {local_loss!r}")
-        self.local_loss = local_loss
+        if not target_scale > 0:
+            raise UserError(f"target_scale must be positive, got {target_scale}")
+        self.local_loss, self.target_scale = local_loss, target_scale
         super().__init__(network, example, classes, loss, whole=whole)
 
     def draw(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Draw targets that the activation can reach."""
         kind = self._direct.activations.get(name, nn.Identity)
         low, high = next((reach for kinds, reach in _REACH.items() if issubclass(kind, kinds)), (-1.0, 1.0))
-        return torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(low, high)
+        drawn = torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(low, high)
+        return drawn.mul_(self.target_scale)
 
     def signal(self, value: Tensor, projection: Tensor) -> Tensor:
         """The local loss's derivative."""

@@ -28,6 +28,7 @@ docs:  ## build the documentation into docs/_build/html; warnings are errors
 tables:  ## write the tables of README and documentation anew from result files and the catalogue
 	$(RUN) beyondprop report README.md docs/index.md docs/results.md docs/benchmarks.md docs/parallel.md docs/study.md
 	$(PYTHON) benchmarks/noprop_report.py tables
+	$(PYTHON) benchmarks/signals_report.py
 
 pictures:  ## draw the pictures of documentation anew from result files
 	$(PYTHON) benchmarks/noprop_report.py pictures

@@ -50,6 +50,29 @@ def test_what_several_layers_read_counts_once_and_the_input_never():
     assert {name: value.shape for name, value in found.items()} == {"stem": (3, 6), "beside": (3, 5)}
 
 
+class Unrolled(nn.Module):
+    """A cell three times, as a recurrent network has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.cell, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = torch.tanh(self.into(x))
+        for _ in range(3):
+            h = torch.tanh(self.cell(h))
+        return self.head(h)
+
+
+def test_of_a_layer_that_is_evaluated_several_times_the_first_counts():
+    network, x = Unrolled(), torch.randn(5, 4)
+    found = hidden_activations(network, x)
+    assert list(found) == ["into", "cell"]
+    start = torch.tanh(network.into(x))
+    assert torch.equal(found["into"], start)
+    assert torch.equal(found["cell"], torch.tanh(network.cell(start)))
+
+
 def test_the_network_is_evaluated_without_a_trace():
     network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -5,10 +5,13 @@ import torch
 from signal_networks import NETWORKS, Branching, Doubled, Encoder, back_propagated, gradients, make
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rules.signals.direct import Direct
 from beyondprop.rules.signals.direct_feedback import DFA, DirectKolenPollack, SignDFA
+from beyondprop.rules.signals.feedback_alignment import FeedbackAlignment
+from beyondprop.rules.signals.target_projection import DRTP, TPSGD
 
 
 def error_of(network, x, y):
@@ -209,6 +212,73 @@ def test_one_activation_module_may_serve_many_layers():
     torch.testing.assert_close(network.a.weight.grad, expected)
 
 
+def test_one_activation_module_may_serve_the_output_too():
+    """Then the hidden layer's signal enters where the next layer takes its input, here behind a pooling."""
+
+    class Everywhere(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.act = nn.Linear(4, 6), nn.Linear(3, 3), nn.Tanh()
+
+        def forward(self, x):
+            return self.act(self.b(F.max_pool1d(self.act(self.a(x)), 2)))
+
+    torch.manual_seed(0)
+    network = Everywhere()
+    rule = DFA(network, torch.zeros(2, 4))
+    assert {name: tuple(rule.feedback[name].shape) for name in rule.feedback} == {"a": (3, 3)}
+    x, y = torch.randn(6, 4), torch.randint(3, (6,))
+    expected = back_propagated(network, x, y)
+    rule.backward(x, y)
+    torch.testing.assert_close(network.b.weight.grad, expected["b.weight"])
+
+
+def test_a_hidden_activation_that_reaches_the_output_as_well_is_hidden():
+    class Past(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.act = nn.Linear(4, 3), nn.Linear(3, 3), nn.Tanh()
+
+        def forward(self, x):
+            h = self.act(self.a(x))
+            return h + self.b(h)
+
+    torch.manual_seed(0)
+    network = Past()
+    rule = DFA(network, torch.zeros(2, 4))
+    assert list(rule.feedback) == ["a"]
+    x, y = torch.randn(6, 4), torch.randint(3, (6,))
+    rule.backward(x, y)
+    h = torch.tanh(network.a(x))
+    expected = torch.autograd.grad(h, network.a.weight, error_of(network, x, y) @ rule.feedback["a"])[0]
+    torch.testing.assert_close(network.a.weight.grad, expected)
+
+
+def test_taught_autograds_signals_it_is_back_propagation_to_the_bit():
+    """The mechanism alone: each point receives what back-propagation would bring there."""
+    network, x, y = make("perceptron")
+    expected = back_propagated(network, x, y)
+    h1 = torch.tanh(network[0](x))
+    h2 = torch.relu(network[2](h1))
+    signals = torch.autograd.grad(F.cross_entropy(network[4](h2), y), (h1, h2))
+    points = []
+    with Direct(network, x).watch(points.append) as watch:
+        loss = F.cross_entropy(network(x), y)
+        watch.claim(loss).teach(torch.ones(()))
+        for point, signal in zip(points, signals, strict=True):
+            point.teach(signal)
+    for parameter, gradient in gradients(network).items():
+        assert torch.equal(gradient, expected[parameter]), parameter
+
+
+def test_signs_of_a_position_are_averaged_over_all_positions():
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    x = torch.randn(2, 7, 4)
+    rule = SignDFA(network, x, lambda scores, y: F.cross_entropy(scores.flatten(0, 1), y.flatten()))
+    sent = rule.signal_from(torch.randn(2, 7, 3))
+    torch.testing.assert_close(sent.abs(), torch.full((2, 7, 3), 1 / 14))
+
+
 def test_learned_feedback_is_that_of_a_weight_straight_to_the_scores():
     network, x, y = make("perceptron")
     rule = DirectKolenPollack(network, example=x)
@@ -252,19 +322,59 @@ def test_scores_a_position_teach_each_position():
     torch.testing.assert_close(rule.feedback["into"].grad, e.T @ h)
 
 
-def test_a_loss_with_parameters_learns_too():
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
+class Scaled(nn.Module):
+    """A loss that learns."""
 
-        def forward(self, scores, y):
-            return F.cross_entropy(self.scale * scores, y)
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
 
+    def forward(self, scores, y):
+        return F.cross_entropy(self.scale * scores, y)
+
+
+@pytest.mark.parametrize("kind", [FeedbackAlignment, DFA, DRTP, TPSGD])
+def test_a_loss_with_parameters_learns_as_under_back_propagation(kind):
     network, x, y = make("perceptron")
-    rule = DFA(network, x, Scaled())
+    loss = Scaled()
+    expected = torch.autograd.grad(loss(network(x), y), loss.scale)[0]
+    kind.for_classifier(network, x, 3, loss=loss).backward(x, y)
+    torch.testing.assert_close(loss.scale.grad, expected)
+
+
+@pytest.mark.parametrize("kind", [FeedbackAlignment, DFA, DRTP])
+def test_a_compiled_network_is_taught_as_a_plain_one(kind):
+    network, x, y = make("perceptron")
+    rule = kind.for_classifier(network, x, 3)
     rule.backward(x, y)
-    assert rule.loss.scale.grad.abs() > 0
+    expected = gradients(network)
+    network.zero_grad()
+    rule.network = torch.compile(network, backend="aot_eager")
+    rule(x)  # compiled for the first time, without hooks
+    rule.backward(x, y)
+    for name, gradient in gradients(network).items():
+        torch.testing.assert_close(gradient, expected[name])
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.reentrant = False
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        return self.head(checkpoint(lambda h: torch.tanh(self.body(h)), h, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("kind", [FeedbackAlignment, DFA, DRTP])
+def test_gradient_checkpointing_is_refused_by_name(kind, reentrant):
+    network = Checkpointed()
+    rule = kind.for_classifier(network, torch.zeros(2, 4), 3)
+    network.reentrant = reentrant
+    with pytest.raises(UserError, match=r"layer body .*checkpointing"):
+        rule.backward(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
 
 
 def test_example_leaves_no_trace():

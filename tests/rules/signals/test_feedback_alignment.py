@@ -125,8 +125,9 @@ def test_sign_symmetric_feedback_has_the_weights_signs(magnitude):
     weight = network[2].weight
     found = rule.feedback_for("2", weight)
     assert torch.equal(found.sign(), weight.sign())
-    again = rule.feedback_for("2", weight)
-    assert torch.equal(found, again) == (magnitude != "batch")
+    assert torch.equal(found, rule.feedback_for("2", weight))  # the same wherever a batch meets it
+    rule.backward(x, y)
+    assert torch.equal(found, rule.feedback_for("2", weight)) == (magnitude != "batch")
     sizes = found.abs()
     assert (sizes.max() - sizes.min() < 1e-7) == (magnitude == "uniform")
     with torch.no_grad():
@@ -173,6 +174,27 @@ def test_kolen_pollack_accumulates_and_leaves_earlier_gradients():
     assert rule.feedback["2"].grad is None
 
 
+def test_kolen_pollack_counts_a_tied_weight_once():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    network[4].weight = network[2].weight
+    rule = KolenPollack(network, torch.zeros(2, 4))
+    x, y = torch.randn(5, 4), torch.randint(4, (5,))
+    rule.backward(x, y)
+    once = gradients(rule)
+    rule.backward(x, y)
+    for name, gradient in gradients(rule).items():
+        torch.testing.assert_close(gradient, 2 * once[name])
+
+
+def test_kolen_pollacks_gradients_are_two_tensors():
+    """Or clipping would scale the one that both share twice."""
+    network, x, y = make("perceptron")
+    rule = KolenPollack(network, example=x)
+    rule.backward(x, y)
+    assert rule.feedback["2"].grad.data_ptr() != network[2].weight.grad.data_ptr()
+
+
 def test_kolen_pollack_keeps_earlier_gradients_when_a_batch_fails():
     network, x, y = make("perceptron")
     rule = KolenPollack(network, example=x)
@@ -198,6 +220,37 @@ def test_what_it_cannot_train_is_refused_by_name(network, named):
         assert named in kind.supports(network)
         with pytest.raises(UnsupportedNetworkError, match=named):
             kind(network, example=torch.zeros(1, 2))
+
+
+class AppliesItself(nn.Module):
+    """Uses a matrix without a layer: its own, or that of a layer that is never called."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.into, self.idle, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.matrix = nn.Parameter(torch.randn(6, 6)) if own else None
+
+    def forward(self, x):
+        h = torch.tanh(self.into(x))
+        return self.head(h @ (self.idle.weight if self.matrix is None else self.matrix))
+
+
+@pytest.mark.parametrize(("own", "named"), [(True, "matrix"), (False, "idle.weight")])
+def test_weight_transport_past_the_layers_is_refused(own, named):
+    with pytest.raises(UnsupportedNetworkError, match=f"applies {named} by itself"):
+        FeedbackAlignment(AppliesItself(own), torch.zeros(2, 4))
+
+
+def test_what_was_frozen_can_be_trained_later():
+    network, x, y = make("perceptron")
+    network[0].requires_grad_(False)
+    rule = FeedbackAlignment(network, example=x)
+    assert not network[0].weight.requires_grad
+    rule.backward(x, y)
+    assert network[0].weight.grad is None
+    network[0].requires_grad_(True)
+    rule.backward(x, y)
+    assert network[0].weight.grad.abs().sum() > 0
 
 
 def test_unknown_magnitude_is_refused():

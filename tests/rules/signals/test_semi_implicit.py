@@ -141,6 +141,64 @@ def test_large_lambda_is_a_gradient_step_on_the_sum_over_the_batch():
         torch.testing.assert_close(1e9 / 0.5 / 5 * found[name], gradient, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("images", [False, True], ids=["samples", "patches"])
+def test_parameters_between_layers_step_by_their_derivative_over_lambda_and_the_rows(images):
+    """With a lambda of the rows' own size, so that both count."""
+    torch.manual_seed(10)
+    layer, rows = (nn.Conv1d(2, 4, 3, groups=2), 5 * 4) if images else (nn.Linear(6, 4), 5)
+    network = nn.Sequential(layer, nn.PReLU(4), nn.Flatten(), nn.Linear(16 if images else 4, 3)).double()
+    x = torch.randn(5, *((2, 6) if images else (6,)), dtype=torch.float64)
+    y = torch.arange(5) % 3
+    found = gradients(network, x, y, step=0.7, regularisation=3.0)
+    d = 0.7 * (network(x).softmax(dim=1) - F.one_hot(y, 3)).detach()
+    passed = (d @ (network[3].weight - found["3.weight"]).detach()).view(5, 4, -1)
+    z = layer(x).detach().view(5, 4, -1)
+    slope = (passed * z.clamp(max=0)).sum(dim=(0, 2))
+    torch.testing.assert_close(found["1.weight"], slope / (3.0 + rows))
+
+
+class ClassesLast(nn.CrossEntropyLoss):
+    def forward(self, scores, y):
+        return super().forward(scores.transpose(1, 2), y)
+
+
+@pytest.mark.parametrize(
+    ("loss", "terms"),
+    [
+        (ClassesLast(), None),
+        (ClassesLast(reduction="sum"), None),
+        (lambda scores, y: 10 * F.cross_entropy(scores.transpose(1, 2), y), lambda y: y.numel() / 10),
+        (ClassesLast(ignore_index=1), None),
+    ],
+    ids=["mean", "sum", "own count", "ignored"],
+)
+def test_a_tagger_is_its_positions_as_a_batch(loss, terms):
+    network, _, _ = perceptron()
+    x, y = torch.randn(4, 5, 9, dtype=torch.float64), torch.arange(20).view(4, 5) % 3
+    options = {"step": 0.7, "regularisation": 0.3}
+    found = gradients(network, x, y, loss, terms=terms, **options)
+    one_by_one = {"ignore_index": 1} if getattr(loss, "ignore_index", -1) == 1 else {}
+    expected = gradients(
+        network, x.flatten(0, 1), y.flatten(), nn.CrossEntropyLoss(reduction="sum", **one_by_one), **options
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_accumulated_parts_of_a_batch_are_the_whole_only_for_large_lambda():
+    network, x, y = perceptron()
+
+    def compared(lam):
+        rule = SemiImplicit(copy.deepcopy(network), step=0.5, regularisation=lam)
+        for part in (slice(0, 3), slice(3, 6)):
+            rule.backward(x[part], y[part])
+        whole = gradients(network, x, y, step=0.5, regularisation=lam)["2.weight"]
+        return (rule.network[2].weight.grad - whole).norm() / whole.norm()
+
+    assert compared(1e9) < 1e-6
+    assert compared(0.3) > 0.1
+
+
 def test_a_convolution_learns_by_the_layer_above_as_it_is_afterwards():
     torch.manual_seed(4)
     conv, rest, top = nn.Conv2d(2, 3, 3, stride=2, dilation=2, padding=2), nn.Sequential(nn.Tanh(), nn.Flatten()), None

@@ -189,6 +189,12 @@ def test_targets_may_be_probabilities_or_numbers():
     rule.backward(x, F.one_hot(y, 3).float())
     for parameter, gradient in gradients(network).items():
         torch.testing.assert_close(gradient, expected[parameter])
+    network.zero_grad()
+    soft = torch.softmax(torch.randn(5, 3), dim=1)  # the mean of the classes' signals, by their probabilities
+    rule.backward(x, soft)
+    h1 = torch.tanh(network[0](x))
+    delta = (soft @ rule.feedback["0"]) * (1 - h1.square()) / len(x)
+    torch.testing.assert_close(network[0].weight.grad, delta.T @ x)
     regression = TPSGD(network, x, 3, nn.MSELoss())
     assert regression.backward(x, torch.randn(5, 3)).isfinite()
     with pytest.raises(UserError, match="targets must hold 3 numbers"):
@@ -218,6 +224,41 @@ def test_an_activation_that_is_not_finite_names_its_layer():
     with pytest.raises(NonFiniteError, match="layer 2"):
         DRTP(network, x, 3).backward(x, y)
     assert network[2].weight.grad is None
+
+
+def test_large_finite_activations_are_no_error():
+    """Their sum overflows, and they do not."""
+    network = nn.Sequential(nn.Linear(2, 8), nn.Identity(), nn.Linear(8, 3))
+    with torch.no_grad():
+        network[0].weight.fill_(1e38)
+        network[2].weight.zero_()
+    rule = DRTP(network, torch.zeros(2, 2), 3)
+    assert rule.backward(torch.ones(4, 2), torch.tensor([0, 1, 2, 0])).isfinite()
+
+
+def test_labels_of_positions_teach_each_position():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    x, y = torch.randn(2, 5, 4), torch.randint(3, (2, 5))
+    rule = DRTP(network, x, 3, lambda scores, y: F.cross_entropy(scores.flatten(0, 1), y.flatten()))
+    assert rule.feedback["0"].shape == (3, 6)
+    rule.backward(x, y)
+    expected = gradients(network)
+    network.zero_grad()
+    flat = DRTP(network, x.flatten(0, 1), 3)
+    flat.feedback["0"].copy_(rule.feedback["0"])
+    flat.backward(x.flatten(0, 1), y.flatten())
+    found = gradients(network)
+    torch.testing.assert_close(found["2.weight"], expected["2.weight"])
+    torch.testing.assert_close(found["0.weight"], expected["0.weight"])
+    with pytest.raises(UserError, match="scores' shape"):
+        rule.backward(x, y[:, 0])
+
+
+def test_one_number_a_sample_is_a_target_too():
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
+    rule = DRTP(network, torch.zeros(2, 4), 1, lambda out, y: F.mse_loss(out.flatten(), y))
+    assert rule.backward(torch.randn(5, 4), torch.randn(5)).isfinite()
 
 
 def test_labels_of_small_integer_types():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,18 @@ from torch.utils import _pytree as trees
 from beyondprop.errors import UserError
 from beyondprop.rules.signals.affine import Ridge, by_parameter, find_affine, input_rows, output_rows, trained
 from beyondprop.rules.signals.layers import Call, add_gradient, differentiable, edges_of, intercepted
-from beyondprop.rules.signals.network_rule import NetworkRule
+from beyondprop.rules.signals.network_rule import NetworkRule, Terms, count_terms
 
 Form = Literal["projection", "normalised"]
+
+
+class _Pass(NamedTuple):
+    """One evaluation of a layer: what it read, and where the signal for what it gave enters."""
+
+    call: Call
+    given: Tensor
+    version: int
+    edge: GradientEdge
 
 
 class OutputwiseRule(NetworkRule):
@@ -28,14 +37,22 @@ class OutputwiseRule(NetworkRule):
 
     Args:
         network: Any module with an affine layer.
-        loss: Maps (network(x), y) to a scalar, the mean over the batch. Default: mean cross-entropy over class scores.
+        loss: Maps (network(x), y) to a scalar. Default: mean cross-entropy over class scores. Its own parameters have
+            their ordinary gradient.
+        terms: As in `BPC`; only for rules that ask for it.
 
     Raises:
         UnsupportedNetworkError: The network has no affine layer of its own.
     """
 
-    def __init__(self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        terms: Terms | None = None,
+    ) -> None:
         super().__init__(network, loss)
+        self.terms = terms
         self._layers = find_affine(network)
 
     @classmethod
@@ -49,13 +66,13 @@ class OutputwiseRule(NetworkRule):
         )
 
     @abstractmethod
-    def change(self, rows: Tensor, delta: Tensor, samples: int) -> Tensor:
+    def change(self, rows: Tensor, delta: Tensor, terms: float | Tensor) -> Tensor:
         """Tell what is to be subtracted from a layer's weights.
 
         Args:
             rows: The layer's inputs, shape (groups, n, d).
             delta: The loss's derivative with respect to its outputs, shape (groups, n, m).
-            samples: Length of the batch, by which the loss was divided.
+            terms: Number of terms whose mean the loss is.
 
         Returns:
             Shape (groups, m, d).
@@ -64,37 +81,40 @@ class OutputwiseRule(NetworkRule):
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Differentiate with respect to the outputs of the affine layers, and to parameters elsewhere."""
         del phase
-        entered: dict[Call, Tensor] = {}
-        passes: list[tuple[nn.Module, Tensor, GradientEdge]] = []
+        entered: dict[Call, tuple[Tensor, int]] = {}
+        passes: list[_Pass] = []
 
         def enter(call: Call, arguments: Any) -> Any:
-            entered[call] = trees.tree_leaves(arguments)[0]
+            given = trees.tree_leaves(arguments)[0]
+            entered[call] = given, given._version
             return arguments
 
         def leave(call: Call, output: Any) -> Any:
-            given = entered.pop(call)
+            given, version = entered.pop(call)
             if trained(call.layer):
-                passes.extend((call.layer, given, edge) for edge in edges_of(differentiable(output)))
+                passes.extend(_Pass(call, given, version, edge) for edge in edges_of(differentiable(output)))
             return output
 
         with intercepted(self._layers, enter, leave):
             scores = self.network(x)
         loss = self.measured(scores, x, y)
-        layers = {layer: [i for i, (other, _, _) in enumerate(passes) if other is layer] for layer, _, _ in passes}
+        _refuse_changed(passes)
+        layers = {one.call.layer: [i for i, p in enumerate(passes) if p.call.layer is one.call.layer] for one in passes}
         others = self._others(layers)
-        sources: list[Any] = [*(edge for _, _, edge in passes), *others]  # torch's signature knows no mixture
+        sources: list[Any] = [*(one.edge for one in passes), *others]  # torch's signature knows no mixture
         if not sources:  # all is frozen
             return loss
         found = torch.autograd.grad(loss, sources, allow_unused=True)
 
+        terms = count_terms(self.terms, self.loss, scores, y)
         gradients: list[tuple[nn.Parameter, Tensor]] = []
         with torch.autocast(x.device.type, enabled=False):
             for layer, places in layers.items():
-                taught = [(passes[i][1], delta) for i in places if (delta := found[i]) is not None]
+                taught = [(passes[i].given, delta) for i in places if (delta := found[i]) is not None]
                 if taught:
                     rows = torch.cat([input_rows(layer, given) for given, _ in taught], dim=1)
                     delta = torch.cat([output_rows(layer, delta) for _, delta in taught], dim=1)
-                    gradients += by_parameter(layer, self.change(rows, delta, len(x)))
+                    gradients += by_parameter(layer, self.change(rows, delta, terms))
         rest = zip(others, found[len(passes) :], strict=True)
         gradients += [(parameter, gradient) for parameter, gradient in rest if gradient is not None]
         for parameter, gradient in gradients:
@@ -109,9 +129,19 @@ class OutputwiseRule(NetworkRule):
         return [group for group in groups if group["params"]]
 
     def _others(self, layers: Iterable[nn.Module]) -> list[nn.Parameter]:
-        """What is trained and belongs to none of these layers."""
+        """What is trained, in the network or the loss, and belongs to none of these layers."""
         theirs = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        return [p for p in self.network.parameters() if p.requires_grad and id(p) not in theirs]
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in theirs]
+
+
+def _refuse_changed(passes: Iterable[_Pass]) -> None:
+    """Autograd would notice only where it needs a layer's input itself."""
+    for call, given, version, _ in passes:
+        if call.layer.weight.requires_grad and given._version != version:
+            raise UserError(
+                f"the input of layer {call.name or 'network'} ({type(call.layer).__name__}) was changed in place after "
+                "the layer had read it, and its step is made from that input: change a copy instead"
+            )
 
 
 class BPC(OutputwiseRule):
@@ -129,20 +159,27 @@ class BPC(OutputwiseRule):
 
         .grad = 1/n sum_j delta_j x_j^T / (|x_j|^2 + c)
 
-    With one sample both are the normalised LMS filter. delta is the derivative of each sample's own loss: that of the
-    mean over the batch, times the batch's length. A convolution's columns are its patches, one for each sample and
-    place; a projection is then the least-squares fit to what all places want.
+    With one sample both are the normalised LMS filter. delta is the derivative of each sample's own loss, of a tagger
+    each position's: that of the mean, times the number of terms in the mean. A convolution's columns are its patches,
+    one for each sample and place; a projection is then the least-squares fit to what all places want.
 
-    A step of eta = 1 moves every output by its delta. `.grad` takes the gradient's place in any optimizer.
+    A step of eta = 1 moves every output by its delta. `.grad` takes the gradient's place in any optimizer. Parts of a
+    batch whose `.grad` accumulate are projected each by itself, and their sum is not the whole batch's step; only of
+    the normalised form the mean over equal parts is.
 
     Args:
         network: Any module with a linear or convolutional layer; other layers have their ordinary gradient.
-        loss: Maps (network(x), y) to a scalar, the mean over the batch. Default: mean cross-entropy over class scores.
+        loss: Maps (network(x), y) to a scalar, the mean over terms. Default: mean cross-entropy over class scores.
+            Its own parameters have their ordinary gradient.
         form: `"projection"` or `"normalised"`.
         regularisation: c > 0, in units of a squared input: how much of the meant move is given up for a smaller step.
+        terms: Tells for a batch's targets the number of terms whose mean the loss is; `lambda y: 1` for a sum. Default:
+            1 if the loss has `reduction="sum"`; else the number of class indices in y, without those that are the
+            loss's `ignore_index`; else, for numbers or targets of the scores' own shape, the batch's length.
 
     Raises:
-        UserError: `form` is neither, or `regularisation` is not positive.
+        UserError: `form` is neither, `regularisation` is not positive, or, when it steps, `terms` gives no positive
+            number or a layer's input was changed in place after the layer had read it.
         UnsupportedNetworkError: The network has no linear or convolutional layer.
 
     >>> rule = BPC(nn.Linear(4, 3), regularisation=1e-6)
@@ -161,18 +198,19 @@ class BPC(OutputwiseRule):
         *,
         form: Form = "projection",
         regularisation: float = 1.0,
+        terms: Terms | None = None,
     ) -> None:
         if form not in get_args(Form):
             raise UserError(f"form must be one of {', '.join(get_args(Form))}, got {form!r}")
         if not regularisation > 0:
             raise UserError(f"regularisation must be positive, got {regularisation}")
-        super().__init__(network, loss)
+        super().__init__(network, loss, terms)
         self.form = form
         self.regularisation = regularisation
 
-    def change(self, rows: Tensor, delta: Tensor, samples: int) -> Tensor:
+    def change(self, rows: Tensor, delta: Tensor, terms: float | Tensor) -> Tensor:
         """Project, or normalise."""
-        delta = samples * delta
+        delta = terms * delta
         if self.form == "projection":
             return Ridge(rows, self.regularisation).solve(delta)
         lengths = rows.square().sum(dim=2, keepdim=True) + self.regularisation

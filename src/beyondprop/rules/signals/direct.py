@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules import activation
 
 from beyondprop.errors import UnsupportedNetworkError
-from beyondprop.rule import evaluating
+from beyondprop.rule import evaluating, refuse_double
 from beyondprop.rules.signals.layers import (
     Call,
     Kinds,
@@ -22,7 +22,9 @@ from beyondprop.rules.signals.layers import (
     find_layers,
     intercepted,
     modules_between,
+    reachable,
     replaced,
+    unfrozen,
 )
 
 ACTIVATIONS: Kinds = tuple(
@@ -79,8 +81,10 @@ class Direct:
         network: Any module.
         example: One input batch, run once without a trace.
         whole: Classes of modules to be taken as one layer.
+        others: Parameters that are not the network's and learn with the last layer, such as the loss's.
 
     Attributes:
+        scores: Shape of the network's output for the example.
         shapes: Of every hidden point's value without the batch, by name.
         activations: The class of the activation module of every hidden point that has one, by name.
 
@@ -89,13 +93,19 @@ class Direct:
             the batch; or the network's output is no tensor.
     """
 
-    def __init__(self, network: nn.Module, example: Tensor, whole: Kinds = ()) -> None:
+    def __init__(
+        self, network: nn.Module, example: Tensor, whole: Kinds = (), others: Iterable[nn.Parameter] = ()
+    ) -> None:
+        refuse_double(example, network)
         self._layers = find_layers(network, whole)
         self._activations = modules_between(network, self._layers.values(), ACTIVATIONS)
-        self._parameters = set(network.parameters())
+        self._parameters = {*network.parameters(), *others}
         self.shapes: dict[str, torch.Size] = {}
         self.activations: dict[str, type[nn.Module]] = {}
-        self._survey(network, example)
+        self.scores = torch.Size()
+        with unfrozen(network):
+            while not self._survey(network, example):
+                pass
 
     @staticmethod
     def objection(network: nn.Module, whole: Kinds = ()) -> str | None:
@@ -121,19 +131,24 @@ class Direct:
                 hooks.callback(module.register_forward_hook(watch.activated).remove)
             yield watch
 
-    def _survey(self, network: nn.Module, example: Tensor) -> None:
-        found: list[tuple[Point, Node | None]] = []
+    def _survey(self, network: nn.Module, example: Tensor) -> bool:
+        """Note all hidden points; or find that an activation module gives the output, forget it, and say False."""
+        found: list[tuple[Point, Node]] = []
         # The node is noted at once: what follows in place changes the value's.
-        receive = lambda point: found.append((point, point.value.grad_fn))  # noqa: E731
-        with evaluating(network), torch.enable_grad(), self.watch(receive):
+        receive = lambda point: found.append((point, point.edge.node))  # noqa: E731
+        with evaluating(network), torch.enable_grad(), self.watch(receive) as watch:
+            watch.entered = []
             output = network(example)
         if not isinstance(output, Tensor):
             raise UnsupportedNetworkError(f"the network must return one tensor, it returns {type(output).__name__}")
-        last = _reachable(output.grad_fn)
-        for point, node in found:
-            if point.source is not None and node in last:  # the output's own activation: the loss teaches it
-                self._activations = {name: m for name, m in self._activations.items() if m is not point.source}
-                continue
+        self.scores = output.shape
+        # The output's own activation is taught by the loss. One that other layers read as well is a hidden one.
+        outputs = reachable(output.grad_fn) - {node for entered in watch.entered for node in reachable(entered)}
+        own = {point.source for point, node in found if point.source is not None and node in outputs}
+        if own:
+            self._activations = {name: m for name, m in self._activations.items() if m not in own}
+            return False
+        for point, _ in found:
             shape = point.value.shape
             if len(shape) < 2 or shape[0] != len(example):
                 raise UnsupportedNetworkError(
@@ -146,6 +161,7 @@ class Direct:
                 )
             if point.source is not None:
                 self.activations[point.name] = type(point.source)
+        return True
 
 
 class _Watch:
@@ -153,6 +169,7 @@ class _Watch:
 
     def __init__(self, receive: Callable[[Point], None], parameters: Collection[nn.Parameter]) -> None:
         self._receive, self._parameters = receive, parameters
+        self.entered: list[Node | None] | None = None  # what layers' inputs were computed by, where that is asked for
         self._pending: dict[Node, Call] = {}
         self._seen: set[Node] = set()
 
@@ -160,6 +177,8 @@ class _Watch:
         """Cut a layer's inputs off; what they were computed from is a point."""
         arguments = call.cut(arguments, with_gradient=False)
         for value in call.given:
+            if self.entered is not None:
+                self.entered.append(value.grad_fn)
             self._point(value, f"input of {call.name}")
         return arguments
 
@@ -234,15 +253,3 @@ class _Apart(torch.autograd.Function):
     @staticmethod
     def forward(_ctx: Any, *outputs: Tensor) -> Any:
         return tuple(output.detach() for output in outputs)
-
-
-def _reachable(node: Node | None) -> set[Node]:
-    """All nodes of the graph below one."""
-    seen: set[Node] = set()
-    stack = [node]
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack += [before for before, _ in node.next_functions]
-    return seen

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rule import without_trace
 from beyondprop.rules.signals.direct import Direct, Point
 from beyondprop.rules.signals.feedback import Feedback, kaiming_uniform
 from beyondprop.rules.signals.feedback_alignment import two_groups
@@ -65,11 +64,9 @@ class DFA(NetworkRule):
         if reason := Direct.objection(network, whole):
             raise UnsupportedNetworkError(reason)
         self._direct = Direct(network, example, whole)
-        with without_trace(network):
-            scores = network(example)
         like = next(iter(network.parameters()))
         weights = {
-            name: kaiming_uniform(_feedback_shape(scores.shape, shape), like)
+            name: kaiming_uniform(feedback_shape(self._direct.scores, shape), like)
             for name, shape in self._direct.shapes.items()
         }
         self.feedback = Feedback(weights, learned=self.learned)
@@ -91,17 +88,17 @@ class DFA(NetworkRule):
         points: list[Point] = []
         with self._direct.watch(points.append) as watch:
             scores = self.network(x)
-        last = watch.claim(scores)
-        free = scores.detach().requires_grad_()
-        loss = self.measured(free, x, y)
-        loss.backward()
-        error = free.grad
-        assert error is not None
-        if last is not None:
-            last.teach(error)
-        error = self.signal_from(error)
-        for point in points:
-            self.teach(point, error)
+            last = watch.claim(scores)
+            free = scores.detach().requires_grad_()
+            loss = self.measured(free, x, y)
+            loss.backward()
+            error = free.grad
+            assert error is not None
+            if last is not None:
+                last.teach(error)
+            error = self.signal_from(error)
+            for point in points:
+                self.teach(point, error)
         return loss
 
     def signal_from(self, error: Tensor) -> Tensor:
@@ -119,7 +116,8 @@ class SignDFA(DFA):
 
         delta_l = (B_l sign(e)) * f'(z_l) / N
 
-    for a batch of N, so that the signal has the scale of a mean over the batch, as the last layer's has.
+    for a batch of N, or N positions of all its sequences, so that the signal has the scale of a mean over them, as the
+    last layer's has.
 
     All classes but the true one have a positive error, so the signs have a part in common that pushes each neuron one
     way, whatever the sample. `centred=True`, a variation of our own and not the paper's, takes it out: sign(e) minus
@@ -147,7 +145,7 @@ class SignDFA(DFA):
         sign = error.sign()
         if self.centred:
             sign = sign - sign.mean(dim=-1, keepdim=True)
-        return sign / len(error)
+        return sign / error[..., 0].numel()
 
 
 class DirectKolenPollack(DFA):
@@ -189,7 +187,10 @@ def feedback_of(feedback: Feedback, point: Point, shared: int = 1) -> Tensor:
         UserError: There are none for a point of this name and shape.
     """
     if point.name not in feedback:
-        raise UserError(f"layer {point.name} was not evaluated with `example`: give one that takes the same way")
+        raise UserError(
+            f"layer {point.name} was not evaluated with `example`, or what is frozen has changed since: make the rule "
+            "anew, with an example that takes the same way through the network"
+        )
     weights = feedback[point.name]
     shape = point.value.shape[shared:]
     if weights.shape[1:] != shape:
@@ -223,11 +224,11 @@ def ordered_as(value: Tensor, feedback: Tensor, product: Callable[[Tensor], Tens
     return product(feedback)
 
 
-def _feedback_shape(scores: torch.Size, value: torch.Size) -> tuple[int, ...]:
+def feedback_shape(scores: torch.Size, value: torch.Size) -> tuple[int, ...]:
     """One error a sample reaches all of its activation; one a position, each position by the same weights."""
     if len(scores) == 2:
         return (scores[1], *value)
-    if len(scores) > 2 and value[: len(scores) - 2] == scores[1:-1]:
+    if len(scores) == 3 and value[: len(scores) - 2] == scores[1:-1]:
         return (scores[-1], *value[len(scores) - 2 :])
     raise UnsupportedNetworkError(
         f"scores of shape {tuple(scores)} cannot be sent to an activation of shape {tuple(value)}: the network must "

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from beyondprop.errors import UserError
-from beyondprop.rule import evaluating
+from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.rule import evaluating, refuse_double
 from beyondprop.rules.signals.chained import Signals, chained
 from beyondprop.rules.signals.feedback import Feedback
-from beyondprop.rules.signals.layers import Call, add_gradient, find_layers, intercepted
+from beyondprop.rules.signals.layers import Call, add_gradient, find_layers, intercepted, reachable, unfrozen
 from beyondprop.rules.signals.network_rule import NetworkRule
 
 Magnitude = Literal["uniform", "fixed", "batch"]
@@ -88,8 +88,8 @@ class ChainedFeedback(NetworkRule):
         del phase
         with chained(self._layers, self._pass_on):
             scores = self.network(x)
-        loss = self.measured(scores, x, y)
-        loss.backward()
+            loss = self.measured(scores, x, y)
+            loss.backward()
         return loss
 
     def _pass_on(self, call: Call, signals: Signals) -> Signals:
@@ -154,6 +154,7 @@ class SignSymmetry(ChainedFeedback):
         if magnitude not in get_args(Magnitude):
             raise UserError(f"magnitude must be one of {', '.join(get_args(Magnitude))}, got {magnitude!r}")
         self.magnitude = magnitude
+        self._drawn: dict[str, Tensor] = {}
         super().__init__(network, example, loss)
 
     def make_feedback(self, weights: dict[str, Tensor]) -> Feedback:
@@ -167,8 +168,16 @@ class SignSymmetry(ChainedFeedback):
 
     def feedback_for(self, name: str, weight: Tensor) -> Tensor:
         """The magnitude with the weight's present sign."""
-        size = initial(self._layers[name]).abs_() if self.magnitude == "batch" else self.feedback[name]
-        return weight.sign().mul_(size)
+        if self.magnitude != "batch":
+            return weight.sign().mul_(self.feedback[name])
+        if name not in self._drawn:  # a layer that is applied several times has one feedback
+            self._drawn[name] = initial(self._layers[name]).abs_()
+        return weight.sign().mul_(self._drawn[name])
+
+    def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
+        """Send the signal down by feedback that is, for brSF, this batch's alone."""
+        self._drawn.clear()
+        return super().assign_credit(x, y, phase)
 
 
 class KolenPollack(ChainedFeedback):
@@ -199,8 +208,9 @@ class KolenPollack(ChainedFeedback):
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Send the signal down, and give each feedback weight the gradient of its forward weight."""
         weights = {name: _weight(self._layers[name]) for name in self.feedback}
-        before = {name: weight.grad for name, weight in weights.items()}
-        for weight in weights.values():
+        tied = {id(weight): weight for weight in weights.values()}
+        before = {key: weight.grad for key, weight in tied.items()}
+        for weight in tied.values():
             weight.grad = None
         try:
             loss = super().assign_credit(x, y, phase)
@@ -208,8 +218,8 @@ class KolenPollack(ChainedFeedback):
                 if weight.grad is not None:
                     add_gradient(self.feedback[name], weight.grad.clone())
         finally:
-            for name, weight in weights.items():
-                if (earlier := before[name]) is not None:
+            for key, weight in tied.items():
+                if (earlier := before[key]) is not None:
                     weight.grad = earlier if weight.grad is None else earlier + weight.grad
         return loss
 
@@ -278,15 +288,31 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 def _passed_through(network: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> list[str]:
-    """Name the layers whose input depends on a trainable layer before them."""
+    """Name the layers whose input depends on a layer before them.
+
+    Raises:
+        UnsupportedNetworkError: The network applies a matrix by itself, which would pass signals by its transpose.
+    """
+    refuse_double(example, network)
     passed: dict[str, None] = {}
+    evaluated: set[nn.Module] = set()
 
     def enter(call: Call, arguments: Any) -> Any:
+        evaluated.add(call.layer)
         call.cut(arguments, with_gradient=False)
         if call.given:
             passed[call.name] = None
         return arguments
 
-    with evaluating(network), torch.enable_grad(), intercepted(layers, enter, lambda _call, output: output):
-        network(example)
+    watched = intercepted(layers, enter, lambda _call, output: output)
+    with evaluating(network), unfrozen(network), torch.enable_grad(), watched:
+        leaves = reachable(getattr(network(example), "grad_fn", None))
+    used = {id(variable) for node in leaves if (variable := getattr(node, "variable", None)) is not None}
+    known = {id(parameter) for layer in evaluated for parameter in layer.parameters()}
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1 and id(parameter) in used - known:
+            raise UnsupportedNetworkError(
+                f"the network applies {name} by itself, and signals would pass by its transpose: make it the weight "
+                "of a linear layer, or of an embedding if it is a table that is added"
+            )
     return list(passed)

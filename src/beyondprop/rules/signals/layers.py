@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as trees
+
+from beyondprop.errors import UserError
 
 Kinds = tuple[type[nn.Module], ...]
 
@@ -160,12 +162,17 @@ def intercepted(
         layers: By name.
         enter: Called with the evaluation and the layer's arguments, (args, kwargs); what it returns the layer gets.
         leave: Called with the evaluation and the layer's output; what it returns the network goes on with.
+
+    Raises:
+        UserError: In the context, when a trainable layer is evaluated without a graph, or anew while signals go down.
     """
     running: list[Call] = []
     with ExitStack() as hooks:
+        hooks.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not call the hooks
         for name, layer in layers.items():
 
             def before(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> Any:
+                _check_evaluation(name, module)
                 running.append(Call(name, module))
                 return enter(running[-1], (args, kwargs))
 
@@ -175,3 +182,47 @@ def intercepted(
             hooks.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
             hooks.callback(layer.register_forward_hook(after).remove)
         yield
+
+
+def _check_evaluation(name: str, layer: nn.Module) -> None:
+    """Refuse what would teach a layer wrongly, or not at all, without a word."""
+    if torch._C._current_graph_task_id() != -1:
+        raise UserError(
+            f"layer {name or 'network'} is evaluated again while signals go down, as gradient checkpointing does: "
+            "switch checkpointing off, this rule keeps less than back-propagation does"
+        )
+    # In evaluation mode it may be the search for the layer that is not finite.
+    if (
+        layer.training
+        and not torch.is_grad_enabled()
+        and any(parameter.requires_grad for parameter in layer.parameters())
+    ):
+        raise UserError(
+            f"layer {name or 'network'} is evaluated without gradients, by torch.no_grad or by checkpointing, and has "
+            "parameters to be trained: freeze them by requires_grad_(False), or switch that off"
+        )
+
+
+@contextmanager
+def unfrozen(network: nn.Module) -> Iterator[None]:
+    """Let every parameter require a gradient, so that what is frozen today can be trained tomorrow."""
+    frozen = [p for p in network.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def reachable(node: Node | None) -> set[Node]:
+    """All nodes of the graph below one, itself among them."""
+    seen: set[Node] = set()
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [before for before, _ in node.next_functions]
+    return seen

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Self
 
 from torch import Tensor, nn
 
-from beyondprop.errors import NonFiniteError, UnsupportedNetworkError
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rule import Rule, check_labels, first_nonfinite_layer
+
+Terms = Callable[[Tensor], float]
 
 
 class NetworkRule(Rule):
@@ -40,6 +43,11 @@ class NetworkRule(Rule):
         """Return the network's own output for x."""
         return self.network(x)
 
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """What is trained in the loss, without what it shares with the network."""
+        theirs = {id(parameter) for parameter in self.network.parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in theirs]
+
     def measured(self, scores: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Compute the loss and check it.
 
@@ -62,3 +70,33 @@ class NetworkRule(Rule):
                 "check the data, or lower the learning rate"
             )
         return loss
+
+
+def count_terms(terms: Terms | None, loss: Callable[[Tensor, Tensor], Tensor], scores: Tensor, y: Tensor) -> Any:
+    """Count the terms whose mean a loss is: times that, its derivative is that of each term's own loss.
+
+    Args:
+        terms: The user's own count of a batch's targets, or None.
+        loss: Of torch's losses `reduction` and `ignore_index` are read.
+        scores: The network's output.
+        y: Targets.
+
+    Returns:
+        What `terms` gives. Without it 1 for `reduction="sum"`; the number of class indices in `y` that are not to be
+        ignored, one for each sample, position or pixel; and the batch's length for targets of any other kind: numbers,
+        or of the scores' own shape. A number, or a tensor that holds it, so that no device is waited for.
+
+    Raises:
+        UserError: `terms` gives no positive number.
+    """
+    if terms is not None:
+        count = float(terms(y))
+        if not 0 < count < math.inf:
+            raise UserError(f"terms must give a positive number for a batch of targets, got {count}")
+        return count
+    if getattr(loss, "reduction", "mean") == "sum":
+        return 1
+    if y.is_floating_point() or y.shape == scores.shape:
+        return len(y)
+    ignored = getattr(loss, "ignore_index", None)
+    return y.numel() if ignored is None else (y != ignored).sum()

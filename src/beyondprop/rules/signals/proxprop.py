@@ -26,11 +26,13 @@ class ProxProp(OutputwiseRule):
     Args:
         network: Any module with a linear or convolutional layer; other layers have their ordinary gradient.
         loss: Maps (network(x), y) to a scalar, the mean over the batch. Default: mean cross-entropy over class scores.
+            Its own parameters have their ordinary gradient.
         tau: Step size of the proximal step, positive.
         cg_steps: Conjugate-gradient steps; None for the exact minimum.
 
     Raises:
-        UserError: `tau` is not positive, or `cg_steps` less than 1.
+        UserError: `tau` is not positive, `cg_steps` less than 1, or, when it steps, a layer's input was changed in
+            place after the layer had read it.
         UnsupportedNetworkError: The network has no linear or convolutional layer.
 
     >>> import torch
@@ -58,9 +60,9 @@ class ProxProp(OutputwiseRule):
         self.tau = tau
         self.cg_steps = cg_steps
 
-    def change(self, rows: Tensor, delta: Tensor, samples: int) -> Tensor:
+    def change(self, rows: Tensor, delta: Tensor, terms: float | Tensor) -> Tensor:
         """Minimise over the change: W_k is where it is 0."""
-        del samples
+        del terms
         if self.cg_steps is None:
             return Ridge(rows, 1 / self.tau).solve(delta)
         return conjugate_gradients(rows, delta, 1 / self.tau, self.cg_steps)

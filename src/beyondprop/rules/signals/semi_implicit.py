@@ -17,7 +17,7 @@ from beyondprop.errors import UserError
 from beyondprop.rules.signals.affine import Ridge, by_parameter, input_rows, is_affine, output_rows, trained
 from beyondprop.rules.signals.feedback_alignment import transposed
 from beyondprop.rules.signals.layers import add_gradient, find_layers
-from beyondprop.rules.signals.network_rule import NetworkRule
+from beyondprop.rules.signals.network_rule import NetworkRule, Terms, count_terms
 
 Step = tuple[nn.Parameter, Tensor]
 Steps = list[Step]
@@ -38,9 +38,10 @@ class SemiImplicit(NetworkRule):
 
     So a layer learns what its neurons should have been, F - d, and the next lower one is told by weights that have
     already learned it (with sigma' where the forward pass was, as in the authors' program). SGD with learning rate 1
-    takes the step itself. dJ/dF_N is the derivative of each sample's own loss: that of the mean over the batch, times
-    the batch's length. A fixed point is a stationary point of the loss; as lambda grows, `.grad` becomes eta/lambda
-    times the gradient of the loss summed over the batch.
+    takes the step itself. dJ/dF_N is the derivative of each sample's own loss, of a tagger each position's: that of the
+    mean, times the number of terms in the mean. A fixed point is a stationary point of the loss; as lambda grows,
+    `.grad` becomes eta/lambda times the gradient of the loss summed over the batch. Parts of a batch whose `.grad`
+    accumulate are fitted each by itself, and but for that limit their sum is not the whole batch's step.
 
     The minimum is approached by ridge regressions onto what W F should be,
 
@@ -51,18 +52,21 @@ class SemiImplicit(NetworkRule):
     point. (The authors take five steps of nonlinear conjugate gradients, for the weight, then for the bias.)
 
     Parameters between layers (those of norms) take a step along sigma's own derivative, d_{i+1} . dsigma, divided by
-    lambda + n for n rows of F_i. All is computed in the network's own precision, under autocast too.
+    lambda + n for n rows of F_i; the loss's own parameters one along eta times J's own, by lambda + n for the last
+    layer's n. All is computed in the network's own precision, under autocast too.
 
     Args:
         network: `nn.Sequential`, also nested, of linear layers and convolutions with what needs no layer between
             them: activations, pooling, norms, dropout.
-        loss: Maps (network(x), y) to a scalar, the mean over the batch. Default: mean cross-entropy over class scores.
+        loss: Maps (network(x), y) to a scalar, the mean over terms. Default: mean cross-entropy over class scores.
         step: eta, positive: how far the scores are to move.
         regularisation: lambda, positive, in units of a squared input.
         solves: Ridge regressions a layer, at least 1.
+        terms: Number of terms whose mean the loss is, by the batch's targets; default as in `BPC`.
 
     Raises:
-        UserError: `step`, `regularisation` or `solves` is out of range.
+        UserError: `step`, `regularisation` or `solves` is out of range, or, when it steps, `terms` gives no positive
+            number.
         UnsupportedNetworkError: The network is no such chain; the message names the layer.
 
     >>> rule = SemiImplicit(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), step=1.0)
@@ -81,6 +85,7 @@ class SemiImplicit(NetworkRule):
         step: float = 0.1,
         regularisation: float = 1.0,
         solves: int = 1,
+        terms: Terms | None = None,
     ) -> None:
         for name, value in {"step": step, "regularisation": regularisation}.items():
             if not value > 0:
@@ -91,6 +96,7 @@ class SemiImplicit(NetworkRule):
         self.step = step
         self.regularisation = regularisation
         self.solves = solves
+        self.terms = terms
         self._head, self._units = _units(network)
 
     @classmethod
@@ -127,8 +133,12 @@ class SemiImplicit(NetworkRule):
                 neurons = evaluations[-1].output.detach()
             scores = neurons.requires_grad_()
             loss = self.measured(scores, x, y)
-            difference = self.step * len(x) * torch.autograd.grad(loss, scores)[0]
-            steps: list[tuple[nn.Parameter, Tensor]] = []
+            own = self.loss_parameters()
+            scale = self.step * count_terms(self.terms, self.loss, scores, y)
+            slope, *others = torch.autograd.grad(loss, [scores, *own], allow_unused=True)
+            difference = scale * slope
+            weight = scale / (self.regularisation + evaluations[-1].rows)
+            steps: Steps = [(p, weight * other) for p, other in zip(own, others, strict=True) if other is not None]
             for evaluation in reversed(evaluations):
                 taken, signal = self._fit(evaluation, difference)
                 steps += taken
@@ -150,8 +160,8 @@ class SemiImplicit(NetworkRule):
             if self.solves > 1:
                 change = self._minimised(at, difference, ridge, change)
             steps += by_parameter(layer, change)
-        count = signal.numel() // _weight(layer).shape[0]
-        steps += [(p, other / (self.regularisation + count)) for p, other in zip(at.unit.others, others, strict=True)]
+        weight = self.regularisation + at.rows
+        steps += [(p, other / weight) for p, other in zip(at.unit.others, others, strict=True)]
         return steps, signal
 
     def _minimised(self, at: _Evaluation, difference: Tensor, ridge: Ridge, aim: Tensor) -> Tensor:
@@ -198,6 +208,7 @@ class _Evaluation:
         self.input = neurons.detach().requires_grad_()  # so that z has a graph where the layer is frozen
         z = unit.layer(self.input)
         self._edge: GradientEdge = get_gradient_edge(z)
+        self.rows = z.numel() // _weight(unit.layer).shape[0]
         self._random = _RandomNumbers(z.device) if repeatable else None
         self.output = unit.after(z)
 

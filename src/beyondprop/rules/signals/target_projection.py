@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rule import check_labels
 from beyondprop.rules.signals.direct import Direct, Point
-from beyondprop.rules.signals.direct_feedback import feedback_of, ordered_as
+from beyondprop.rules.signals.direct_feedback import feedback_of, feedback_shape, ordered_as
 from beyondprop.rules.signals.feedback import Feedback, kaiming_uniform
 from beyondprop.rules.signals.layers import Kinds
 from beyondprop.rules.signals.network_rule import NetworkRule
@@ -57,10 +57,14 @@ class TargetProjection(NetworkRule):
         if classes < 1:
             raise UserError(f"classes must be at least 1, got {classes}")
         self.classes = classes
-        self._direct = Direct(network, example, whole)
+        learned = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
+        self._direct = Direct(network, example, whole, learned)
         like = next(iter(network.parameters()))
         self.feedback = Feedback(
-            {name: self.draw(name, (classes, *shape), like) for name, shape in self._direct.shapes.items()}
+            {
+                name: self.draw(name, (classes, *feedback_shape(self._direct.scores, shape)[1:]), like)
+                for name, shape in self._direct.shapes.items()
+            }
         )
 
     @classmethod
@@ -78,19 +82,22 @@ class TargetProjection(NetworkRule):
         del name
         return kaiming_uniform(shape, like)
 
-    def signal(self, value: Tensor, projection: Tensor) -> Tensor:
-        """The derivative of the layer's own loss with respect to its activation; a mean over the batch.
+    def signal(self, value: Tensor, projection: Tensor, count: int) -> Tensor:
+        """The derivative of the layer's own loss with respect to its activation; a mean over the targets.
 
         Args:
             value: The activation, shape (batch, ...).
             projection: B^T y*, of the same shape; it may be changed.
+            count: Of the targets: the batch, or the positions of all its sequences.
         """
         raise NotImplementedError
 
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Teach each layer as it is computed, and the last one by the loss."""
         del phase
-        targets = check_labels(y, self.classes) if y.ndim == 1 and not y.is_floating_point() else y
+        shared = max(1, len(self._direct.scores) - 1)  # dimensions of batch and positions
+        targets = self._targets(y, shared)
+        count = targets[..., 0].numel() if targets.is_floating_point() else targets.numel()
 
         def teach(point: Point) -> None:
             value = point.value.detach()
@@ -100,24 +107,38 @@ class TargetProjection(NetworkRule):
                     f"the activation of layer {point.name} holds NaN or infinity: "
                     "check the data, or lower the learning rate"
                 )
-            feedback = feedback_of(self.feedback, point)
-            point.teach(self.signal(value, self._project(targets, feedback, value)))
+            feedback = feedback_of(self.feedback, point, shared)
+            point.teach(self.signal(value, self._project(targets, feedback, value), count))
 
         with self._direct.watch(teach) as watch:
             scores = self.network(x)
-        loss = self.measured(scores, x, y)
-        last = watch.claim(loss)
-        if last is not None:
-            last.teach(torch.ones_like(loss))
+            loss = self.measured(scores, x, y)
+            last = watch.claim(loss)
+            if last is not None:
+                last.teach(torch.ones_like(loss))
         return loss
 
+    def _targets(self, y: Tensor, shared: int) -> Tensor:
+        """Class indices of shape (batch,) or (batch, T), or as many numbers as classes for each of them."""
+        if not y.is_floating_point():
+            if y.ndim != shared:
+                raise UserError(f"class indices must have the scores' shape without the last: got {tuple(y.shape)}")
+            return check_labels(y.flatten(), self.classes).view(y.shape)
+        if shared == 1:
+            y = y.reshape(len(y), -1)
+        if y.shape[shared:] != (self.classes,):
+            raise UserError(f"targets must hold {self.classes} numbers a sample, got shape {tuple(y.shape)}")
+        return y
+
     def _project(self, targets: Tensor, feedback: Tensor, value: Tensor) -> Tensor:
-        if not targets.is_floating_point():
-            # The product with a one-hot vector is a row.
-            return ordered_as(value, feedback.to(value.dtype), lambda rows: rows.index_select(0, targets))
-        if targets.flatten(1).shape[1] != self.classes:
-            raise UserError(f"targets must hold {self.classes} numbers a sample, got shape {tuple(targets.shape)}")
-        return (targets.flatten(1).to(feedback.dtype) @ feedback.flatten(1)).to(value.dtype).view_as(value)
+        def product(weights: Tensor) -> Tensor:
+            if targets.is_floating_point():
+                found = targets.to(feedback.dtype) @ weights.flatten(1)
+            else:  # the product with a one-hot vector is a row
+                found = weights.index_select(0, targets.flatten())
+            return found.to(value.dtype).view(*value.shape[: value.ndim - weights.ndim + 1], *weights.shape[1:])
+
+        return ordered_as(value, feedback, product)
 
 
 class DRTP(TargetProjection):
@@ -136,9 +157,10 @@ class DRTP(TargetProjection):
     torch.Size([])
     """
 
-    def signal(self, value: Tensor, projection: Tensor) -> Tensor:
+    def signal(self, value: Tensor, projection: Tensor, count: int) -> Tensor:
         """The projected target itself."""
-        return projection.div_(len(value))
+        del value
+        return projection.div_(count)
 
 
 class TPSGD(TargetProjection):
@@ -196,10 +218,10 @@ class TPSGD(TargetProjection):
         drawn = torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(low, high)
         return drawn.mul_(self.target_scale)
 
-    def signal(self, value: Tensor, projection: Tensor) -> Tensor:
+    def signal(self, value: Tensor, projection: Tensor, count: int) -> Tensor:
         """The local loss's derivative."""
         if not callable(self.local_loss):
-            return _PULLS[self.local_loss](value, projection).div_(-len(value))
+            return _PULLS[self.local_loss](value, projection).div_(-count)
         value = value.requires_grad_()
         loss = self.local_loss(value, projection)
         return torch.autograd.grad(loss, value)[0]

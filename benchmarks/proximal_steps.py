@@ -5,7 +5,7 @@
 The network is 784-256-256-10 with ReLU on MNIST; batches of 128 images, constant step sizes, no weight decay. 5000
 images of the training set are held out.
 
-1. Choosing: every rule trains 100 batches with each step of one grid, 10^-4 to 100 by half decades, and takes that of
+1. Choosing: every rule trains 100 batches with each step of one grid, 10^-4 to 10^4 by half decades, and takes that of
    the highest accuracy on the held-out images. So each rule has the same effort. A step counts as stable if the loss of
    the last ten batches is finite and lower than that of the first; the largest such step is written down.
 2. Training: every rule trains with its step on all other training images, in turns of a quarter of an epoch, so that
@@ -41,7 +41,7 @@ from beyondprop.networks.classifiers import perceptron
 from beyondprop.rule import Rule, without_trace
 
 OUT = Path(__file__).resolve().parent / "results" / "proximal_steps.json"
-GRID = tuple(10 ** (half / 2) for half in range(-8, 5))
+GRID = tuple(10 ** (half / 2) for half in range(-8, 9))
 NAMED_STEPS = (0.1, 1.0, 10.0)
 TURNS = 4  # of an epoch
 
@@ -56,7 +56,7 @@ class Size:
     batch: int = 128
     trial: int = 100
     epochs: int = 4
-    seeds: int = 2
+    seeds: int = 3
     grid: tuple[float, ...] = GRID
 
 
@@ -276,6 +276,7 @@ def rows(choices: dict[str, Choice], trainings: list[dict[str, Training]], image
             yield row("training", "images_per_second", speed[ours], speed[peer])
             yield row("trials", "chosen_step", choices[ours].step, choices[peer].step)
             yield row("trials", "largest_stable_step", choices[ours].largest_stable, choices[peer].largest_stable)
+            yield row("trials", "largest_tried_step", size.grid[-1], size.grid[-1])
             for step in NAMED_STEPS if ours == "semi-implicit" else ():
                 found = [choices[name].accuracy_by_step.get(step) for name in (ours, peer)]
                 if None not in found:
@@ -285,7 +286,7 @@ def rows(choices: dict[str, Choice], trainings: list[dict[str, Training]], image
 def main(arguments: list[str] | None = None, size: Size | None = None) -> None:
     """Choose, train, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=Size.seeds, help="trainings to average over (default 2)")
+    parser.add_argument("--seeds", type=int, default=Size.seeds, help="trainings to average over (default 3)")
     parser.add_argument("--epochs", type=int, default=Size.epochs, help="of each training (default 4)")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its own number")
     parser.add_argument("--out", type=Path, default=OUT, help="the result file")

@@ -8,7 +8,8 @@ for the same few epochs (on the digits, all), under its own schedule, with 10,00
 not measured again, so that a call that is interrupted goes on where it stopped; `--again` begins anew. The recipes'
 learning rates are the best ones of the result file: a test compares them.
 
-Fashion-MNIST takes MNIST's rates.
+Fashion-MNIST takes MNIST's rates, and convolutions those of the perceptron until they have been measured.
+`--targets` measures tpSGD's local losses and the scale of its targets instead, at the recipe's rate.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ import argparse
 import dataclasses
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from _timing import Row, environment, write_results
 from beyondprop import training
-from beyondprop.catalogue import SYSTEMS
+from beyondprop.catalogue import SYSTEMS, find_recipe
 from beyondprop.errors import NonFiniteError
 from beyondprop.recipes.classifiers import ClassifierSettings
 from beyondprop.recipes.recipe import Recipe
 from beyondprop.training.execution import Execution
 
 OUT = Path(__file__).resolve().parent / "results" / "signals_tuning.json"
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 HELD_OUT = {"digits": 287, "mnist": 10_000, "cifar-10": 10_000}
 
 
@@ -45,16 +48,18 @@ def recipes(data: str, networks: list[str]) -> list[Recipe]:
     return [recipe for recipe in shared if recipe.settings.network in networks]
 
 
-def name(recipe: Recipe, epochs: int, rate: float) -> str:
+def name(recipe: Recipe, changes: Mapping[str, Any]) -> str:
     """What one training is called in the result file."""
-    return f"{recipe.id}, {epochs} epochs, learning rate {rate:g}"
+    said = [
+        f"{value} epochs" if field == "epochs" else f"{field.replace('_', ' ')} {value}"
+        for field, value in changes.items()
+    ]
+    return ", ".join([recipe.id, *said])
 
 
-def measure(recipe: Recipe, epochs: int, rate: float) -> float:
+def measure(recipe: Recipe, changes: Mapping[str, Any]) -> float:
     """Train once, and tell the accuracy on the images held out."""
-    settings = dataclasses.replace(
-        recipe.settings, epochs=epochs, learning_rate=rate, validation=HELD_OUT[recipe.dataset]
-    )
+    settings = dataclasses.replace(recipe.settings, validation=HELD_OUT[recipe.dataset], **changes)
     with tempfile.TemporaryDirectory() as folder:
         try:
             outcome = training.train(
@@ -73,21 +78,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", nargs="+", default=list(HELD_OUT), help="data sets (default all)")
     parser.add_argument("--networks", nargs="+", default=["mlp", "conv"], help="mlp, conv (default both)")
     parser.add_argument("--only", default="", help="recipes whose id holds this")
+    parser.add_argument("--targets", action="store_true", help="tpSGD's losses and targets in place of learning rates")
     parser.add_argument("--again", action="store_true", help="begin anew")
     parser.add_argument("--out", type=Path, default=OUT, help="the result file")
     options = parser.parse_args(arguments)
     rows = [] if options.again or not options.out.exists() else _read(options.out)
-    chosen = [(data, recipe) for data in options.data for recipe in recipes(data, options.networks)]
-    for data, recipe in [each for each in chosen if options.only in each[1].id]:
-        for rate in options.rates:
-            epochs = recipe.settings.epochs if data == "digits" else options.epochs
-            case = name(recipe, epochs, rate)
-            if any(row.case == case for row in rows):
-                continue
-            accuracy = measure(recipe, epochs, rate)
-            print(f"{100 * accuracy:6.2f} %  {case}", flush=True)
-            rows.append(Row(case, "validation_accuracy", accuracy, "chance", None, None))
-            write_results(options.out, environment(torch.device("cpu")), rows)
+    trials: list[tuple[Recipe, dict[str, Any]]] = []
+    if options.targets:
+        found = find_recipe("tpsgd/mnist")
+        trials = [
+            (found, {"epochs": options.epochs, "local_loss": loss, "target_scale": scale})
+            for loss in ("l2", "l1", "linear")
+            for scale in (1.0, 2.0, 5.0)
+        ]
+    else:
+        chosen = [recipe for data in options.data for recipe in recipes(data, options.networks)]
+        for recipe in [recipe for recipe in chosen if options.only in recipe.id]:
+            epochs = recipe.settings.epochs if recipe.dataset == "digits" else options.epochs
+            trials += [(recipe, {"epochs": epochs, "learning_rate": rate}) for rate in options.rates]
+    for recipe, changes in trials:
+        case = name(recipe, changes)
+        if any(row.case == case for row in rows):
+            continue
+        accuracy = measure(recipe, changes)
+        print(f"{100 * accuracy:6.2f} %  {case}", flush=True)
+        rows.append(Row(case, "validation_accuracy", accuracy, "chance", None, None))
+        write_results(options.out, environment(torch.device("cpu")), rows)
 
 
 def _read(path: Path) -> list[Row]:

@@ -62,3 +62,8 @@ def test_a_proximal_line_is_made_of_a_rules_own_rows_and_of_those_where_it_is_th
         "| BPC | 1 | 3.16 | 97.54 | 97.80 | 96.00 | 28,000 |",
         "| SGD | 0.316 | 0.3 | 97.00 | 97.20 | 97.21 | 64,900 |",
     ]
+    rows.append(row("trials", "largest_tried_step", 3.16, 3.16))
+    assert report.proximal_table(rows).splitlines()[2:] == [
+        "| BPC | 1 | at least 3.16 | 97.54 | 97.80 | 96.00 | 28,000 |",
+        "| SGD | 0.316 | 0.3 | 97.00 | 97.20 | 97.21 | 64,900 |",
+    ]

@@ -37,6 +37,8 @@ DIRECT = ("tests/rules/signals/test_direct_feedback.py",)
 TARGET = ("tests/rules/signals/test_target_projection.py",)
 ALIGNMENT = ("tests/measure/test_alignment.py",)
 ALIGNED_TRAINING = ("tests/training/test_training_alignment.py",)
+ACTIVATIONS = ("tests/measure/test_activations.py",)
+FEEDBACK = ("tests/rules/signals/test_feedback.py",)
 SIMILARITY = ("tests/measure/test_similarity.py",)
 STUDY = ("tests/test_study.py",)
 CENTRED = ("tests/rules/signals/test_centred_signs.py",)
@@ -89,23 +91,25 @@ MUTANTS = (
     Mutant("loss: eta/2 becomes eta", f"{NOPROP}/discrete.py", "return 0.5 * self.eta", "return self.eta"),
     Mutant(
         "loss: error averaged over d",
-        f"{NOPROP}/discrete.py",
-        "error.square().sum(dim=1).mean()",
-        "error.square().mean()",
+        "rules/local/noprop/embedding.py",
+        "self(y)).square().sum(dim=-1)",
+        "self(y)).square().mean(dim=-1)",
     ),
     Mutant(
         "loss: error summed over the batch",
-        f"{NOPROP}/discrete.py",
-        "error.square().sum(dim=1).mean()",
-        "error.square().sum()",
+        "rules/local/noprop/discrete.py",
+        "snr_increment * error.mean(dim=-1)",
+        "snr_increment * error.sum(dim=-1)",
     ),
     Mutant(
         "loss: target detached from the embedding",
-        f"{NOPROP}/discrete.py",
-        "        u = self.embedding(y)\n        error",
-        "        u = self.embedding(y).detach()\n        error",
+        "rules/local/noprop/embedding.py",
+        "- self(y)).square()",
+        "- self(y).detach()).square()",
     ),
-    Mutant("loss: no SNR weight", f"{NOPROP}/discrete.py", "self.schedule.snr_increment(t) * error", "error"),
+    Mutant(
+        "loss: no SNR weight", "rules/local/noprop/discrete.py", "self.eta * snr_increment * error", "self.eta * error"
+    ),
     Mutant("loss: KL left out", f"{NOPROP}/discrete.py", "return cross_entropy + kl", "return cross_entropy"),
     Mutant(
         "loss: head reads z_0",
@@ -113,15 +117,24 @@ MUTANTS = (
         "self.noisy_label(self.schedule.steps, y)",
         "self.noisy_label(0, y)",
     ),
-    Mutant("training: the last block never learns", f"{NOPROP}/discrete.py", "range(1, steps + 1)", "range(1, steps)"),
     Mutant(
-        "training: the head never learns", f"{NOPROP}/discrete.py", '_descend(total, "the head p_out")', "pass", BATTERY
+        "training: the last block never learns",
+        "rules/local/noprop/discrete.py",
+        "self.train_only(range(1, len(self.network) + 1), head=True)",
+        "self.train_only(range(1, len(self.network)), head=True)",
+    ),
+    Mutant(
+        "training: the head never learns",
+        "rules/local/noprop/discrete.py",
+        'descend(total, "the head p_out")',
+        "pass",
+        BATTERY,
     ),
     Mutant(
         "training: sign turned",
-        f"{NOPROP}/discrete.py",
-        "        loss.backward()\n",
-        "        (-loss).backward()\n",
+        "rule.py",
+        "        loss.backward()\n        torch.clear",
+        "        (-loss).backward()\n        torch.clear",
         (*NOPROP_TESTS, *BATTERY),
     ),
     Mutant(
@@ -154,9 +167,17 @@ MUTANTS = (
         "for t in range(len(self.network), 0, -1):\n            a",
     ),
     Mutant("posterior head: sigma not squared", f"{NOPROP}/discrete.py", "self.sigma**2", "self.sigma"),
-    Mutant("posterior head: sign", f"{NOPROP}/discrete.py", "rows.T - 0.5", "rows.T + 0.5"),
     Mutant(
-        "embedding: expectation of the wrong axis", f"{NOPROP}/embedding.py", "softmax(dim=-1) @", "softmax(dim=0) @"
+        "posterior head: sign",
+        "rules/local/noprop/embedding.py",
+        "return z @ rows.T - 0.5 *",
+        "return z @ rows.T + 0.5 *",
+    ),
+    Mutant(
+        "embedding: expectation of the wrong axis",
+        "rules/local/noprop/embedding.py",
+        ".softmax(dim=-1))",
+        ".softmax(dim=0))",
     ),
     Mutant("embedding: medoid by the largest distance", f"{NOPROP}/embedding.py", ".argmin())", ".argmax())"),
     Mutant("embedding: medoid counts the distance to itself", f"{NOPROP}/embedding.py", "= torch.nan", "= 0.0"),
@@ -438,9 +459,9 @@ MUTANTS = (
     ),
     Mutant(
         "learned schedule: weights not kept positive",
-        f"{NOPROP}/learned_schedule.py",
-        "slopes, weights, span = F.softplus(self.slopes), F.softplus(self.weights)",
-        "slopes, weights, span = F.softplus(self.slopes), self.weights",
+        "rules/local/noprop/learned_schedule.py",
+        "slopes, weights = F.softplus(self.slopes), F.softplus(self.weights)",
+        "slopes, weights = F.softplus(self.slopes), self.weights",
         LEARNED,
     ),
     Mutant(
@@ -498,8 +519,8 @@ MUTANTS = (
     Mutant(
         "ct: the image is read for every draw",
         f"{NOPROP}/timed.py",
-        "h = self.encoder(x)\n        loss = self.batch_loss(h.repeat(self.draws, *[1] * (h.ndim - 1))",
-        "h = self.encoder(x.repeat(self.draws, *[1] * (x.ndim - 1)))\n        loss = self.batch_loss(h",
+        "h = self.encode(x)\n        loss = self.batch_loss(h.repeat(self.draws, *[1] * (h.ndim - 1))",
+        "h = self.encode(x.repeat(self.draws, *[1] * (x.ndim - 1)))\n        loss = self.batch_loss(h",
         TIMED,
     ),
     Mutant(
@@ -670,8 +691,8 @@ MUTANTS = (
     Mutant(
         "signals: a layer passes nothing on",
         "rules/signals/chained.py",
-        "return [leaf.grad for leaf in call.inputs]",
-        "return [None for leaf in call.inputs]",
+        "return list(torch.autograd.grad(edges, call.inputs, values, retain_graph=True, allow_unused=True))",
+        "return [None for _ in call.inputs]",
         LAYERS,
     ),
     Mutant(
@@ -712,8 +733,8 @@ MUTANTS = (
     Mutant(
         "sign-symmetry: signs of the first weights for good",
         "rules/signals/feedback_alignment.py",
-        "return size * weight.sign()",
-        "return size * size.sign()",
+        "return weight.sign().mul_(self.feedback[name])",
+        "return self.feedback[name].expand_as(weight)",
         CHAINED,
     ),
     Mutant(
@@ -726,8 +747,8 @@ MUTANTS = (
     Mutant(
         "dfa: signals pass along skip connections",
         "rules/signals/direct.py",
-        "            self._seen.add(node)\n            if node in",
-        "            if node in",
+        "        self._seen |= passed\n",
+        "",
         DIRECT,
     ),
     Mutant(
@@ -740,15 +761,15 @@ MUTANTS = (
     Mutant(
         "dfa: the output's own activation is hidden",
         "rules/signals/direct.py",
-        "if point.source is not None and node in last:",
-        "if False:",
+        "        if own:\n",
+        "        if False:\n",
         DIRECT,
     ),
     Mutant(
         "sdfa: summed over the batch",
         "rules/signals/direct_feedback.py",
-        "return error.sign() / len(error)",
-        "return error.sign()",
+        "return sign / error[..., 0].numel()",
+        "return sign",
         DIRECT,
     ),
     Mutant(
@@ -761,22 +782,22 @@ MUTANTS = (
     Mutant(
         "drtp: summed over the batch",
         "rules/signals/target_projection.py",
-        "return projection / len(value)",
+        "return projection.div_(count)",
         "return projection",
         TARGET,
     ),
     Mutant(
         "tpsgd: away from the target",
         "rules/signals/target_projection.py",
+        '"l2": lambda value, target: target.sub_(value)',
         '"l2": lambda value, target: value - target',
-        '"l2": lambda value, target: target - value',
         TARGET,
     ),
     Mutant(
         "tpsgd: linear loss with the wrong sign",
         "rules/signals/target_projection.py",
-        "lambda _value, target: -target",
-        "lambda _value, target: target",
+        '"linear": lambda _value, target: target',
+        '"linear": lambda _value, target: -target',
         TARGET,
     ),
     Mutant(
@@ -898,7 +919,7 @@ MUTANTS = (
     Mutant(
         "bpc: errors of the mean, not of each sample",
         f"{SIGNALS}/consequential.py",
-        "delta = samples * delta",
+        "delta = terms * delta",
         "",
         CONSEQUENTIAL,
     ),
@@ -1024,9 +1045,93 @@ MUTANTS = (
     Mutant(
         "semi-implicit: norms step by lambda alone",
         f"{SIGNALS}/semi_implicit.py",
-        "other / (self.regularisation + count)",
-        "other / count",
+        "weight = self.regularisation + at.rows",
+        "weight = self.regularisation",
         SEMI_IMPLICIT,
+    ),
+    Mutant(
+        "semi-implicit: norms step by their rows alone",
+        f"{SIGNALS}/semi_implicit.py",
+        "weight = self.regularisation + at.rows",
+        "weight = at.rows",
+        SEMI_IMPLICIT,
+    ),
+    Mutant(
+        "semi-implicit: the batch's length for a tagger",
+        f"{SIGNALS}/semi_implicit.py",
+        "count_terms(self.terms, self.loss, scores, y)",
+        "len(x)",
+        SEMI_IMPLICIT,
+    ),
+    Mutant(
+        "semi-implicit: a loss's parameters never learn",
+        f"{SIGNALS}/semi_implicit.py",
+        "own = self.loss_parameters()",
+        "own: list[nn.Parameter] = []",
+        CONSEQUENTIAL,
+    ),
+    Mutant(
+        "outputwise: a loss's parameters never learn",
+        f"{SIGNALS}/consequential.py",
+        "[p for p in self.parameters() if p.requires_grad and id(p) not in theirs]",
+        "[p for p in self.network.parameters() if p.requires_grad and id(p) not in theirs]",
+        CONSEQUENTIAL,
+    ),
+    Mutant(
+        "outputwise: an input changed in place is taken as it is",
+        f"{SIGNALS}/consequential.py",
+        "        _refuse_changed(passes)\n",
+        "",
+        CONSEQUENTIAL,
+    ),
+    Mutant(
+        "terms: the batch's length for a tagger",
+        f"{SIGNALS}/network_rule.py",
+        "if y.is_floating_point() or y.shape == scores.shape:",
+        "if True:",
+        CONSEQUENTIAL,
+    ),
+    Mutant(
+        "terms: labels of the scores' shape are counted one by one",
+        f"{SIGNALS}/network_rule.py",
+        "if y.is_floating_point() or y.shape == scores.shape:",
+        "if y.is_floating_point():",
+        CONSEQUENTIAL,
+    ),
+    Mutant(
+        "terms: padding is counted",
+        f"{SIGNALS}/network_rule.py",
+        "y.numel() if ignored is None else (y != ignored).sum()",
+        "y.numel()",
+        CONSEQUENTIAL,
+    ),
+    Mutant(
+        "terms: a sum taken for a mean",
+        f"{SIGNALS}/network_rule.py",
+        'getattr(loss, "reduction", "mean") == "sum"',
+        "False",
+        CONSEQUENTIAL,
+    ),
+    Mutant(
+        "activations: the last evaluation of a layer in place of the first",
+        "measure/activations.py",
+        "if latest and latest not in found:",
+        "if latest:",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "feedback: half the variance",
+        f"{SIGNALS}/feedback.py",
+        "math.sqrt(6 /",
+        "math.sqrt(3 /",
+        FEEDBACK,
+    ),
+    Mutant(
+        "feedback: fan_in over all dimensions",
+        f"{SIGNALS}/feedback.py",
+        "math.prod(shape[1:])",
+        "math.prod(shape)",
+        FEEDBACK,
     ),
 )
 

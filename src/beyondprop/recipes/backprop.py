@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from beyondprop.recipes.classifiers import ClassifierSettings, builder, comparison_recipes
+from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes
 from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
 from beyondprop.recipes.recipe import Experiment, Recipe
 
@@ -56,8 +56,6 @@ LARGE = BackpropSettings(
     ema=0.995,
     start="zero",
 )
-
-RATES = {"digits": 1e-3, "mnist": 1e-3, "mnist-conv": 1e-3, "fashion-mnist": 1e-3, "cifar-10": 1e-3}
 
 RECIPES = (
     Recipe(
@@ -120,7 +118,7 @@ RECIPES = (
         "back-propagation",
         builder("beyondprop.rules.signals.backprop:Backprop"),
         ClassifierSettings(),
-        RATES,
+        Rates(digits=0.01, mnist=0.003, cifar_10=0.001),
         suffix="-mlp",
     ),
 )

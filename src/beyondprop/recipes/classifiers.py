@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, Settings
+from beyondprop.recipes.recipe import Experiment, Recipe, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,6 +91,18 @@ def make_optimizer(rule: Rule, settings: ClassifierSettings) -> Optimizer | None
     return Adam(groups, lr=rate, weight_decay=decay) if settings.optimizer == "adam" else None
 
 
+class Rates(NamedTuple):
+    """Learning rates that were best on images held out of training: `benchmarks/results/signals_tuning.json`."""
+
+    digits: float
+    mnist: float
+    cifar_10: float
+
+    def of(self, data: str) -> float:
+        """That of a data set; Fashion-MNIST has MNIST's."""
+        return {"digits": self.digits, "cifar-10": self.cifar_10}.get(data, self.mnist)
+
+
 DATA = {"mnist": "MNIST", "mnist-conv": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar-10": "CIFAR-10"}
 
 
@@ -100,9 +111,8 @@ def comparison_recipes(
     name: str,
     build: Callable[[Any, Splits], Experiment],
     settings: S,
-    learning_rates: Mapping[str, float],
+    rates: Rates,
     *,
-    published: Mapping[str, Published] | None = None,
     suffix: str = "",
 ) -> tuple[Recipe, ...]:
     """Make a rule's recipes on the networks that all rules share.
@@ -112,17 +122,16 @@ def comparison_recipes(
         name: Of the rule, for the summaries.
         build: Makes the experiment.
         settings: The rule's own; networks and epochs are set here.
-        learning_rates: Found on images held out of training, by variant: those of `DATA`, and `digits`.
-        published: Figures of papers on much the same network, by variant.
+        rates: Learning rates of the perceptrons; the convolutional network has MNIST's.
         suffix: Of the perceptrons' variants, where a system has other recipes of these names.
     """
-    small = replace(settings, epochs=15, hidden=64, learning_rate=learning_rates["digits"])
+    small = replace(settings, epochs=15, hidden=64, learning_rate=rates.digits)
     recipes = [Recipe(f"{system}/digits{suffix}", f"{name} on scikit-learn's digits", "digits", small, build)]
     for variant, data in DATA.items():
         conv = variant.endswith("-conv")
         own = replace(
             settings,
-            learning_rate=learning_rates[variant],
+            learning_rate=rates.of(variant),
             network="conv" if conv else "mlp",
             epochs=5 if conv else settings.epochs,
         )
@@ -134,11 +143,6 @@ def comparison_recipes(
                 variant.removesuffix("-conv"),
                 own,
                 build,
-                partial(_published, (published or {}).get(variant)),
             )
         )
     return tuple(recipes)
-
-
-def _published(figures: Published | None, _settings: Settings) -> Published | None:
-    return figures

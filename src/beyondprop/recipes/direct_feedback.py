@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from beyondprop.recipes.classifiers import ClassifierSettings, builder, comparison_recipes
+from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes
 
 MODULE = "beyondprop.rules.signals.direct_feedback"
-RATES = dict.fromkeys(("digits", "mnist", "mnist-conv", "fashion-mnist", "cifar-10"), 1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +17,30 @@ class SignDFASettings(ClassifierSettings):
     """Take the signs' mean over the classes out: our own variation, not the paper's."""
 
 
-DFA = comparison_recipes("dfa", "direct feedback alignment", builder(f"{MODULE}:DFA"), ClassifierSettings(), RATES)
+DFA = comparison_recipes(
+    "dfa",
+    "direct feedback alignment",
+    builder(f"{MODULE}:DFA"),
+    ClassifierSettings(),
+    Rates(digits=0.03, mnist=0.003, cifar_10=0.001),
+)
 SIGN = builder(f"{MODULE}:SignDFA", centred="centred")
 CENTRED = comparison_recipes(
-    "sdfa", "our variation of sDFA, centred signs", SIGN, SignDFASettings(centred=True), RATES, suffix="-centred"
+    "sdfa",
+    "our variation of sDFA, centred signs",
+    SIGN,
+    SignDFASettings(centred=True),
+    Rates(digits=0.03, mnist=0.01, cifar_10=0.001),
+    suffix="-centred",
 )
 SIGN_DFA = (
-    *comparison_recipes("sdfa", "direct feedback of the error's sign", SIGN, SignDFASettings(), RATES),
+    *comparison_recipes(
+        "sdfa",
+        "direct feedback of the error's sign",
+        SIGN,
+        SignDFASettings(),
+        Rates(digits=0.01, mnist=0.01, cifar_10=0.003),
+    ),
     *(recipe for recipe in CENTRED if recipe.id.endswith("-centred")),  # of the perceptrons
 )
 DIRECT_KOLEN_POLLACK = comparison_recipes(
@@ -32,5 +48,5 @@ DIRECT_KOLEN_POLLACK = comparison_recipes(
     "direct Kolen-Pollack",
     builder(f"{MODULE}:DirectKolenPollack"),
     ClassifierSettings(weight_decay=0.1),
-    RATES,
+    Rates(digits=0.01, mnist=0.003, cifar_10=0.001),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from beyondprop.recipes.classifiers import ClassifierSettings, builder, comparison_recipes
+from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes
 
 MODULE = "beyondprop.rules.signals.feedback_alignment"
 
@@ -18,18 +18,24 @@ class SignSymmetrySettings(ClassifierSettings):
     """Of the feedback: one number a layer (uSF), drawn once (frSF), or drawn for every batch (brSF)."""
 
 
-RATES = dict.fromkeys(("digits", "mnist", "mnist-conv", "fashion-mnist", "cifar-10"), 1e-3)
-
 FA = comparison_recipes(
-    "fa", "feedback alignment", builder(f"{MODULE}:FeedbackAlignment"), ClassifierSettings(learning_rate=1e-3), RATES
+    "fa",
+    "feedback alignment",
+    builder(f"{MODULE}:FeedbackAlignment"),
+    ClassifierSettings(),
+    Rates(digits=0.03, mnist=0.003, cifar_10=0.001),
 )
 SIGN_SYMMETRY = comparison_recipes(
     "sign-symmetry",
     "sign-symmetric feedback",
     builder(f"{MODULE}:SignSymmetry", magnitude="magnitude"),
     SignSymmetrySettings(),
-    RATES,
+    Rates(digits=0.03, mnist=0.003, cifar_10=0.001),
 )
 KOLEN_POLLACK = comparison_recipes(
-    "kolen-pollack", "Kolen-Pollack", builder(f"{MODULE}:KolenPollack"), ClassifierSettings(weight_decay=0.1), RATES
+    "kolen-pollack",
+    "Kolen-Pollack",
+    builder(f"{MODULE}:KolenPollack"),
+    ClassifierSettings(weight_decay=0.1),
+    Rates(digits=0.03, mnist=0.003, cifar_10=0.001),
 )

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from beyondprop.recipes.classifiers import ClassifierSettings, builder, comparison_recipes
+from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes
 from beyondprop.recipes.recipe import Recipe
-
-VARIANTS = ("digits", "mnist", "mnist-conv", "fashion-mnist", "cifar-10")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,7 @@ RECIPES = (
         "semi-implicit back-propagation",
         BUILD,
         SemiImplicitSettings(),
-        dict.fromkeys(VARIANTS, 1.0),
+        Rates(digits=1.0, mnist=1.0, cifar_10=1.0),
     ),
     Recipe(
         "semi-implicit/mnist-500",

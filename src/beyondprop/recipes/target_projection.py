@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from beyondprop.recipes.classifiers import ClassifierSettings, builder, comparison_recipes
+from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes
 
 MODULE = "beyondprop.rules.signals.target_projection"
 
@@ -20,15 +20,17 @@ class TPSGDSettings(ClassifierSettings):
     """Of the random targets, beside what the activation can reach."""
 
 
-RATES = dict.fromkeys(("digits", "mnist", "mnist-conv", "fashion-mnist", "cifar-10"), 1e-3)
-
 DRTP = comparison_recipes(
-    "drtp", "direct random target projection", builder(f"{MODULE}:DRTP"), ClassifierSettings(), RATES
+    "drtp",
+    "direct random target projection",
+    builder(f"{MODULE}:DRTP"),
+    ClassifierSettings(),
+    Rates(digits=0.03, mnist=0.01, cifar_10=0.003),
 )
 TPSGD = comparison_recipes(
     "tpsgd",
     "target projection",
     builder(f"{MODULE}:TPSGD", local_loss="local_loss", target_scale="target_scale"),
     TPSGDSettings(),
-    RATES,
+    Rates(digits=0.03, mnist=0.03, cifar_10=0.003),
 )

@@ -14,18 +14,13 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.errors import UserError
-from beyondprop.rules.signals.layers import Kinds, find_layers
+from beyondprop.rules.signals.layers import computes_as, find_layers
 
 
 def is_affine(layer: nn.Module) -> bool:
     """Whether a layer is a linear one or a convolution of torch's own, with a weight that is its own parameter."""
     usual = computes_as(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
     return usual and layer._parameters.get("weight") is not None
-
-
-def computes_as(module: nn.Module, kinds: Kinds) -> bool:
-    """Whether a module is of one of these classes, or of a subclass that has kept its `forward`."""
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
 def find_affine(network: nn.Module) -> dict[str, nn.Module]:

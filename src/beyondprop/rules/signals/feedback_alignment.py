@@ -14,10 +14,23 @@ from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.rule import evaluating, refuse_double
 from beyondprop.rules.signals.chained import Signals, chained
 from beyondprop.rules.signals.feedback import Feedback
-from beyondprop.rules.signals.layers import Call, add_gradient, find_layers, intercepted, reachable, unfrozen
+from beyondprop.rules.signals.layers import (
+    Call,
+    Kinds,
+    add_gradient,
+    computes_as,
+    find_layers,
+    intercepted,
+    reachable,
+    unfrozen,
+)
 from beyondprop.rules.signals.network_rule import NetworkRule
 
 Magnitude = Literal["uniform", "fixed", "batch"]
+
+
+KINDS: Kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers that are linear in their input, or take none that a signal could pass."""
 
 
 class ChainedFeedback(NetworkRule):
@@ -60,11 +73,7 @@ class ChainedFeedback(NetworkRule):
         """Every layer must be linear in its input: feedback weights have no meaning for others."""
         layers = find_layers(network)
         for name, layer in layers.items():
-            usual = any(
-                isinstance(layer, kind) and type(layer).forward is kind.forward
-                for kind in (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-            )
-            if not usual:
+            if not computes_as(layer, KINDS):
                 return (
                     f"layer {name or 'network'} is {type(layer).__name__}, and feedback weights are defined for linear "
                     "layers, convolutions and embeddings: build it from these, or use direct feedback alignment"
@@ -186,8 +195,8 @@ class KolenPollack(ChainedFeedback):
         grad B = grad W
 
     Weight and feedback receive the same change. With weight decay lambda and SGD's learning rate eta their difference
-    shrinks by 1 - eta lambda a step, and the rule becomes back-propagation: the optimizer's weight decay must be
-    positive, and the same for both groups of parameters.
+    shrinks by 1 - eta lambda a step, and after many steps the rule is back-propagation: the optimizer's weight decay
+    must be positive, and the same for both groups of parameters.
 
     Args: as `ChainedFeedback`.
 

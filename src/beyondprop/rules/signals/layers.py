@@ -61,6 +61,11 @@ def _is_layer(module: nn.Module) -> bool:
     return own and not any(True for child in module.children() for _ in child.parameters())
 
 
+def computes_as(module: nn.Module, kinds: Kinds) -> bool:
+    """Whether a module is of one of these classes, or of a subclass that has kept its `forward`."""
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+
+
 def modules_between(network: nn.Module, layers: Collection[nn.Module], kinds: Kinds) -> dict[str, nn.Module]:
     """Find the modules of given classes that are no part of a layer, by name, each once."""
     inside = {part for layer in layers for part in layer.modules()}

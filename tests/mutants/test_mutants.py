@@ -1,0 +1,18 @@
+"""The list of planted defects is up to date; whether tests notice them is tried by the script itself."""
+
+from pathlib import Path
+
+import pytest
+from mutants import MUTANTS, ROOT, Mutant
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_line_to_be_changed_is_there_and_so_are_the_tests(mutant: Mutant) -> None:
+    assert mutant.old in (ROOT / "src" / "beyondprop" / mutant.file).read_text(encoding="utf-8")
+    assert mutant.new != mutant.old
+    assert all(Path(ROOT / test).exists() for test in mutant.tests)
+
+
+def test_names_are_not_given_twice() -> None:
+    names = [mutant.name for mutant in MUTANTS]
+    assert len(names) == len(set(names))

@@ -22,7 +22,7 @@ DFA = comparison_recipes(
     "direct feedback alignment",
     builder(f"{MODULE}:DFA"),
     ClassifierSettings(),
-    Rates(digits=0.03, mnist=0.003, cifar_10=0.001),
+    Rates(digits=0.1, mnist=0.003, cifar_10=0.001),
 )
 SIGN = builder(f"{MODULE}:SignDFA", centred="centred")
 CENTRED = comparison_recipes(
@@ -30,7 +30,7 @@ CENTRED = comparison_recipes(
     "our variation of sDFA, centred signs",
     SIGN,
     SignDFASettings(centred=True),
-    Rates(digits=0.03, mnist=0.01, cifar_10=0.001),
+    Rates(digits=0.3, mnist=0.01, cifar_10=0.001),
     suffix="-centred",
 )
 SIGN_DFA = (
@@ -48,5 +48,5 @@ DIRECT_KOLEN_POLLACK = comparison_recipes(
     "direct Kolen-Pollack",
     builder(f"{MODULE}:DirectKolenPollack"),
     ClassifierSettings(weight_decay=0.1),
-    Rates(digits=0.01, mnist=0.003, cifar_10=0.001),
+    Rates(digits=0.1, mnist=0.003, cifar_10=0.001),
 )

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from beyondprop.catalogue import find_recipe
 from beyondprop.cli.arguments import SWITCHES, parse
-from beyondprop.cli.output import aligned, note, say, say_json
+from beyondprop.cli.output import aligned, note, say, say_json, told_how_to_go_on
 from beyondprop.recipes.recipe import Recipe
 from beyondprop.training.execution import Execution
 
@@ -76,7 +76,7 @@ def run(argv: list[str]) -> None:
             tell=(lambda _line: None) if output.quiet else note,
         )
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"{interrupt or 'interrupted'}; the same command goes on from there") from None
+        raise told_how_to_go_on(interrupt, "the same command goes on from there") from None
     if output.json:
         say_json({**document, "folder": str(output.out)})
     elif not output.quiet:

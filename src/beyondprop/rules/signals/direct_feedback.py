@@ -16,7 +16,37 @@ from beyondprop.rules.signals.layers import Kinds, add_gradient
 from beyondprop.rules.signals.network_rule import NetworkRule
 
 
-class DFA(NetworkRule):
+class DirectRule(NetworkRule):
+    """What rules share whose signals go straight to the points that `Direct` finds.
+
+    Args:
+        network, example, loss, whole: As `DFA`.
+
+    Raises:
+        UnsupportedNetworkError: The network has a layer that cannot be taught so; the message names it.
+    """
+
+    follows_gradient = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        example: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor] | None,
+        whole: Kinds,
+    ) -> None:
+        super().__init__(network, loss)
+        if reason := Direct.objection(network, whole):
+            raise UnsupportedNetworkError(reason)
+        self._direct = Direct(network, example, whole, others=self.parameters())
+
+    @classmethod
+    def supports(cls, network: nn.Module) -> str | None:
+        """Layers that unroll over time by themselves are refused, as is a network without any."""
+        return Direct.objection(network)
+
+
+class DFA(DirectRule):
     r"""Direct feedback alignment (Nøkland, arXiv 1609.01596, eq. 8).
 
         delta_l = (B_l e) * f'(z_l),    e = dL/d(scores),    grad W_l = delta_l h_{l-1}^T
@@ -49,7 +79,6 @@ class DFA(NetworkRule):
     torch.Size([])
     """
 
-    follows_gradient = False
     learned = False
 
     def __init__(
@@ -60,21 +89,13 @@ class DFA(NetworkRule):
         *,
         whole: Kinds = (),
     ) -> None:
-        super().__init__(network, loss)
-        if reason := Direct.objection(network, whole):
-            raise UnsupportedNetworkError(reason)
-        self._direct = Direct(network, example, whole)
+        super().__init__(network, example, loss, whole)
         like = next(iter(network.parameters()))
         weights = {
             name: kaiming_uniform(feedback_shape(self._direct.scores, shape), like)
             for name, shape in self._direct.shapes.items()
         }
         self.feedback = Feedback(weights, learned=self.learned)
-
-    @classmethod
-    def supports(cls, network: nn.Module) -> str | None:
-        """Layers that unroll over time by themselves are refused, as is a network without any."""
-        return Direct.objection(network)
 
     @classmethod
     def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:

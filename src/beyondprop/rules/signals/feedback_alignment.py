@@ -23,6 +23,7 @@ from beyondprop.rules.signals.layers import (
     intercepted,
     reachable,
     unfrozen,
+    weight_of,
 )
 from beyondprop.rules.signals.network_rule import NetworkRule
 
@@ -60,7 +61,7 @@ class ChainedFeedback(NetworkRule):
         layers = find_layers(network)
         passed = _passed_through(network, layers, example)
         self._layers = layers
-        self.feedback = self.make_feedback({name: _weight(layers[name]) for name in passed})
+        self.feedback = self.make_feedback({name: weight_of(layers[name]) for name in passed})
 
     @classmethod
     def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
@@ -104,7 +105,7 @@ class ChainedFeedback(NetworkRule):
     def _pass_on(self, call: Call, signals: Signals) -> Signals:
         (signal,), (given,) = signals, call.given
         assert signal is not None  # a layer of these kinds has one output
-        weight = self.feedback_for(call.name, _weight(call.layer)).to(signal.dtype)
+        weight = self.feedback_for(call.name, weight_of(call.layer)).to(signal.dtype)
         return [transposed(call.layer, weight, signal, given.shape).to(given.dtype)]
 
 
@@ -216,7 +217,7 @@ class KolenPollack(ChainedFeedback):
 
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Send the signal down, and give each feedback weight the gradient of its forward weight."""
-        weights = {name: _weight(self._layers[name]) for name in self.feedback}
+        weights = {name: weight_of(self._layers[name]) for name in self.feedback}
         tied = {id(weight): weight for weight in weights.values()}
         before = {key: weight.grad for key, weight in tied.items()}
         for weight in tied.values():
@@ -247,7 +248,7 @@ def two_groups(network: nn.Module, feedback: nn.Module) -> list[dict[str, Any]]:
 
 def initial(layer: nn.Module) -> Tensor:
     """Draw a weight as the layer's own `reset_parameters` does: U(-b, b) with b = 1/sqrt(fan_in)."""
-    weight = _weight(layer)
+    weight = weight_of(layer)
     bound = weight[0].numel() ** -0.5
     return torch.empty_like(weight, requires_grad=False).uniform_(-bound, bound)
 
@@ -288,12 +289,6 @@ def transposed(layer: nn.Module, weight: Tensor, signal: Tensor, shape: torch.Si
         (True, False, False),
     )[0]
     return found
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def _passed_through(network: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> list[str]:

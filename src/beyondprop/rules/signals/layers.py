@@ -66,6 +66,12 @@ def computes_as(module: nn.Module, kinds: Kinds) -> bool:
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a layer that has one by this name."""
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight
+
+
 def modules_between(network: nn.Module, layers: Collection[nn.Module], kinds: Kinds) -> dict[str, nn.Module]:
     """Find the modules of given classes that are no part of a layer, by name, each once."""
     inside = {part for layer in layers for part in layer.modules()}

@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from beyondprop.errors import UserError
 from beyondprop.rules.signals.affine import Ridge, by_parameter, input_rows, is_affine, output_rows, trained
 from beyondprop.rules.signals.feedback_alignment import transposed
-from beyondprop.rules.signals.layers import add_gradient, find_layers
+from beyondprop.rules.signals.layers import add_gradient, find_layers, weight_of
 from beyondprop.rules.signals.network_rule import NetworkRule, Terms, count_terms
 
 Step = tuple[nn.Parameter, Tensor]
@@ -208,7 +208,7 @@ class _Evaluation:
         self.input = neurons.detach().requires_grad_()  # so that z has a graph where the layer is frozen
         z = unit.layer(self.input)
         self._edge: GradientEdge = get_gradient_edge(z)
-        self.rows = z.numel() // _weight(unit.layer).shape[0]
+        self.rows = z.numel() // weight_of(unit.layer).shape[0]
         self._random = _RandomNumbers(z.device) if repeatable else None
         self.output = unit.after(z)
 
@@ -277,7 +277,7 @@ def _units(network: nn.Module) -> tuple[list[nn.Module], list[_Unit]]:
 def _stepped(layer: nn.Module, steps: Iterable[Step]) -> tuple[Tensor, Tensor | None]:
     """The layer's weight and bias after their steps."""
     taken = {id(parameter): step for parameter, step in steps}
-    weight, bias = _weight(layer), layer.bias
+    weight, bias = weight_of(layer), layer.bias
     assert bias is None or isinstance(bias, Tensor)
     return weight.detach() - taken.get(id(weight), 0), None if bias is None else bias.detach() - taken.get(id(bias), 0)
 
@@ -288,8 +288,3 @@ def _evaluate(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) 
         output: Tensor = layer._conv_forward(x, weight, bias)
         return output
     return F.linear(x, weight, bias)
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    assert isinstance(layer.weight, Tensor)
-    return layer.weight

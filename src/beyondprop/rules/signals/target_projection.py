@@ -8,18 +8,17 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import check_labels
-from beyondprop.rules.signals.direct import Direct, Point
-from beyondprop.rules.signals.direct_feedback import feedback_of, feedback_shape, ordered_as
+from beyondprop.rules.signals.direct import Point
+from beyondprop.rules.signals.direct_feedback import DirectRule, feedback_of, feedback_shape, ordered_as
 from beyondprop.rules.signals.feedback import Feedback, kaiming_uniform
 from beyondprop.rules.signals.layers import Kinds
-from beyondprop.rules.signals.network_rule import NetworkRule
 
 LocalLoss = Callable[[Tensor, Tensor], Tensor]
 
 
-class TargetProjection(NetworkRule):
+class TargetProjection(DirectRule):
     """What DRTP and tpSGD share: hidden layer l has a loss of its own, between its activation h_l and B_l^T y*.
 
     y* is the one-hot target. Nothing but the target is needed, so each layer's gradient is computed when its activation
@@ -40,8 +39,6 @@ class TargetProjection(NetworkRule):
             it have received their gradients by then.
     """
 
-    follows_gradient = False
-
     def __init__(
         self,
         network: nn.Module,
@@ -51,14 +48,10 @@ class TargetProjection(NetworkRule):
         *,
         whole: Kinds = (),
     ) -> None:
-        super().__init__(network, loss)
-        if reason := Direct.objection(network, whole):
-            raise UnsupportedNetworkError(reason)
+        super().__init__(network, example, loss, whole)
         if classes < 1:
             raise UserError(f"classes must be at least 1, got {classes}")
         self.classes = classes
-        learned = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
-        self._direct = Direct(network, example, whole, learned)
         like = next(iter(network.parameters()))
         self.feedback = Feedback(
             {
@@ -66,11 +59,6 @@ class TargetProjection(NetworkRule):
                 for name, shape in self._direct.shapes.items()
             }
         )
-
-    @classmethod
-    def supports(cls, network: nn.Module) -> str | None:
-        """Layers that unroll over time by themselves are refused, as is a network without any."""
-        return Direct.objection(network)
 
     @classmethod
     def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:

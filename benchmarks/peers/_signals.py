@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from _common import CLASSES, parser
+from _common import CLASSES, check_commit, parser, serve
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -118,3 +120,28 @@ class Tasks:
         """Make a step from the seed that all have."""
         torch.manual_seed(0)
         return self.make(method, precision, switches)
+
+
+def serve_peer(
+    doc: str | None,
+    commit: str,
+    methods: Iterable[str],
+    import_peer: Callable[[Path], Any],
+    step_of: Callable[[Any, argparse.Namespace, str, str, bool], Step],
+) -> None:
+    """Serve the steps of a peer, of which the command line names a clone.
+
+    Args:
+        doc: Of the script.
+        commit: That the clone must stand at.
+        methods: Names of the peer's rules.
+        import_peer: Imports the peer from the clone.
+        step_of: Makes a step of the peer: as `make` of `Tasks`, behind the peer and the command line.
+    """
+    command = signals_parser(doc)
+    command.add_argument("--checkout", type=Path, required=True, help=f"a clone at commit {commit}")
+    options = command.parse_args()
+    check_commit(options.checkout, commit)
+    warnings.simplefilter("ignore")  # peers use what torch calls deprecated
+    peer = import_peer(options.checkout)
+    serve(lambda: Tasks(options, methods, lambda *task: step_of(peer, options, *task), commit=commit))

@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from _common import check_commit, serve
-from _signals import Step, Tasks, convolutions_last, optimizer_of, random_batch, signals_parser
+from _signals import Step, convolutions_last, optimizer_of, random_batch, serve_peer
 from signals_ours import CLASSES, network_of
 from torch import nn
 
@@ -53,16 +51,5 @@ def step_of(peer: Any, options: argparse.Namespace, method: str, precision: str,
     return Step(step, module, optimizer)
 
 
-def main() -> None:
-    """Serve."""
-    command = signals_parser(__doc__)
-    command.add_argument("--checkout", type=Path, required=True, help=f"a clone at commit {COMMIT}")
-    options = command.parse_args()
-    check_commit(options.checkout, COMMIT)
-    warnings.simplefilter("ignore")  # it uses what torch calls deprecated
-    peer = import_peer(options.checkout)
-    serve(lambda: Tasks(options, METHODS, lambda *task: step_of(peer, options, *task), commit=COMMIT))
-
-
 if __name__ == "__main__":
-    main()
+    serve_peer(__doc__, COMMIT, METHODS, import_peer, step_of)

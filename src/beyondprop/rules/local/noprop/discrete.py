@@ -17,6 +17,7 @@ from beyondprop.rules.local.noprop.blocks import DenoisingBlock, checked_logits,
 from beyondprop.rules.local.noprop.embedding import ClassEmbedding, ErrorKind
 from beyondprop.rules.local.noprop.schedule import DiscreteSchedule, cosine_schedule
 from beyondprop.rules.local.noprop.streams import block_stream, draw_step_seed
+from beyondprop.rules.local.sharing import shared_parameter
 
 Start = Literal["zero", "noise"]
 Readout = Literal["head", "last-block", "mean"]
@@ -129,14 +130,7 @@ class NoPropDT(Rule):
             network = nn.ModuleList(network)
         if not isinstance(network, nn.ModuleList) or len(network) == 0:
             return "NoProp needs a list of blocks; NoPropDT.for_classifier makes one from a plain classifier"
-        owners: dict[int, str] = {}
-        for name, parameter in network.named_parameters(remove_duplicate=False):
-            block = name.split(".")[0]
-            owner = owners.setdefault(id(parameter), block)
-            if owner != block:
-                both = f"block {int(owner) + 1} and block {int(block) + 1}"
-                return f"{both} share the parameter {name}: each must learn alone"
-        return None
+        return shared_parameter(list(network))
 
     @classmethod
     def supports_classifier(cls, network: nn.Module, example: Tensor) -> str | None:

@@ -1,0 +1,230 @@
+"""Forward-Forward: two forward passes, one with the true label and one with a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from beyondprop.errors import UserError
+from beyondprop.rule import check_labels, descend
+from beyondprop.rules.local.blockwise import HiddenLayers, Order, finished, output_shapes
+from beyondprop.rules.local.label_input import LabelInput, Overlay
+
+Goodness = Literal["sum", "mean"]
+Negatives = Literal["uniform", "hard"]
+Readout = Literal["scan", "softmax"]
+
+BOUNDED = (nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Softmax)
+
+
+class ForwardForward(HiddenLayers):
+    r"""The Forward-Forward algorithm (Hinton, arXiv 2212.13345, Sections 2 and 3.3).
+
+        h_k = block_k(n(h_{k-1})),   G_k = Σ_j h_kj²,   l_k = log(1 + exp(θ - G_k⁺)) + log(1 + exp(G_k⁻ - θ))
+
+    averaged over the batch, with the true class in the input (+) and a wrong one (-). n scales a sample to a mean
+    square of 1, so that the next block sees directions alone, and not the goodness G of the one before. All C classes
+    are tried to predict, in one batch of C times the samples, and the one with the greatest goodness is chosen.
+
+    Args:
+        network: An `nn.Sequential` of hidden layers; it is never changed. It has no output layer.
+        example: One input batch, run once without a trace, to see the shapes of the blocks' outputs.
+        classes: Number of classes.
+        label: How the class enters. Default: `Overlay(classes)`.
+        blocks, order: As `Blockwise`.
+        goodness: Of a block: the `"sum"` of squares of its output, or their `"mean"`.
+        threshold: θ in units of a mean square; with the sum it is multiplied by the block's units. Default: 1, and a
+            quarter for blocks that end in a bounded activation, which cannot reach 1.
+        normalise: Whether n is applied, also to the input; without it n does nothing.
+        negatives: Wrong classes are drawn `"uniform"`ly, or `"hard"`: in proportion to the square root of the goodness
+            that the network gives them, which costs one label scan a step.
+        peer: Weight of peer normalisation: the squared deviation of each unit's mean activity (over the true samples; a
+            moving average with a decay of 0.9) from that of all units of its block, averaged.
+        skip_first: Whether the first block's goodness does not count for predictions, where there are others.
+        readout: `"softmax"` also trains a linear classifier on the normalised outputs of all blocks but the first (of
+            all where there is but one), for an input that names no class: predictions by one pass. In the order
+            `"one-by-one"` it is the last stage.
+
+    Raises:
+        UnsupportedNetworkError: The network is no `nn.Sequential`, or blocks share a parameter.
+        UserError: An option is unknown or out of range; in `backward`, a label is no class index.
+        NonFiniteError: In `backward`, when a block's loss is NaN or infinite; the message names the block. Blocks
+            before it have received their gradients by then.
+
+    >>> network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    >>> rule = ForwardForward(network, torch.zeros(2, 6), classes=3)
+    >>> rule.backward(torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1])).shape
+    torch.Size([])
+    >>> rule(torch.randn(5, 6)).shape
+    torch.Size([5, 3])
+    """
+
+    # The sum of the blocks' losses also changes by what a block's step does to the inputs of those behind it.
+    follows_gradient: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        example: Tensor,
+        classes: int,
+        *,
+        label: LabelInput | None = None,
+        blocks: Sequence[int] | None = None,
+        goodness: Goodness = "sum",
+        threshold: float | None = None,
+        normalise: bool = True,
+        negatives: Negatives = "uniform",
+        peer: float = 0.0,
+        skip_first: bool = True,
+        readout: Readout = "scan",
+        order: Order = "together",
+    ) -> None:
+        super().__init__(network, blocks, order)
+        if goodness not in ("sum", "mean"):
+            raise UserError(f"goodness must be 'sum' or 'mean', got {goodness!r}")
+        if negatives not in ("uniform", "hard"):
+            raise UserError(f"negatives must be 'uniform' or 'hard', got {negatives!r}")
+        if readout not in ("scan", "softmax"):
+            raise UserError(f"readout must be 'scan' or 'softmax', got {readout!r}")
+        if peer < 0:
+            raise UserError(f"peer must be at least 0, got {peer}")
+        self.classes, self.goodness, self.normalise = classes, goodness, normalise
+        self.negatives, self.peer, self.readout = negatives, peer, readout
+        like = next(network.parameters())
+        self.label = (label or Overlay(classes)).to(device=like.device, dtype=like.dtype)
+        labelled = self.label(example, torch.zeros(len(example), dtype=torch.long, device=example.device))
+        self.shapes = output_shapes(self.blocks, network, labelled)
+        self.thresholds = [self._threshold(k, threshold) for k in range(len(self.blocks))]
+        self._first_counted = 1 if skip_first and len(self.blocks) > 1 else 0
+        self._first_read = 1 if len(self.blocks) > 1 else 0
+        if peer > 0:
+            for k, shape in enumerate(self.shapes):
+                start = torch.zeros(shape[0], device=like.device, dtype=like.dtype)
+                self.register_buffer(f"activity_{k}", start)
+        self.classifier: nn.Linear | None = None
+        if readout == "softmax":
+            features = sum(shape.numel() for shape in self.shapes[self._first_read :])
+            self.classifier = nn.Linear(features, classes).to(device=like.device, dtype=like.dtype)
+            nn.init.zeros_(self.classifier.weight)
+            if order == "one-by-one":
+                self.stages = (*self.stages, "readout")
+
+    def pair_loss(self, positive: Tensor, negative: Tensor, threshold: float) -> Tensor:
+        """Return one block's loss, a scalar.
+
+        Args:
+            positive: Goodness of the samples with their true class, shape (batch,).
+            negative: Goodness of the same samples with a wrong one, shape (batch,).
+            threshold: θ.
+        """
+        return (F.softplus(threshold - positive) + F.softplus(negative - threshold)).mean()
+
+    def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
+        """Run both passes as one batch; each block learns from its own goodness."""
+        del phase
+        y = check_labels(y, self.classes)
+        if self.stage == "readout":
+            return self._train_readout(x, y)
+        both = torch.cat([self.label(x, y), self.label(x, self.wrong_labels(x, y))])
+
+        def objective(k: int, h: Tensor) -> Tensor:
+            positive, negative = self.measure(h).chunk(2)
+            loss = self.pair_loss(positive, negative, self.thresholds[k])
+            return loss + self.peer * self._inequality(k, h[: len(x)]) if self.peer > 0 else loss
+
+        loss = self.walk(both, objective, self.direction)
+        return loss + self._train_readout(x, y) if self.classifier is not None and self.stage is None else loss
+
+    def forward(self, x: Tensor, *, readout: Readout | None = None) -> Tensor:
+        """Predict.
+
+        Args:
+            x: Input batch.
+            readout: `"scan"`: the classes' goodness, summed over blocks, by one pass with all classes; `"softmax"`: the
+                scores of the linear classifier, by one pass. Default: as the rule was made.
+
+        Raises:
+            UserError: `"softmax"` of a rule that was made without it.
+        """
+        readout = readout or self.readout
+        if readout == "softmax":
+            if self.classifier is None:
+                raise UserError('this rule has no classifier to read: make it with readout="softmax"')
+            return self.classifier(self._features(x))
+        if readout != "scan":
+            raise UserError(f"readout must be 'scan' or 'softmax', got {readout!r}")
+        return self.scan(x)
+
+    def scan(self, x: Tensor) -> Tensor:
+        """Return every class's goodness, summed over the blocks that count, shape (batch, classes)."""
+        found = [self.measure(h) for h in self._outputs(self.label.every_class(x))[self._first_counted :]]
+        return torch.stack(found).sum(dim=0).view(len(x), self.classes)
+
+    def measure(self, h: Tensor) -> Tensor:
+        """Return the goodness of a block's output, shape (batch,), in float32 at least."""
+        squares = _size(h).square()
+        return squares if self.goodness == "sum" else squares / h[0].numel()
+
+    def direction(self, h: Tensor) -> Tensor:
+        """Scale each sample to a mean square of 1."""
+        if not self.normalise:
+            return h
+        scale = h[0].numel() ** 0.5 / (_size(h) + 1e-8)
+        return h * scale.to(h.dtype).view(-1, *[1] * (h.ndim - 1))
+
+    def wrong_labels(self, x: Tensor, y: Tensor) -> Tensor:
+        """Draw a wrong class for every sample, shape (batch,)."""
+        if self.negatives == "uniform":
+            return (y + torch.randint_like(y, 1, self.classes)) % self.classes
+        with finished(self):
+            goodness = self.scan(x)
+        return torch.multinomial(goodness.scatter(1, y[:, None], 0.0).sqrt() + 1e-12, 1).squeeze(1)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The network, learned class patterns, and the classifier."""
+        parts = {"network": self.network, "label": self.label, "readout": self.classifier}
+        found = {name: [p for p in m.parameters() if p.requires_grad] for name, m in parts.items() if m is not None}
+        return [{"name": name, "params": parameters} for name, parameters in found.items() if parameters]
+
+    def _outputs(self, x: Tensor) -> list[Tensor]:
+        outputs = []
+        for block in self.blocks:
+            x = block(self.direction(x))
+            outputs.append(x)
+        return outputs
+
+    def _features(self, x: Tensor) -> Tensor:
+        """What the classifier reads: directions of the blocks' outputs where no class is named."""
+        outputs = self._outputs(self.label.neutral(x))[self._first_read :]
+        return torch.cat([self.direction(h).flatten(1) for h in outputs], dim=1)
+
+    def _train_readout(self, x: Tensor, y: Tensor) -> Tensor:
+        assert self.classifier is not None
+        with finished(self):
+            features = self._features(x)
+        loss = F.cross_entropy(self.classifier(features), y)
+        descend(loss, "the classifier")
+        return loss.detach()
+
+    def _inequality(self, k: int, h: Tensor) -> Tensor:
+        """How unequally a block's units are active; their moving averages take in this batch."""
+        average: Tensor = getattr(self, f"activity_{k}")
+        activity = h.transpose(0, 1).flatten(1).mean(dim=1).to(average.dtype)
+        present = 0.9 * average + 0.1 * activity
+        average.copy_(present.detach())
+        return (present.mean() - present).square().mean()
+
+    def _threshold(self, k: int, threshold: float | None) -> float:
+        if threshold is None:
+            last = [m for m in self.blocks[k].modules() if isinstance(m, (*BOUNDED, nn.ReLU))]
+            threshold = 0.25 if last and isinstance(last[-1], BOUNDED) else 1.0
+        return threshold * (self.shapes[k].numel() if self.goodness == "sum" else 1)
+
+
+def _size(h: Tensor) -> Tensor:
+    """Lengths of the samples, shape (batch,), in float32 at least."""
+    return torch.linalg.vector_norm(h.flatten(1), dim=1, dtype=torch.promote_types(h.dtype, torch.float32))

@@ -1,0 +1,139 @@
+"""A linear classifier of fixed features, whose gradient is written out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.rule import Rule, check_labels
+
+PredictorLoss = Literal["cross-entropy", "sparsemax", "squared"]
+
+
+class LinearPredictor(Rule):
+    r"""The predictor of Cascaded Forward (Zhao et al., arXiv 2303.09728, Section 3.2): linear, on fixed features.
+
+        Z = F Wᵀ,    grad W = (P - Y)ᵀ F / N
+
+    for features F (N x D) and one-hot classes Y (N x C), where P is softmax(Z) for the cross-entropy, sparsemax(Z) for
+    the sparsemax loss (Martins and Astudillo, arXiv 1602.02068, eq. (15)), and Z itself for half the squared error:
+    one product, with no tensor larger than F and W.
+
+    Args:
+        features: D.
+        classes: C.
+        loss: Which of the three.
+        bias: Whether there is one; the paper has none.
+
+    Raises:
+        UserError: `loss` is none of these; in `backward`, a label is no class index.
+        NonFiniteError: In `backward`, when the loss is NaN or infinite; no `.grad` has changed.
+
+    >>> rule = LinearPredictor(4, 3, loss="sparsemax")
+    >>> rule.backward(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self, features: int, classes: int, *, loss: PredictorLoss = "cross-entropy", bias: bool = False
+    ) -> None:
+        super().__init__()
+        if loss not in ("cross-entropy", "sparsemax", "squared"):
+            raise UserError(f"loss must be 'cross-entropy', 'sparsemax' or 'squared', got {loss!r}")
+        self.loss = loss
+        self.linear = nn.Linear(features, classes, bias=bias)
+        nn.init.zeros_(self.linear.weight)  # the losses are convex: where they start is of no matter
+        if bias:
+            nn.init.zeros_(self.linear.bias)
+
+    @classmethod
+    def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
+        """Predict from the inputs themselves; of the classifier nothing is used."""
+        del network
+        return cls(example[0].numel(), classes, **options)
+
+    def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
+        """Add the gradient to the weight's (and the bias's) `.grad`."""
+        del phase
+        y = check_labels(y, self.linear.out_features)
+        with torch.no_grad():
+            features = x.flatten(1)
+            scores = self.linear(features)
+            wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            loss = self.loss_of(wide, y)
+            if not loss.isfinite():
+                raise NonFiniteError(
+                    f"the loss of the predictor is {loss.item()}: check the layer's input for NaN, "
+                    "or lower the learning rate"
+                )
+            error = self.link(wide)
+            error[torch.arange(len(y), device=y.device), y] -= 1
+            error /= len(y)
+            for parameter, gradient in (
+                (self.linear.weight, lambda: error.to(scores.dtype).T @ features.to(scores.dtype)),
+                (self.linear.bias, lambda: error.sum(dim=0)),
+            ):
+                if parameter is not None and parameter.requires_grad:
+                    change = gradient().to(parameter.dtype)
+                    parameter.grad = change if parameter.grad is None else parameter.grad.add_(change)
+        return loss
+
+    def loss_of(self, scores: Tensor, y: Tensor) -> Tensor:
+        """Return the mean loss of scores, shape (batch, classes)."""
+        if self.loss == "cross-entropy":
+            return F.cross_entropy(scores, y)
+        if self.loss == "sparsemax":
+            return sparsemax_loss(scores, y)
+        return 0.5 * (scores - F.one_hot(y, scores.shape[1])).square().sum(dim=1).mean()
+
+    def link(self, scores: Tensor) -> Tensor:
+        """Return P of the gradient, shape (batch, classes), a new tensor."""
+        return scores.clone() if self.loss == "squared" else self.probabilities(scores)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return what is said of the classes, shape (batch, classes): softmax, or sparsemax with its loss."""
+        return sparsemax(scores) if self.loss == "sparsemax" else scores.softmax(dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores, shape (batch, classes)."""
+        return self.linear(x.flatten(1))
+
+
+def sparsemax(scores: Tensor) -> Tensor:
+    """Project each row onto the probability simplex (Martins and Astudillo, arXiv 1602.02068, Algorithm 1).
+
+    Args:
+        scores: Shape (batch, classes).
+
+    Returns:
+        Probabilities of the same shape, some of them zero.
+
+    >>> sparsemax(torch.tensor([[0.5, 0.3, -2.0]]))
+    tensor([[0.6000, 0.4000, 0.0000]])
+    """
+    return (scores - _threshold(scores)).clamp(min=0)
+
+
+def sparsemax_loss(scores: Tensor, y: Tensor) -> Tensor:
+    """Return the mean of -z_y + ½ Σ_{p>0} (z² - τ²) + ½ (arXiv 1602.02068, eq. (13)), whose gradient is p - onehot(y).
+
+    Args:
+        scores: z, shape (batch, classes).
+        y: Class indices, shape (batch,).
+    """
+    tau = _threshold(scores)
+    inside = torch.where(scores > tau, scores.square() - tau.square(), 0.0)
+    return (0.5 * inside.sum(dim=1) + 0.5 - scores.gather(1, y[:, None]).squeeze(1)).mean()
+
+
+def _threshold(scores: Tensor) -> Tensor:
+    """τ, shape (batch, 1)."""
+    descending = scores.sort(dim=1, descending=True).values
+    counts = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=scores.dtype)
+    excess = descending.cumsum(dim=1) - 1
+    support = (counts * descending > excess).sum(dim=1, keepdim=True)
+    return excess.gather(1, support - 1) / support

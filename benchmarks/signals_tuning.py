@@ -8,7 +8,7 @@ for the same few epochs (on the digits, all), under its own schedule, with 10,00
 not measured again, so that a call that is interrupted goes on where it stopped; `--again` begins anew. The recipes'
 learning rates are the best ones of the result file: a test compares them.
 
-Fashion-MNIST takes MNIST's rates, and convolutions those of the perceptron until they have been measured.
+Fashion-MNIST takes MNIST's rates.
 `--targets` measures tpSGD's local losses and the scale of its targets instead, at the recipe's rate.
 """
 

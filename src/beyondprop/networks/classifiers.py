@@ -8,17 +8,26 @@ from typing import Literal
 
 from torch import nn
 
-Activation = Literal["tanh", "relu"]
+from beyondprop.layers.dropout import Dropout
 
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+Activation = Literal["tanh", "relu", "leaky-relu"]
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky-relu": lambda: nn.LeakyReLU(0.01)}
 
 
 def perceptron(
-    image: tuple[int, int, int], classes: int, *, hidden: int = 1000, depth: int = 2, activation: Activation = "tanh"
+    image: tuple[int, int, int],
+    classes: int,
+    *,
+    hidden: int = 1000,
+    depth: int = 2,
+    activation: Activation = "tanh",
+    batch_norm: bool = False,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """Make a multilayer perceptron.
 
-        flatten,  depth times (linear to `hidden`, activation),  linear to the classes
+        flatten,  depth times (linear to `hidden`, [batch norm], activation, [dropout]),  linear to the classes
 
     Args:
         image: Channels, height and width.
@@ -26,11 +35,16 @@ def perceptron(
         hidden: Width of each hidden layer.
         depth: Hidden layers.
         activation: Of the hidden layers.
+        batch_norm: Whether hidden layers have one.
+        dropout: Probability with which a hidden layer's output is dropped.
     """
     widths = [math.prod(image), *[hidden] * depth]
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+        layers.append(nn.Linear(before, after, bias=not batch_norm))
+        layers += [nn.BatchNorm1d(after)] * batch_norm
+        layers.append(ACTIVATIONS[activation]())
+        layers += [Dropout(dropout)] * (dropout > 0)
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from beyondprop.recipes.recipe import Experiment, Recipe, Settings
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierSettings(Settings):
-    """A perceptron or a small convolutional network."""
+class NetworkSettings(Settings):
+    """A network that classifies images, and an optimizer."""
 
     epochs: int = 10
     lr_schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
@@ -27,33 +27,62 @@ class ClassifierSettings(Settings):
     """All but AdamW add weight decay to the gradient; nag is SGD with Nesterov's momentum, sgd has none."""
     momentum: float = 0.9
     """Of nag."""
-    network: Literal["mlp", "conv"] = "mlp"
-    """A multilayer perceptron, or conv 5x5 (32) - pool - linear - linear."""
+    network: Literal["mlp", "conv", "cascade", "vgg8b", "local-fields"] = "mlp"
+    """A multilayer perceptron; or conv 5x5 (32) - pool - linear - linear; or three blocks of conv 3x3 - ReLU - pool - BN
+    (32, 128, 512); or six convolutions with BN; or layers of the image's size with local receptive fields of 11x11."""
     hidden: int = 1000
-    """Width of hidden layers."""
+    """Width of the perceptron's hidden layers, and of conv's."""
     depth: int = 2
-    """Hidden layers of the perceptron."""
-    activation: Literal["tanh", "relu"] = "tanh"
-    """Of hidden layers and convolutions."""
+    """Hidden layers of the perceptron, or layers with local fields."""
+    activation: Literal["tanh", "relu", "leaky-relu"] = "tanh"
+    """Of the perceptron and of conv."""
+    batch_norm: bool = False
+    """In the perceptron's hidden layers."""
+    dropout: float = 0.0
+    """In the perceptron's hidden layers, and in vgg8b."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings(NetworkSettings):
+    """Settings of the networks on which all rules are compared."""
 
 
 S = TypeVar("S", bound=ClassifierSettings)
 
 
-def make_network(settings: ClassifierSettings, splits: Splits) -> tuple[nn.Module, Tensor]:
-    """Make the classifier, and one batch as an example of its input."""
+def make_network(settings: NetworkSettings, image: Sequence[int], classes: int) -> tuple[nn.Module, Tensor]:
+    """Make the classifier, and one batch as an example of its input.
+
+    Args:
+        settings: Which network.
+        image: Channels, height and width.
+        classes: Scores a sample.
+    """
     import torch
 
-    from beyondprop.networks.classifiers import convolutional, perceptron
+    from beyondprop.networks import cascaded_forward, classifiers, local_fields, vgg
 
-    channels, height, width = (int(size) for size in splits.train.images.shape[1:])
-    image, classes, hidden, kind = (channels, height, width), splits.train.classes, settings.hidden, settings.activation
-    network = (
-        convolutional(image, classes, hidden=hidden, activation=kind)
-        if settings.network == "conv"
-        else perceptron(image, classes, hidden=hidden, depth=settings.depth, activation=kind)
-    )
-    return network, torch.zeros(2, *image)
+    channels, height, width = (int(size) for size in image)
+    size, hidden, kind = (channels, height, width), settings.hidden, settings.activation
+    if settings.network == "mlp":
+        network = classifiers.perceptron(
+            size,
+            classes,
+            hidden=hidden,
+            depth=settings.depth,
+            activation=kind,
+            batch_norm=settings.batch_norm,
+            dropout=settings.dropout,
+        )
+    elif settings.network == "conv":
+        network = classifiers.convolutional(size, classes, hidden=hidden, activation=kind)
+    elif settings.network == "cascade":
+        network = cascaded_forward.cascade(size, classes)
+    elif settings.network == "vgg8b":
+        network = vgg.vgg8b(size, classes, dropout=settings.dropout)
+    else:
+        network = local_fields.local_fields(size, classes, depth=settings.depth)
+    return network, torch.zeros(2, *size)
 
 
 def builder(rule_class: str, **from_settings: str) -> Callable[[Any, Splits], Experiment]:
@@ -68,7 +97,7 @@ def builder(rule_class: str, **from_settings: str) -> Callable[[Any, Splits], Ex
         import importlib
 
         module, name = rule_class.split(":")
-        network, example = make_network(settings, splits)
+        network, example = make_network(settings, splits.train.images.shape[1:], splits.train.classes)
         options = {option: getattr(settings, field) for option, field in from_settings.items()}
         kind = getattr(importlib.import_module(module), name)
         rule = kind.for_classifier(network, example, splits.train.classes, **options)
@@ -77,7 +106,7 @@ def builder(rule_class: str, **from_settings: str) -> Callable[[Any, Splits], Ex
     return build
 
 
-def make_optimizer(rule: Rule, settings: ClassifierSettings) -> Optimizer | None:
+def make_optimizer(rule: Rule, settings: NetworkSettings) -> Optimizer | None:
     """Make the optimizer that the settings name; None for AdamW, which a training makes by itself."""
     from torch.optim import SGD, Adam, RMSprop
 
@@ -97,10 +126,44 @@ class Rates(NamedTuple):
     digits: float
     mnist: float
     cifar_10: float
+    conv: float | None = None
+    """Of the convolutional network on MNIST, where it is not the perceptron's."""
 
-    def of(self, data: str) -> float:
-        """That of a data set; Fashion-MNIST has MNIST's."""
-        return {"digits": self.digits, "cifar-10": self.cifar_10}.get(data, self.mnist)
+    def of(self, variant: str) -> float:
+        """That of a recipe's variant; Fashion-MNIST has MNIST's."""
+        conv = self.mnist if self.conv is None else self.conv
+        return {"digits": self.digits, "cifar-10": self.cifar_10, "mnist-conv": conv}.get(variant, self.mnist)
+
+
+def baseline(
+    recipe: Recipe, rate: float, *, epochs: int | None = None, name: str = "", weight_decay: float | None = None
+) -> Recipe:
+    """Make the recipe of back-propagation end to end through the network of another recipe.
+
+    Args:
+        recipe: Its network, data, batches and epochs are taken over.
+        rate: Learning rate.
+        epochs: Where they are others.
+        name: Its variant: by default that of the recipe with the system's id behind it, such as `mnist-ff`.
+        weight_decay: Where it is another.
+    """
+    system, variant = recipe.id.split("/")
+    given = {f.name: getattr(recipe.settings, f.name) for f in fields(NetworkSettings)}
+    given |= {
+        "learning_rate": rate,
+        "optimizer": "adamw",
+        "lr_schedule": "one-cycle",
+        "epochs": epochs or recipe.settings.epochs,
+    }
+    if weight_decay is not None:
+        given["weight_decay"] = weight_decay
+    return Recipe(
+        f"bp/{name or f'{variant}-{system}'}",
+        f"end to end, the network of {recipe.id}",
+        recipe.dataset,
+        NetworkSettings(**given),
+        builder("beyondprop.rules.signals.backprop:Backprop"),
+    )
 
 
 DATA = {"mnist": "MNIST", "mnist-conv": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar-10": "CIFAR-10"}
@@ -122,7 +185,7 @@ def comparison_recipes(
         name: Of the rule, for the summaries.
         build: Makes the experiment.
         settings: The rule's own; networks and epochs are set here.
-        rates: Learning rates of the perceptrons; the convolutional network has MNIST's.
+        rates: Learning rates.
         suffix: Of the perceptrons' variants, where a system has other recipes of these names.
     """
     small = replace(settings, epochs=15, hidden=64, learning_rate=rates.digits)

@@ -41,7 +41,7 @@ BPC = comparison_recipes(
     "consequential updates",
     builder("beyondprop.rules.signals.consequential:BPC", form="form", regularisation="regularisation"),
     BPCSettings(),
-    Rates(digits=3.0, mnist=3.0, cifar_10=1.0),
+    Rates(digits=3.0, mnist=3.0, cifar_10=1.0, conv=10.0),
 )
 PROXPROP = comparison_recipes(
     "proxprop",

@@ -39,7 +39,7 @@ SIGN_DFA = (
         "direct feedback of the error's sign",
         SIGN,
         SignDFASettings(),
-        Rates(digits=0.01, mnist=0.01, cifar_10=0.003),
+        Rates(digits=0.01, mnist=0.01, cifar_10=0.003, conv=0.003),
     ),
     *(recipe for recipe in CENTRED if recipe.id.endswith("-centred")),  # of the perceptrons
 )

@@ -30,7 +30,7 @@ SIGN_SYMMETRY = comparison_recipes(
     "sign-symmetric feedback",
     builder(f"{MODULE}:SignSymmetry", magnitude="magnitude"),
     SignSymmetrySettings(),
-    Rates(digits=0.03, mnist=0.003, cifar_10=0.001),
+    Rates(digits=0.03, mnist=0.003, cifar_10=0.001, conv=0.01),
 )
 KOLEN_POLLACK = comparison_recipes(
     "kolen-pollack",

@@ -25,12 +25,12 @@ DRTP = comparison_recipes(
     "direct random target projection",
     builder(f"{MODULE}:DRTP"),
     ClassifierSettings(),
-    Rates(digits=0.03, mnist=0.01, cifar_10=0.003),
+    Rates(digits=0.03, mnist=0.01, cifar_10=0.003, conv=0.003),
 )
 TPSGD = comparison_recipes(
     "tpsgd",
     "target projection",
     builder(f"{MODULE}:TPSGD", local_loss="local_loss", target_scale="target_scale"),
     TPSGDSettings(),
-    Rates(digits=0.1, mnist=0.01, cifar_10=0.003),
+    Rates(digits=0.1, mnist=0.01, cifar_10=0.003, conv=0.03),
 )

@@ -66,8 +66,9 @@ def test_learns_held_out_digits(rule_class, digits):
     rule = make(rule_class, digits)
     train(rule, make_optimizer(rule), digits, epochs=6)
     x, y = digits[1]
-    # One in ten is chance. Rules that only agree with the gradient learn more slowly.
-    assert (predict(rule, x).argmax(dim=1) == y).double().mean() > (0.85 if rule_class.follows_gradient else 0.5)
+    # One in ten is chance. Linear predictors of random features stay below what learned features reach; rules that only
+    # agree with the gradient learn more slowly.
+    assert (predict(rule, x).argmax(dim=1) == y).double().mean() > (0.8 if rule_class.follows_gradient else 0.5)
 
 
 def test_returns_a_detached_scalar_loss_that_falls(rule_class, digits):

@@ -13,9 +13,12 @@ from beyondprop.checks import closest, suggestion
 from beyondprop.errors import UserError
 from beyondprop.recipes import (
     backprop,
+    cascaded_forward,
     consequential,
     direct_feedback,
     feedback_alignment,
+    forward_forward,
+    local_losses,
     semi_implicit,
     target_projection,
 )
@@ -104,6 +107,19 @@ FRENKEL = Paper(
 }""",
 )
 
+CAFO = Paper(
+    "The Cascaded Forward Algorithm for Neural Network Training",
+    "Gongpei Zhao, Tao Wang, Yidong Li, Yi Jin, Congyan Lang, Haibin Ling",
+    2023,
+    "2303.09728",
+    """@article{zhao2023cascaded,
+  title   = {The Cascaded Forward Algorithm for Neural Network Training},
+  author  = {Zhao, Gongpei and Wang, Tao and Li, Yidong and Jin, Yi and Lang, Congyan and Ling, Haibin},
+  journal = {arXiv preprint arXiv:2303.09728},
+  year    = {2023}
+}""",
+)
+
 SYSTEMS: tuple[System, ...] = (
     System(
         "bp",
@@ -127,7 +143,7 @@ SYSTEMS: tuple[System, ...] = (
             doi="10.1038/323533a0",
         ),
         "beyondprop.rules.signals.backprop:Backprop",
-        backprop.RECIPES,
+        (*backprop.RECIPES, *forward_forward.BASELINES, *cascaded_forward.BASELINES, *local_losses.BASELINES),
     ),
     System(
         "fa",
@@ -344,6 +360,121 @@ SYSTEMS: tuple[System, ...] = (
         NOPROP,
         "beyondprop.rules.local.noprop:NoPropFM",
         noprop_fm.RECIPES,
+    ),
+    System(
+        "ff",
+        "Forward-Forward",
+        "local",
+        Paper(
+            "The Forward-Forward Algorithm: Some Preliminary Investigations",
+            "Geoffrey Hinton",
+            2022,
+            "2212.13345",
+            """@article{hinton2022forward,
+  title   = {The Forward-Forward Algorithm: Some Preliminary Investigations},
+  author  = {Hinton, Geoffrey},
+  journal = {arXiv preprint arXiv:2212.13345},
+  year    = {2022}
+}""",
+        ),
+        "beyondprop.rules.local.forward_forward:ForwardForward",
+        forward_forward.FF,
+    ),
+    System(
+        "symba",
+        "SymBa",
+        "local",
+        Paper(
+            "SymBa: Symmetric Backpropagation-Free Contrastive Learning with Forward-Forward Algorithm for Optimizing "
+            "Convergence",
+            "Heung-Chang Lee, Jeonggeun Song",
+            2023,
+            "2303.08418",
+            """@article{lee2023symba,
+  title   = {{SymBa}: Symmetric Backpropagation-Free Contrastive Learning with Forward-Forward Algorithm for Optimizing
+             Convergence},
+  author  = {Lee, Heung-Chang and Song, Jeonggeun},
+  journal = {arXiv preprint arXiv:2303.08418},
+  year    = {2023}
+}""",
+        ),
+        "beyondprop.rules.local.symba:SymBa",
+        forward_forward.SYMBA,
+    ),
+    System(
+        "cafo",
+        "Cascaded Forward, random blocks",
+        "local",
+        CAFO,
+        "beyondprop.rules.local.cascaded_forward:CascadedForward",
+        cascaded_forward.RANDOM,
+    ),
+    System(
+        "cafo-dfa",
+        "Cascaded Forward, blocks by direct feedback",
+        "local",
+        CAFO,
+        "beyondprop.rules.local.cascaded_feedback:CascadedForwardDFA",
+        cascaded_forward.FEEDBACK,
+    ),
+    System(
+        "mono-forward",
+        "Mono-Forward",
+        "local",
+        Paper(
+            "Mono-Forward: Backpropagation-Free Algorithm for Efficient Neural Network Training Harnessing Local Errors",
+            "James Gong, Bruce Li, Waleed Abdulla",
+            2025,
+            "2501.09238",
+            """@article{gong2025mono,
+  title   = {{Mono-Forward}: Backpropagation-Free Algorithm for Efficient Neural Network Training Harnessing Local
+             Errors},
+  author  = {Gong, James and Li, Bruce and Abdulla, Waleed},
+  journal = {arXiv preprint arXiv:2501.09238},
+  year    = {2025}
+}""",
+        ),
+        "beyondprop.rules.local.mono_forward:MonoForward",
+        local_losses.MONO_FORWARD,
+    ),
+    System(
+        "predsim",
+        "Local prediction and similarity losses",
+        "local",
+        Paper(
+            "Training Neural Networks with Local Error Signals",
+            "Arild Nøkland, Lars Hiller Eidnes",
+            2019,
+            "1901.06656",
+            """@inproceedings{nokland2019training,
+  title     = {Training Neural Networks with Local Error Signals},
+  author    = {N{\\o}kland, Arild and Eidnes, Lars Hiller},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2019}
+}""",
+        ),
+        "beyondprop.rules.local.predsim:PredSim",
+        local_losses.PRED_SIM,
+    ),
+    System(
+        "cwcomp",
+        "Channel-wise competitive learning",
+        "local",
+        Paper(
+            "Convolutional Channel-wise Competitive Learning for the Forward-Forward Algorithm",
+            "Andreas Papachristodoulou, Christos Kyrkou, Stelios Timotheou, Theocharis Theocharides",
+            2024,
+            "2312.12668",
+            """@inproceedings{papachristodoulou2024convolutional,
+  title     = {Convolutional Channel-wise Competitive Learning for the Forward-Forward Algorithm},
+  author    = {Papachristodoulou, Andreas and Kyrkou, Christos and Timotheou, Stelios and Theocharides, Theocharis},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year      = {2024},
+  doi       = {10.1609/aaai.v38i13.29369}
+}""",
+        ),
+        "beyondprop.rules.local.class_channels:ClassChannels",
+        local_losses.CLASS_CHANNELS,
     ),
 )
 

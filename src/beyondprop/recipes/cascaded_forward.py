@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from beyondprop.recipes.classifiers import NetworkSettings, baseline, builder
+from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder
 from beyondprop.recipes.recipe import Recipe
 
 MODULE = "beyondprop.rules.local.cascaded_forward"
@@ -15,7 +15,7 @@ MODULE = "beyondprop.rules.local.cascaded_forward"
 class CascadeSettings(NetworkSettings):
     """Settings of Cascaded Forward."""
 
-    network: Literal["mlp", "conv", "cascade", "vgg8b", "local-fields"] = "cascade"
+    network: NetworkName = "cascade"
     loss: Literal["cross-entropy", "sparsemax", "squared"] = "cross-entropy"
     """Of the predictors."""
 
@@ -34,3 +34,20 @@ RANDOM = (
     Recipe("cafo/mnist", "three random convolutional blocks on MNIST", "mnist", CascadeSettings(), BUILD),
     Recipe("cafo/cifar-10", "three random convolutional blocks on CIFAR-10", "cifar-10", CascadeSettings(), BUILD),
 )
+FEEDBACK = (
+    Recipe(
+        "cafo-dfa/digits",
+        "convolutions trained by direct feedback on scikit-learn's digits",
+        "digits",
+        replace(CascadeSettings(), epochs=10),
+        BUILD_DFA,
+    ),
+    Recipe(
+        "cafo-dfa/cifar-10",
+        "three convolutional blocks trained by direct feedback on CIFAR-10",
+        "cifar-10",
+        replace(CascadeSettings(), epochs=15, augment="crop-flip"),
+        BUILD_DFA,
+    ),
+)
+BASELINES = ()

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from beyondprop.rule import Rule
 
 
+NetworkName = Literal["mlp", "conv", "cascade", "channels", "vgg8b", "local-fields"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings(Settings):
     """A network that classifies images, and an optimizer."""
@@ -27,9 +30,10 @@ class NetworkSettings(Settings):
     """All but AdamW add weight decay to the gradient; nag is SGD with Nesterov's momentum, sgd has none."""
     momentum: float = 0.9
     """Of nag."""
-    network: Literal["mlp", "conv", "cascade", "vgg8b", "local-fields"] = "mlp"
-    """A multilayer perceptron; or conv 5x5 (32) - pool - linear - linear; or three blocks of conv 3x3 - ReLU - pool - BN
-    (32, 128, 512); or six convolutions with BN; or layers of the image's size with local receptive fields of 11x11."""
+    network: NetworkName = "mlp"
+    """A multilayer perceptron; or conv 5x5 (32) - pool - linear - linear; or blocks of conv 3x3 - ReLU - pool - BN
+    (cascade: 32, 128, 512; channels: 20, 80, 240, 480); or VGG8b; or layers of the image's size with local receptive
+    fields of 11x11."""
     hidden: int = 1000
     """Width of the perceptron's hidden layers, and of conv's."""
     depth: int = 2
@@ -78,6 +82,8 @@ def make_network(settings: NetworkSettings, image: Sequence[int], classes: int) 
         network = classifiers.convolutional(size, classes, hidden=hidden, activation=kind)
     elif settings.network == "cascade":
         network = cascaded_forward.cascade(size, classes)
+    elif settings.network == "channels":
+        network = cascaded_forward.cascade(size, classes, widths=(20, 80, 240, 480))
     elif settings.network == "vgg8b":
         network = vgg.vgg8b(size, classes, dropout=settings.dropout)
     else:

@@ -145,3 +145,4 @@ SYMBA = (
         build,
     ),
 )
+BASELINES = ()

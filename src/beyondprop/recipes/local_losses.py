@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from beyondprop.recipes.classifiers import NetworkSettings, baseline, builder
+from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder
 from beyondprop.recipes.recipe import Published, Recipe
 
 
@@ -32,7 +32,7 @@ class PredSimSettings(BlockwiseSettings):
 class ClassChannelSettings(BlockwiseSettings):
     """Settings of CwComp."""
 
-    network: Literal["mlp", "conv", "cascade", "vgg8b", "local-fields", "channels"] = "channels"
+    network: NetworkName = "channels"
     goodness: Literal["square", "mean"] = "square"
     """Of a class's channels."""
 
@@ -79,3 +79,27 @@ PRED_SIM = (
         for data, title in (("mnist", "MNIST"), ("cifar-10", "CIFAR-10"), ("cifar-100", "CIFAR-100"))
     ),
 )
+CLASS_CHANNELS = (
+    Recipe(
+        "cwcomp/digits",
+        "a perceptron with two hidden layers on scikit-learn's digits",
+        "digits",
+        ClassChannelSettings(network="mlp", epochs=15, hidden=80, learning_rate=1e-2),
+        CWCOMP,
+    ),
+    Recipe(
+        "cwcomp/mnist",
+        "four convolutional blocks of 20, 80, 240 and 480 channels on MNIST",
+        "mnist",
+        ClassChannelSettings(epochs=10),
+        CWCOMP,
+    ),
+    Recipe(
+        "cwcomp/cifar-10",
+        "four convolutional blocks of 20, 80, 240 and 480 channels on CIFAR-10",
+        "cifar-10",
+        ClassChannelSettings(epochs=20),
+        CWCOMP,
+    ),
+)
+BASELINES = ()

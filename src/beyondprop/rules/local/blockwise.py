@@ -118,9 +118,13 @@ class HiddenLayers(Blockwise):
         """
         if reason := cls.supports_classifier(network, example):
             raise UnsupportedNetworkError(reason)
-        hidden = nn.Sequential(*list(network.children())[: block_starts(network)[-1]])
         make: Callable[..., Self] = cls
-        return make(hidden, example, classes, **options)
+        return make(hidden_layers(network), example, classes, **options)
+
+
+def hidden_layers(network: nn.Module) -> nn.Sequential:
+    """The children of a sequence before its last block, which is the output layer of a classifier."""
+    return nn.Sequential(*list(network.children())[: block_starts(network)[-1]])
 
 
 def block_starts(network: nn.Module) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondprop.errors import UserError
+from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import check_labels, descend
 from beyondprop.rules.local.blockwise import HiddenLayers, Order, finished, output_shapes
 from beyondprop.rules.local.label_input import LabelInput, Overlay
@@ -127,6 +127,8 @@ class ForwardForward(HiddenLayers):
         """Run both passes as one batch; each block learns from its own goodness."""
         del phase
         y = check_labels(y, self.classes)
+        if not x.isfinite().all():  # the label may overlay it
+            raise NonFiniteError("the input holds NaN or infinity: clean the data")
         if self.stage == "readout":
             return self._train_readout(x, y)
         both = torch.cat([self.label(x, y), self.label(x, self.wrong_labels(x, y))])

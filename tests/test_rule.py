@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import Rule, Solver, check_labels, first_nonfinite_layer, without_trace
@@ -31,24 +32,36 @@ class Staged(Rule):
         return x
 
 
-class LeastSquares(Solver):
-    """Ridge regression onto one-hot classes, by the normal equations."""
+class Deviations(Solver):
+    """Two passes: the mean of the inputs, then their mean square about it; of `enough` samples or all."""
 
-    def __init__(self, features, classes, ridge=1e-3):
+    passes = ("mean", "spread")
+
+    def __init__(self, features=3, enough=None):
         super().__init__()
-        self.ridge = ridge
-        self.register_buffer("weight", torch.zeros(features, classes))
+        self.enough = enough
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("spread", torch.zeros(features))
+        self.weight = nn.Parameter(torch.zeros(1))
 
     @classmethod
-    def for_classifier(cls, example, classes, **options):
-        return cls(example.shape[1], classes, **options)
+    def for_classifier(cls, network, example, classes, **options):
+        return cls(example.shape[1], **options)
 
-    def solve(self, x, y):
-        gram = x.T @ x + self.ridge * torch.eye(x.shape[1])
-        self.weight.copy_(torch.linalg.solve(gram, x.T @ nn.functional.one_hot(y, self.weight.shape[1]).to(x)))
+    def begin(self, part):
+        self.sum, self.count = torch.zeros_like(self.mean), 0
+
+    def absorb(self, x, y, part):
+        self.sum += self.weight * 0 + (x if part == "mean" else (x - self.mean).square()).sum(dim=0)
+        self.count += len(x)
+        return self.enough is not None and self.count >= self.enough
+
+    def conclude(self, part):
+        getattr(self, part).copy_(self.sum / self.count)
+        del self.sum
 
     def forward(self, x):
-        return x @ self.weight
+        return (x - self.mean) / self.spread.sqrt()
 
 
 def test_phase_and_stage_reach_the_rule():
@@ -78,36 +91,93 @@ def test_float64_inputs_of_float32_weights_are_refused_with_what_to_do(one_line)
     rule.double().backward(x, y, "feedback")
 
 
-def test_solver_fits_predicts_and_returns_itself():
-    torch.manual_seed(0)
-    x = torch.randn(200, 3)
-    y = x.argmax(dim=1)
-    solver = LeastSquares.for_classifier(x, 3)
-    assert solver.fit(x, y) is solver
-    assert (solver(x).argmax(dim=1) == y).double().mean() > 0.9
-    twin = LeastSquares(3, 3)
+def test_solver_goes_over_the_data_in_its_passes_and_returns_itself():
+    x, y = torch.randn(25, 3), torch.zeros(25)
+    solver = Deviations.for_classifier(None, x, 3)
+    assert solver.fit(x, y, batch_size=10) is solver
+    torch.testing.assert_close(solver.mean, x.mean(dim=0))
+    torch.testing.assert_close(solver.spread, x.var(dim=0, correction=0))
+    twin = Deviations()
     twin.load_state_dict(solver.state_dict())
     assert torch.equal(twin(x), solver(x))
 
 
+def test_batches_of_any_kind_fit_alike():
+    x, y = torch.randn(25, 3), torch.zeros(25)
+    pairs = list(zip(x.split(7), y.split(7), strict=True))
+    kinds = [pairs, tuple(pairs), lambda: (pair for pair in pairs), lambda: pairs, DataLoader(TensorDataset(x, y), 7)]
+    found = [Deviations().fit_batches(kind) for kind in kinds]
+    for solver in found:
+        assert torch.equal(solver.mean, found[0].mean)
+        assert torch.equal(solver.spread, found[0].spread)
+
+
 def test_solver_builds_no_graph():
-    solver = LeastSquares(3, 2)
-    solver.weight.requires_grad_(True)
-    assert not solver.fit(torch.randn(9, 3), torch.randint(2, (9,))).weight.grad_fn
+    seen = []
+
+    class Watching(Deviations):
+        def conclude(self, part):
+            seen.append(self.sum.grad_fn)
+            super().conclude(part)
+
+    Watching().fit(torch.randn(9, 3), torch.zeros(9))
+    assert seen == [None, None]
+
+
+def test_a_pass_that_has_seen_enough_reads_no_further():
+    read = []
+
+    def batches():
+        for number in range(5):
+            read.append(number)
+            yield torch.full((2, 3), float(number)), torch.zeros(2)
+
+    solver = Deviations(enough=4).fit_batches(batches)
+    assert read == [0, 1, 0, 1]
+    assert solver.mean.tolist() == [0.5] * 3
+
+
+def test_an_unfinished_pass_is_forgotten():
+    x, y = torch.randn(8, 3), torch.zeros(8)
+    solver = Deviations()
+    with pytest.raises(NonFiniteError):
+        solver.fit_batches([(x, y), (x * torch.nan, y)])
+    assert torch.equal(solver.fit(x, y).mean, Deviations().fit(x, y).mean)
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "error"),
+    ("x", "y", "error", "words"),
     [
-        (torch.zeros(0, 3), torch.zeros(0), UserError),
-        (torch.zeros(2, 3), torch.zeros(3), UserError),
-        (torch.full((2, 3), float("inf")), torch.zeros(2), NonFiniteError),
+        (torch.zeros(0, 3), torch.zeros(0), UserError, "0 inputs, 0 targets"),
+        (torch.zeros(2, 3), torch.zeros(3), UserError, "2 inputs, 3 targets"),
+        (torch.full((2, 3), float("inf")), torch.zeros(2), NonFiniteError, "inputs hold NaN"),
+        (torch.zeros(2, 3), torch.tensor([0.0, torch.nan]), NonFiniteError, "targets hold NaN"),
+        (torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2), UserError, "x is float64"),
+        ([[0.0]], [0.0], UserError, "as tensors"),
     ],
-    ids=["empty", "unequal", "infinite"],
+    ids=["empty", "unequal", "infinite", "targets", "double", "lists"],
 )
-def test_solver_refuses_what_it_cannot_fit(x, y, error):
-    with pytest.raises(error):
-        LeastSquares(3, 2).fit(x, y)
+def test_solver_refuses_what_it_cannot_fit(x, y, error, words, one_line):
+    with one_line(error, words):
+        Deviations().fit(x, y)
+    with one_line(error, words):
+        Deviations().fit_batches([(torch.zeros(1, 3), torch.zeros(1)), (x, y)])
+
+
+def test_batches_that_cannot_be_used_are_told(one_line):
+    pair = (torch.zeros(1, 3), torch.zeros(1))
+    with one_line(UserError, "goes over its data 2 times", "generator function"):
+        Deviations().fit_batches(pair for _ in range(3))
+    with one_line(UserError, "pass 'mean'", "empty"):
+        Deviations().fit_batches([])
+    with one_line(UserError, "a pair (x, y)", "Tensor"):
+        Deviations().fit_batches([torch.zeros(2, 3)])
+    with one_line(UserError, "iterable of pairs", "int"):
+        Deviations().fit_batches(3)
+    with one_line(UserError, "no pass 'median'"):
+        Deviations().run_pass("median", [pair])
+    with one_line(UserError, "batch_size"):
+        Deviations().fit(*pair, batch_size=0)
 
 
 def test_first_nonfinite_layer_in_order_of_the_forward_pass():

@@ -28,7 +28,8 @@ class Blockwise(Rule):
     Args:
         network: Its children, in order, are the layers; it is never changed.
         blocks: Positions of the children at which blocks begin, the first of them 0. Default: a block begins at every
-            child that has parameters and is neither a normalisation nor a PReLU, and goes on to the next.
+            child that has parameters and is neither a normalisation nor a PReLU, or at the `nn.Flatten` before it, and
+            goes on to the next.
         order: `"together"`: every batch trains all blocks. `"one-by-one"`: each block is trained to its end before the
             next one begins; the stages are the blocks. Those that are done run in evaluation mode.
 
@@ -124,7 +125,7 @@ class HiddenLayers(Blockwise):
 
 def hidden_layers(network: nn.Module) -> nn.Sequential:
     """The children of a sequence before its last block, which is the output layer of a classifier."""
-    return nn.Sequential(*list(network.children())[: block_starts(network)[-1]])
+    return nn.Sequential(*children_of(network)[: block_starts(network)[-1]])
 
 
 def block_starts(network: nn.Module) -> list[int]:
@@ -133,15 +134,21 @@ def block_starts(network: nn.Module) -> list[int]:
     >>> block_starts(nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)))
     [0, 4]
     """
-    layers = [
-        position
-        for position, child in enumerate(network.children())
+    children, starts = children_of(network), list[int]()
+    for position, child in enumerate(children):
         if any(
             next(module.parameters(recurse=False), None) is not None and not isinstance(module, FOLLOWERS)
             for module in child.modules()
-        )
-    ]
-    return [0, *layers[1:]] if layers else []
+        ):
+            while position > 0 and isinstance(children[position - 1], nn.Flatten):
+                position -= 1
+            starts.append(position)
+    return [0, *starts[1:]] if starts else []
+
+
+def children_of(network: nn.Module) -> list[nn.Module]:
+    """Its children in order; `children()` would name one that stands twice only once."""
+    return [child for child in network._modules.values() if child is not None]
 
 
 def cut(network: nn.Module, starts: Sequence[int]) -> list[nn.Sequential]:
@@ -150,7 +157,7 @@ def cut(network: nn.Module, starts: Sequence[int]) -> list[nn.Sequential]:
     Raises:
         UserError: They do not begin at 0 and rise, or go beyond the last child, or a block would have no parameters.
     """
-    children = list(network.children())
+    children = children_of(network)
     rising = list(starts) == sorted(set(starts)) and len(starts) > 0 and starts[0] == 0 and starts[-1] < len(children)
     if not rising:
         raise UserError(

@@ -109,7 +109,8 @@ class ForwardForward(HiddenLayers):
         if readout == "softmax":
             features = sum(shape.numel() for shape in self.shapes[self._first_read :])
             self.classifier = nn.Linear(features, classes).to(device=like.device, dtype=like.dtype)
-            nn.init.zeros_(self.classifier.weight)
+            for parameter in self.classifier.parameters():
+                nn.init.zeros_(parameter)
             if order == "one-by-one":
                 self.stages = (*self.stages, "readout")
 

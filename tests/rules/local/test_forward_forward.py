@@ -1,0 +1,298 @@
+"""Forward-Forward and SymBa against their formulas: gradients with respect to goodness, negatives, readouts, labels."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.rules.local.forward_forward import ForwardForward
+from beyondprop.rules.local.label_input import ClassPattern, Overlay
+from beyondprop.rules.local.symba import SymBa
+
+CLASSES = 4
+
+
+def hidden(width=6, inputs=12, depth=2):
+    torch.manual_seed(0)
+    layers = []
+    for _ in range(depth):
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers).double()
+
+
+def batch(count=9, inputs=12):
+    torch.manual_seed(1)
+    return torch.randn(count, inputs).double(), torch.arange(count) % CLASSES
+
+
+def make(rule_class=ForwardForward, network=None, **options):
+    return rule_class(network or hidden(), batch()[0], CLASSES, **options)
+
+
+def slopes(rule, positive, negative, threshold=2.0):
+    """Central differences of a pair's loss with respect to either goodness."""
+    step = 1e-6
+    found = []
+    for dp, dn in ((step, 0), (0, step)):
+        up, down = (rule.pair_loss(positive + s * dp, negative + s * dn, threshold) for s in (1, -1))
+        found.append((up - down).item() / (2 * step))
+    return found
+
+
+@pytest.mark.parametrize(("plus", "minus"), [(3.0, 1.0), (1.0, 3.0), (2.0, 2.0), (0.1, 0.5)])
+def test_symba_pulls_equally_and_oppositely_where_ff_does_not(plus, minus):
+    """dl/dG+ = -α s and dl/dG- = α s with s = σ(-α (G+ - G-)); FF: -σ(θ - G+) and σ(G- - θ)."""
+    positive, negative = torch.tensor([plus]).double(), torch.tensor([minus]).double()
+    alpha, theta = 4.0, 2.0
+    pull = alpha * torch.sigmoid(-alpha * (positive - negative)).item()
+    on_positive, on_negative = slopes(make(SymBa, alpha=alpha), positive, negative)
+    assert on_positive == pytest.approx(-pull, rel=1e-4, abs=1e-9)
+    assert on_negative == pytest.approx(pull, rel=1e-4, abs=1e-9)
+    on_positive, on_negative = slopes(make(), positive, negative, theta)
+    assert on_positive == pytest.approx(-torch.sigmoid(theta - positive).item(), rel=1e-4)
+    assert on_negative == pytest.approx(torch.sigmoid(negative - theta).item(), rel=1e-4)
+    if plus + minus != 2 * theta:  # symmetric about the threshold they agree
+        assert abs(on_positive + on_negative) > 0.01
+
+
+def test_swish_is_the_logistic_weighted_difference():
+    rule = make(SymBa, alpha=6.0, pair_loss="swish")
+    positive, negative = torch.tensor([1.0, 0.2]).double(), torch.tensor([0.5, 0.9]).double()
+    wrong = -6 * (positive - negative)
+    torch.testing.assert_close(rule.pair_loss(positive, negative, 0.0), (wrong * torch.sigmoid(wrong)).mean())
+
+
+@pytest.mark.parametrize("goodness", ["sum", "mean"])
+def test_a_step_is_that_of_the_formula(goodness):
+    """Written out sample by sample: normalised inputs, goodness, the loss, with the blocks detached."""
+    x, y = batch()
+    rule = make(goodness=goodness, threshold=0.7)
+    torch.manual_seed(5)
+    wrong = (y + torch.randint_like(y, 1, CLASSES)) % CLASSES
+    torch.manual_seed(5)
+    loss = rule.backward(x, y)
+    found = [p.grad.clone() for p in rule.network.parameters()]
+    rule.zero_grad()
+    total = 0.0
+    inputs = [[marked(s, label) for s, label in zip(x, labels, strict=True)] for labels in (y, wrong)]
+    for layer in (rule.network[0], rule.network[2]):
+        terms = []
+        units = layer.out_features
+        theta = 0.7 * (units if goodness == "sum" else 1)
+        for sign, samples in zip((-1, 1), inputs, strict=True):
+            for i, sample in enumerate(samples):
+                h = torch.relu(layer(sample / sample.square().mean().sqrt()))
+                g = h.square().sum() if goodness == "sum" else h.square().mean()
+                terms.append(F.softplus(sign * (g - theta)))
+                samples[i] = h.detach()
+        part = torch.stack(terms).sum() / len(x)
+        part.backward()
+        total = total + part.detach()
+    torch.testing.assert_close(loss, total)
+    for p, gradient in zip(rule.network.parameters(), found, strict=True):
+        torch.testing.assert_close(gradient, p.grad)
+
+
+def marked(sample, label):
+    sample = sample.clone()
+    sample[:CLASSES] = 0.0
+    sample[label] = 1.0
+    return sample
+
+
+def test_every_class_is_tried_and_goodness_added():
+    x, _ = batch()
+    for skip_first in (True, False):
+        rule = make(skip_first=skip_first)
+        expected = torch.zeros(len(x), CLASSES).double()
+        for i, sample in enumerate(x):
+            for label in range(CLASSES):
+                h = marked(sample, label)
+                for k, layer in enumerate((rule.network[0], rule.network[2])):
+                    h = torch.relu(layer(h / h.square().mean().sqrt()))
+                    if k or not skip_first:
+                        expected[i, label] += h.square().sum()
+        torch.testing.assert_close(rule(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_wrong_classes_are_wrong_and_uniform():
+    x, y = torch.randn(6000, 12).double(), torch.arange(6000) % CLASSES
+    torch.manual_seed(0)
+    wrong = make().wrong_labels(x, y)
+    assert (wrong != y).all()
+    counts = torch.bincount((wrong - y) % CLASSES, minlength=CLASSES)[1:]
+    assert (counts - 2000).abs().max() < 5 * (6000 * 2 / 9) ** 0.5  # five standard deviations
+
+
+def test_hard_negatives_follow_the_square_root_of_goodness():
+    x, y = batch(1)
+    rule = make(negatives="hard", skip_first=False)
+    with torch.no_grad():
+        share = rule.scan(x)[0].clone()
+    share[y[0]] = 0
+    share = share.sqrt() / share.sqrt().sum()
+    torch.manual_seed(0)
+    drawn = rule.wrong_labels(x.expand(4000, -1), y.expand(4000))
+    counts = torch.bincount(drawn, minlength=CLASSES) / 4000
+    torch.testing.assert_close(counts.double(), share, atol=5 * 0.5 / 4000**0.5, rtol=0)
+    assert counts[y[0]] == 0
+
+
+def test_lengths_are_hidden_from_the_next_block():
+    """A block's output twice as large changes nothing behind it."""
+    x, y = batch()
+    found = []
+    for scale in (1.0, 2.0):
+        rule = make()
+        with torch.no_grad():
+            rule.network[0].weight *= scale
+            rule.network[0].bias *= scale
+        torch.manual_seed(3)
+        rule.backward(x, y)
+        found.append(rule.network[2].weight.grad)
+    torch.testing.assert_close(*found)
+
+
+def test_peer_normalisation_is_the_spread_of_mean_activities():
+    x, y = batch()
+    plain, rule = make(), make(peer=0.5)
+    torch.manual_seed(3)
+    without = plain.backward(x, y)
+    torch.manual_seed(3)
+    loss = rule.backward(x, y)
+    h = torch.stack([marked(s, label) for s, label in zip(x, y, strict=True)])
+    extra = 0.0
+    for k, layer in enumerate((rule.network[0], rule.network[2])):
+        h = torch.relu(layer(h / h.square().mean(dim=1, keepdim=True).sqrt()))
+        average = 0.1 * h.mean(dim=0)
+        extra += (average - average.mean()).square().mean()
+        torch.testing.assert_close(getattr(rule, f"activity_{k}"), average.detach())
+    torch.testing.assert_close(loss - without, 0.5 * extra.detach())
+    assert "activity_1" in rule.state_dict()
+
+
+def test_one_pass_readout_learns_from_directions_of_unlabelled_inputs():
+    x, y = batch()
+    rule = make(readout="softmax", network=hidden(depth=3))
+    rule.backward(x, y)
+    h = x.clone()
+    h[:, :CLASSES] = 1 / CLASSES
+    seen = []
+    for layer in (rule.network[0], rule.network[2], rule.network[4]):
+        h = torch.relu(layer(h / h.square().mean(dim=1, keepdim=True).sqrt()))
+        seen.append(h / h.square().mean(dim=1, keepdim=True).sqrt())
+    features = torch.cat(seen[1:], dim=1).detach()
+    error = (torch.full((len(x), CLASSES), 1 / CLASSES) - F.one_hot(y, CLASSES)).double() / len(x)
+    torch.testing.assert_close(rule.classifier.weight.grad, error.T @ features)
+    torch.testing.assert_close(rule(x), rule.classifier(features))
+    torch.testing.assert_close(rule(x, readout="scan"), rule.scan(x))
+    with pytest.raises(UserError, match='readout="softmax"'):
+        make()(x, readout="softmax")
+
+
+def test_the_readout_is_the_last_stage():
+    x, y = batch()
+    rule = make(readout="softmax", order="one-by-one")
+    assert rule.stages == ("block 1", "block 2", "readout")
+    rule.stage = "readout"
+    rule.backward(x, y)
+    assert rule.classifier.weight.grad is not None
+    assert all(p.grad is None for p in rule.network.parameters())
+
+
+def test_thresholds_fit_what_activations_reach():
+    network = nn.Sequential(nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, 5), nn.ReLU())
+    rule = ForwardForward(network, batch()[0].float(), CLASSES)
+    assert rule.thresholds == [0.25 * 6, 5.0]
+    assert ForwardForward(network, batch()[0].float(), CLASSES, goodness="mean", threshold=2.0).thresholds == [2, 2]
+
+
+def test_convolutions_and_statistics():
+    """Images, any goodness; batch norm sees both passes as one batch."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU())
+    x, y = torch.randn(8, 1, 8, 8), torch.arange(8) % CLASSES
+    rule = SymBa(network, x, CLASSES, negatives="hard", readout="softmax", peer=0.1)
+    rule.backward(x.contiguous(memory_format=torch.channels_last), y)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in rule.parameters())
+    assert network[1].num_batches_tracked == 1
+    assert rule.eval()(x, readout="scan").shape == (8, CLASSES)
+
+
+def test_overlay_replaces_the_first_numbers_of_images_too():
+    image = torch.ones(2, 2, 2, 3)
+    put = Overlay(4, amplitude=5.0)(image, torch.tensor([3, 1]))
+    assert put[0].flatten().tolist() == [0, 0, 0, 5, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert put[1, 0].flatten().tolist() == [0, 5, 0, 0, 1, 1]
+    assert Overlay(4, amplitude=2.0).neutral(image)[0, 0].flatten().tolist() == [0.5] * 4 + [1, 1]
+    assert image.eq(1).all()
+    with pytest.raises(UserError, match="no room"):
+        Overlay(13)(image, torch.tensor([3, 1]))
+
+
+@pytest.mark.parametrize("how", ["beside", "added"])
+def test_class_patterns(how):
+    x = torch.randn(3, 2, 4, 4)
+    label = ClassPattern(CLASSES, (2, 4, 4), how=how, learned=True, scale=2.0)
+    y = torch.tensor([0, 3, 3])
+    made = label(x, y)
+    if how == "beside":
+        assert made.shape == (3, 3, 4, 4)
+        assert torch.equal(made[:, :2], x)
+        assert torch.equal(made[:, 2], label.patterns[y, 0])
+    else:
+        torch.testing.assert_close(made, x + label.patterns[y])
+    torch.testing.assert_close(label.neutral(x)[0, -1], made[0, -1] - label.patterns[0, 0] + label.patterns.mean(0)[0])
+    assert label.every_class(x).shape[0] == 3 * CLASSES
+    torch.testing.assert_close(label.every_class(x)[CLASSES + 1], label(x[1:2], torch.tensor([1]))[0])
+    assert 1.0 < label.patterns.std() < 3.0
+
+
+def test_only_the_first_block_trains_a_learned_pattern():
+    x, y = torch.randn(8, 12), torch.arange(8) % CLASSES
+    found = []
+    for scale in (1.0, 3.0):
+        network = hidden(inputs=24).float()
+        torch.manual_seed(4)
+        rule = SymBa(network, x, CLASSES, label=ClassPattern(CLASSES, (12,), learned=True))
+        with torch.no_grad():
+            network[2].weight *= scale
+        rule.backward(x, y)
+        found.append(rule.label.patterns.grad)
+    assert found[0].abs().sum() > 0
+    assert torch.equal(*found)
+    fixed = SymBa(hidden(inputs=24).float(), x, CLASSES, label=ClassPattern(CLASSES, (12,)))
+    assert [group["name"] for group in fixed.parameter_groups()] == ["network"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"goodness": "max"}, "goodness"),
+        ({"negatives": "easy"}, "negatives"),
+        ({"readout": "vote"}, "readout"),
+        ({"peer": -1.0}, "peer"),
+        ({"order": "backwards"}, "order"),
+    ],
+)
+def test_unknown_options_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        make(**options)
+
+
+def test_what_symba_has_not_is_refused():
+    for options, message in (({"alpha": 0.0}, "alpha"), ({"pair_loss": "hinge"}, "pair_loss")):
+        with pytest.raises(UserError, match=message):
+            make(SymBa, **options)
+    with pytest.raises(UserError, match="no threshold"):
+        make(SymBa, threshold=1.0)
+
+
+def test_nan_under_the_label_is_seen_and_a_linear_classifier_is_refused():
+    x, y = batch()
+    x[2, 1] = torch.nan
+    with pytest.raises(NonFiniteError, match="input"):
+        make().backward(x, y)
+    with pytest.raises(UnsupportedNetworkError, match="hidden layers"):
+        ForwardForward.for_classifier(nn.Sequential(nn.Linear(12, 4)), batch()[0].float(), 4)

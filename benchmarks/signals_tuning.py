@@ -1,6 +1,7 @@
 """Which learning rate each rule of the family `signals` wants, by images held out of training.
 
     python benchmarks/signals_tuning.py --epochs 2
+    python benchmarks/signals_tuning.py --epochs 3 --recipes ff/mnist-small bp/mnist-small-ff --out FILE
 
 Every recipe on the networks that all rules share, back-propagation among them, is trained with every rate of one grid,
 for the same few epochs (on the digits, all), under its own schedule, with 10,000 of the training images held out, or
@@ -9,6 +10,7 @@ not measured again, so that a call that is interrupted goes on where it stopped;
 learning rates are the best ones of the result file: a test compares them.
 
 Fashion-MNIST takes MNIST's rates.
+The blockwise rules and their baselines are tuned by `--recipes`, into `local_tuning.json`.
 `--targets` measures tpSGD's local losses and the scale of its targets instead, at the recipe's rate.
 """
 
@@ -78,6 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", nargs="+", default=list(HELD_OUT), help="data sets (default all)")
     parser.add_argument("--networks", nargs="+", default=["mlp", "conv"], help="mlp, conv (default both)")
     parser.add_argument("--only", default="", help="recipes whose id holds this")
+    parser.add_argument("--recipes", nargs="+", default=[], help="these instead, such as those of the blockwise rules")
     parser.add_argument("--targets", action="store_true", help="tpSGD's losses and targets in place of learning rates")
     parser.add_argument("--again", action="store_true", help="begin anew")
     parser.add_argument("--out", type=Path, default=OUT, help="the result file")
@@ -93,6 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
         ]
     else:
         chosen = [recipe for data in options.data for recipe in recipes(data, options.networks)]
+        if options.recipes:
+            chosen = [find_recipe(recipe_id) for recipe_id in options.recipes]
         for recipe in [recipe for recipe in chosen if options.only in recipe.id]:
             epochs = recipe.settings.epochs if recipe.dataset == "digits" else options.epochs
             trials += [(recipe, {"epochs": epochs, "learning_rate": rate}) for rate in options.rates]

@@ -10,6 +10,14 @@ from beyondprop.lazy import lazy_names
 if TYPE_CHECKING:
     from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
     from beyondprop.rule import Rule, Solver
+    from beyondprop.rules.local.cascaded_feedback import CascadedForwardDFA
+    from beyondprop.rules.local.cascaded_forward import CascadedForward
+    from beyondprop.rules.local.class_channels import ClassChannels
+    from beyondprop.rules.local.forward_forward import ForwardForward
+    from beyondprop.rules.local.label_input import ClassPattern, Overlay
+    from beyondprop.rules.local.linear_predictor import LinearPredictor
+    from beyondprop.rules.local.local_losses import LocalLosses
+    from beyondprop.rules.local.mono_forward import MonoForward
     from beyondprop.rules.local.noprop import (
         ClassEmbedding,
         DenoisingBlock,
@@ -21,6 +29,8 @@ if TYPE_CHECKING:
         TimedBlock,
         cosine_schedule,
     )
+    from beyondprop.rules.local.predsim import PredSim
+    from beyondprop.rules.local.symba import SymBa
     from beyondprop.rules.signals.backprop import Backprop
     from beyondprop.rules.signals.consequential import BPC
     from beyondprop.rules.signals.direct_feedback import DFA, DirectKolenPollack, SignDFA
@@ -28,6 +38,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.proxprop import ProxProp
     from beyondprop.rules.signals.semi_implicit import SemiImplicit
     from beyondprop.rules.signals.target_projection import DRTP, TPSGD
+    from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
     from beyondprop.training import evaluate, fit
 
 __version__ = "0.1.0"
@@ -35,25 +46,37 @@ __version__ = "0.1.0"
 _HOME = {
     "BPC": "rules.signals.consequential",
     "Backprop": "rules.signals.backprop",
+    "CascadedForward": "rules.local.cascaded_forward",
+    "CascadedForwardDFA": "rules.local.cascaded_feedback",
+    "CascadedLeastSquares": "solvers.cascaded_forward",
+    "ClassChannels": "rules.local.class_channels",
     "ClassEmbedding": "rules.local.noprop",
+    "ClassPattern": "rules.local.label_input",
     "DFA": "rules.signals.direct_feedback",
     "DRTP": "rules.signals.target_projection",
     "DenoisingBlock": "rules.local.noprop",
     "DirectKolenPollack": "rules.signals.direct_feedback",
     "DiscreteSchedule": "rules.local.noprop",
     "FeedbackAlignment": "rules.signals.feedback_alignment",
+    "ForwardForward": "rules.local.forward_forward",
     "KolenPollack": "rules.signals.feedback_alignment",
     "LearnedSchedule": "rules.local.noprop",
+    "LinearPredictor": "rules.local.linear_predictor",
+    "LocalLosses": "rules.local.local_losses",
+    "MonoForward": "rules.local.mono_forward",
     "NoPropCT": "rules.local.noprop",
     "NoPropDT": "rules.local.noprop",
     "NoPropFM": "rules.local.noprop",
     "NonFiniteError": "errors",
+    "Overlay": "rules.local.label_input",
+    "PredSim": "rules.local.predsim",
     "ProxProp": "rules.signals.proxprop",
     "Rule": "rule",
     "SemiImplicit": "rules.signals.semi_implicit",
     "SignDFA": "rules.signals.direct_feedback",
     "SignSymmetry": "rules.signals.feedback_alignment",
     "Solver": "rule",
+    "SymBa": "rules.local.symba",
     "TPSGD": "rules.signals.target_projection",
     "TimedBlock": "rules.local.noprop",
     "UnsupportedNetworkError": "errors",
@@ -69,23 +92,35 @@ __all__ = [
     "DRTP",
     "TPSGD",
     "Backprop",
+    "CascadedForward",
+    "CascadedForwardDFA",
+    "CascadedLeastSquares",
+    "ClassChannels",
     "ClassEmbedding",
+    "ClassPattern",
     "DenoisingBlock",
     "DirectKolenPollack",
     "DiscreteSchedule",
     "FeedbackAlignment",
+    "ForwardForward",
     "KolenPollack",
     "LearnedSchedule",
+    "LinearPredictor",
+    "LocalLosses",
+    "MonoForward",
     "NoPropCT",
     "NoPropDT",
     "NoPropFM",
     "NonFiniteError",
+    "Overlay",
+    "PredSim",
     "ProxProp",
     "Rule",
     "SemiImplicit",
     "SignDFA",
     "SignSymmetry",
     "Solver",
+    "SymBa",
     "TimedBlock",
     "UnsupportedNetworkError",
     "UserError",

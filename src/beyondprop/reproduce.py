@@ -15,7 +15,7 @@ from typing import Any
 from beyondprop import training
 from beyondprop.checks import check, check_fields
 from beyondprop.errors import UserError
-from beyondprop.recipes.recipe import Recipe, Settings
+from beyondprop.recipes.recipe import Recipe, SolverSettings
 from beyondprop.report.results import read_result
 from beyondprop.training.atomic import write_file
 from beyondprop.training.execution import Execution
@@ -23,7 +23,7 @@ from beyondprop.training.execution import Execution
 
 def reproduce(
     recipe: Recipe,
-    settings: Settings | None = None,
+    settings: SolverSettings | None = None,
     execution: Execution | None = None,
     *,
     seeds: int,
@@ -70,7 +70,7 @@ def reproduce(
     return path, document
 
 
-def seed_folder(recipe: Recipe, settings: Settings, execution: Execution, seed: int) -> Path:
+def seed_folder(recipe: Recipe, settings: SolverSettings, execution: Execution, seed: int) -> Path:
     """Where `reproduce` trains a seed: other settings, or another precision, have another folder.
 
     Device and threads do not count: a run may go on at another place.
@@ -90,7 +90,7 @@ def runs_root() -> Path:
     return Path(pooch.os_cache("beyondprop")) / "runs"
 
 
-def result_path(recipe: Recipe, settings: Settings, results: Path, suffix: str | None) -> Path:
+def result_path(recipe: Recipe, settings: SolverSettings, results: Path, suffix: str | None) -> Path:
     """Name the result file.
 
     Raises:
@@ -104,13 +104,13 @@ def result_path(recipe: Recipe, settings: Settings, results: Path, suffix: str |
     return results / f"{recipe.id}{f'-{suffix}' if suffix else ''}.json"
 
 
-def _refuse_smaller(path: Path, settings: Settings, seeds: int, overwrite: bool) -> None:
+def _refuse_smaller(path: Path, settings: SolverSettings, seeds: int, overwrite: bool) -> None:
     if overwrite or not path.exists():
         return
     present = read_result(path)
     for what, there, wanted in (
         ("seeds", len(present["seeds"]), seeds),
-        ("epochs", present["settings"]["epochs"], settings.epochs),
+        ("epochs", present["settings"].get("epochs", 1), getattr(settings, "epochs", 1)),
     ):
         if there > wanted:
             raise UserError(f"{path} holds a result of {there} {what}, more than {wanted}: overwrite it with --replace")
@@ -130,7 +130,7 @@ def make_folder(folder: Path, flag: str) -> None:
         raise UserError(f"cannot write into the folder {folder}: choose another by {flag}")
 
 
-def _document(recipe: Recipe, settings: Settings, execution: Execution, outcomes: list[Any]) -> dict[str, Any]:
+def _document(recipe: Recipe, settings: SolverSettings, execution: Execution, outcomes: list[Any]) -> dict[str, Any]:
     published = recipe.paper(settings)
     departures = recipe.departures_of(settings)
     if execution.precision != Execution.precision:

@@ -23,7 +23,7 @@ from beyondprop.checks import check_fields
 from beyondprop.errors import UserError
 from beyondprop.measure.activations import hidden_activations
 from beyondprop.measure.similarity import churn, error_overlap, kappa, linear_cka, matched_correlation, mean_kl
-from beyondprop.recipes.recipe import Recipe, Settings
+from beyondprop.recipes.recipe import Recipe, SolverSettings
 from beyondprop.report.study_page import PICTURES, draw_pictures, write_page
 from beyondprop.reproduce import environment_of, make_folder, seed_folder, spread
 from beyondprop.rule import evaluating
@@ -167,7 +167,7 @@ def _matched(x: Tensor, y: Tensor) -> float:
     return matched_correlation(x[:, :: math.ceil(x.shape[1] / MOST_NEURONS)], y).mean
 
 
-def _about(recipes: Sequence[Recipe], settings: Mapping[str, Settings], execution: Execution) -> Results:
+def _about(recipes: Sequence[Recipe], settings: Mapping[str, SolverSettings], execution: Execution) -> Results:
     """What is compared; refuses recipes that are not of one network and one data set."""
     first, *others = recipes
     for other in others:
@@ -217,7 +217,7 @@ def _network(name: str, built: LoadedRun) -> nn.Module:
 
 def _compared(
     recipes: Sequence[Recipe],
-    settings: Mapping[str, Settings],
+    settings: Mapping[str, SolverSettings],
     execution: Execution,
     outcomes: Mapping[str, Sequence[Any]],
 ) -> Results:

@@ -42,6 +42,9 @@ FEEDBACK = ("tests/rules/signals/test_feedback.py",)
 SIMILARITY = ("tests/measure/test_similarity.py",)
 STUDY = ("tests/test_study.py",)
 CENTRED = ("tests/rules/signals/test_centred_signs.py",)
+SOLVERS = ("tests/solvers",)
+CONTRACTS = ("tests/test_rule.py",)
+SOLVING = ("tests/training/test_training_solving.py",)
 
 
 class Mutant(NamedTuple):
@@ -1132,6 +1135,118 @@ MUTANTS = (
         "math.prod(shape[1:])",
         "math.prod(shape)",
         FEEDBACK,
+    ),
+    Mutant(
+        "least squares: the ridge in absolute units",
+        "solvers/least_squares.py",
+        "diagonal += ridge * scale",
+        "diagonal += ridge",
+        SOLVERS,
+    ),
+    Mutant(
+        "least squares: only the last batch counts",
+        "solvers/least_squares.py",
+        "start:] += panel.T",
+        "start:] = panel.T",
+        SOLVERS,
+    ),
+    Mutant(
+        "least squares: the whole product, not half of it",
+        "solvers/least_squares.py",
+        "range(0, size, PANEL)",
+        "range(0, 1)",
+        SOLVERS,
+    ),
+    Mutant(
+        "least squares: autocast reaches the product",
+        "solvers/least_squares.py",
+        "enabled=False):  # eight bits",
+        "enabled=True):  # eight bits",
+        SOLVERS,
+    ),
+    Mutant(
+        "least squares: a second matrix for the factor",
+        "solvers/least_squares.py",
+        "torch.linalg.cholesky_ex(lower, out=(lower, info))",
+        "lower, info = torch.linalg.cholesky_ex(lower)",
+        SOLVERS,
+    ),
+    Mutant(
+        "cascaded solver: the biased variance",
+        "solvers/cascaded_forward.py",
+        "max(self._count - 1, 1)",
+        "self._count",
+        SOLVERS,
+    ),
+    Mutant(
+        "cascaded solver: batches' means apart by too much",
+        "solvers/cascaded_forward.py",
+        "apart.square() * (self._count * count / total)",
+        "apart.square() * count",
+        SOLVERS,
+    ),
+    Mutant(
+        "cascaded solver: statistics of more samples than asked for",
+        "solvers/cascaded_forward.py",
+        "wanted = x[: self._pooled.missing]",
+        "wanted = x",
+        SOLVERS,
+    ),
+    Mutant(
+        "cascaded solver: statistics of the test batch",
+        "solvers/cascaded_forward.py",
+        "with finished(self.cascade.network):",
+        "with torch.no_grad():",
+        SOLVERS,
+    ),
+    Mutant(
+        "cascaded solver: memory leaves no pass of its own",
+        "solvers/cascaded_forward.py",
+        "+ size <= memory",
+        "+ size >= memory",
+        SOLVERS,
+    ),
+    Mutant(
+        "cascaded solver: probabilities summed, not averaged",
+        "solvers/cascaded_forward.py",
+        "torch.stack(said).mean(dim=0)",
+        "torch.stack(said).sum(dim=0)",
+        SOLVERS,
+    ),
+    Mutant(
+        "solver: reads on when it has enough",
+        "rule.py",
+        "if self.absorb(*batch, part):",
+        "if self.absorb(*batch, part) and empty:",
+        CONTRACTS,
+    ),
+    Mutant(
+        "solver: a generator is read for one pass of two",
+        "rule.py",
+        "if isinstance(batches, Iterator) and len(self.passes) > 1:",
+        "if isinstance(batches, Iterator) and len(self.passes) > 2:",
+        CONTRACTS,
+    ),
+    Mutant(
+        "solving: goes on with other random numbers",
+        "training/solving.py",
+        'self.random.set(saved.state["random"])',
+        "self.random.get()",
+        SOLVING,
+    ),
+    Mutant(
+        "solving: saves the random state amid a pass",
+        "training/solving.py",
+        "self.random.set(before)",
+        "self.random.get()",
+        SOLVING,
+    ),
+    Mutant(
+        "solving: half a fit predicts",
+        "training/assembly.py",
+        "if done < passes:",
+        "if done > passes:",
+        SOLVING,
     ),
 )
 

@@ -12,14 +12,15 @@ from beyondprop import data
 from beyondprop.catalogue import SYSTEMS, find_recipe
 from beyondprop.recipes.classifiers import ClassifierSettings, Rates
 
-TUNING = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "signals_tuning.json"
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+TUNING = [RESULTS / "signals_tuning.json", RESULTS / "local_tuning.json"]
 SHARED = [r for system in SYSTEMS for r in system.recipes if isinstance(r.settings, ClassifierSettings)]
 
 
 def tuned():
     """The best learning rate of every recipe that has been tuned, and the whole grid."""
     found = {}
-    for row in json.loads(TUNING.read_bytes())["rows"]:
+    for row in [row for path in TUNING if path.exists() for row in json.loads(path.read_bytes())["rows"]]:
         case = re.fullmatch(r"(\S+), \d+ epochs, learning rate (\S+)", row["case"])
         if case:
             found.setdefault(case[1], {})[float(case[2])] = row["ours"]

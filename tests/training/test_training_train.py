@@ -177,6 +177,32 @@ def test_learning_rate_moves_as_the_schedule_says(name, factors):
     assert max(rates) == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("name", ["cosine", "one-cycle"])
+def test_the_schedule_begins_anew_with_every_stage(name):
+    """And goes on after its state was saved and restored."""
+
+    def rates(stages, restored_at=None):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0, momentum=0.9)
+        scheduler = make_scheduler(optimizer, name, 10 * stages, stages)
+        found = []
+        for step in range(10 * stages):
+            if step == restored_at:
+                states = optimizer.state_dict(), scheduler.state_dict()
+                optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0, momentum=0.9)
+                scheduler = make_scheduler(optimizer, name, 10 * stages, stages)
+                optimizer.load_state_dict(states[0])
+                scheduler.load_state_dict(states[1])
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if step < 10 * stages - 1:
+                scheduler.step()
+        return found
+
+    assert rates(3) == pytest.approx(3 * rates(1), abs=1e-9)
+    assert rates(3, restored_at=14) == rates(3)
+    assert max(rates(1)) == pytest.approx(2.0)
+
+
 def test_a_recipe_may_bring_its_own_optimizer(tmp_path, splits):
     made = []
 

@@ -12,7 +12,7 @@ from beyondprop.checks import check
 from beyondprop.cli.arguments import AS_THE_RUN, parse
 from beyondprop.cli.output import aligned, say, say_json
 from beyondprop.errors import RunError, UserError
-from beyondprop.recipes.recipe import Recipe, Settings
+from beyondprop.recipes.recipe import Recipe, SolverSettings
 from beyondprop.reproduce import runs_root
 
 HELP = """Measures a trained run on a split of its data, with the weights of its last checkpoint: accuracy and loss by
@@ -133,7 +133,7 @@ def _find(word: str) -> Path:
     return folder
 
 
-def _stored(folder: Path) -> tuple[Recipe | None, Settings | None, str]:
+def _stored(folder: Path) -> tuple[Recipe | None, SolverSettings | None, str]:
     """Recipe, settings for inference and device of a run; None where there is none, which loading it will tell."""
     from beyondprop.training.run_folder import read_settings  # noqa: PLC0415  # it imports torch
 

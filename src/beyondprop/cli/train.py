@@ -171,7 +171,8 @@ def summarise(outcome: Any, resume: str | None = None) -> None:
     say(f"test accuracy  {100 * outcome.metrics['test_accuracy']:.2f} %")
     say(f"time           {outcome.train_seconds:.1f} s, {outcome.images_per_second:.0f} images/s")
     say(f"run folder     {folder}")
-    say(f"curves         {folder / 'curves.png'}")
+    if (folder / "curves.png").exists():  # a solver has none
+        say(f"curves         {folder / 'curves.png'}")
     say(f"evaluate       {shlex.join(['beyondprop', 'evaluate', str(folder)])}")
     if resume is not None:
         say(f"resume         {resume}")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class LocallyConnected2d(nn.Module):
-    """Local receptive fields, each with weights of its own, as in Forward-Forward (Hinton, arXiv 2212.13345, Section 4).
+    """Local receptive fields with weights of their own, as in Forward-Forward (Hinton, arXiv 2212.13345, Section 4).
 
         out[n, o, p] = bias[o, p] + Σ_{c, q in the field of p} weight[o, p, c, q - p] in[n, c, q]
 

@@ -12,7 +12,7 @@ from beyondprop.layers.dropout import Dropout
 
 Activation = Literal["tanh", "relu", "leaky-relu"]
 
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky-relu": lambda: nn.LeakyReLU(0.01)}
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky-relu": nn.LeakyReLU}
 
 
 def perceptron(

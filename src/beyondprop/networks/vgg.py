@@ -20,8 +20,8 @@ def vgg8b(image: tuple[int, int, int], classes: int, *, dropout: float = 0.2, sc
     """
     channels, height, width = image
     layers: list[nn.Module] = []
-    for wide, pooled in ((128, False), (256, True), (256, False), (512, True), (512, True), (512, True)):
-        wide = round(scale * wide)
+    for full, pooled in ((128, False), (256, True), (256, False), (512, True), (512, True), (512, True)):
+        wide = round(scale * full)
         layers += [nn.Conv2d(channels, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.LeakyReLU(0.01)]
         if pooled:
             layers.append(nn.MaxPool2d(2))

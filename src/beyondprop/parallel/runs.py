@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,8 @@ from beyondprop.errors import RunError
 from beyondprop.parallel.merging import merge, rank_folder
 from beyondprop.parallel.place import Place
 from beyondprop.parallel.share import Share, expecting_the_others
-from beyondprop.recipes.recipe import Recipe, Settings
+from beyondprop.recipes.recipe import Recipe, SolverSettings
+from beyondprop.rule import Rule
 from beyondprop.training import checkpoint
 from beyondprop.training.assembly import assemble
 from beyondprop.training.atomic import disk_errors, write_file, write_folder
@@ -39,7 +40,7 @@ _meetings = itertools.count()
 
 def train(
     recipe: Recipe,
-    settings: Settings,
+    settings: SolverSettings,
     execution: Execution,
     folder: str | os.PathLike[str],
     place: Place,
@@ -84,7 +85,7 @@ def train(
     with use_threads(execution.threads), ExitStack() as meeting:
         meets = meeting.enter_context(_meeting(place))
         built = assemble(recipe, settings, _on_own_device(execution), splits)
-        share = Share(built.rule, place)
+        share = Share(cast(Rule, built.rule), place)  # whose blocks do not learn alone is refused there
         latest = _agree(about, own, share) if meets else None
         if not share.in_step:  # no group of processes exists while they train
             meeting.close()

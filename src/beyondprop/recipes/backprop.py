@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes
+from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes, row_recipes
 from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
 from beyondprop.recipes.recipe import Experiment, Recipe
 
@@ -120,5 +120,12 @@ RECIPES = (
         ClassifierSettings(),
         Rates(digits=0.01, mnist=0.003, cifar_10=0.001),
         suffix="-mlp",
+    ),
+    *row_recipes(
+        "bp",
+        "back-propagation through time",
+        builder("beyondprop.rules.signals.backprop:Backprop"),
+        ClassifierSettings(),
+        0.003,
     ),
 )

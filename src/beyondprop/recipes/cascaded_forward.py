@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder
-from beyondprop.recipes.recipe import Recipe
+from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder, make_network
+from beyondprop.recipes.recipe import Experiment, Published, Recipe, SolverSettings
 
-MODULE = "beyondprop.rules.local.cascaded_forward"
+if TYPE_CHECKING:
+    from beyondprop.data import Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,34 +21,81 @@ class CascadeSettings(NetworkSettings):
     """Of the predictors."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeastSquaresSettings(SolverSettings):
+    """Settings of Cascaded Forward in closed form."""
+
+    batch_size: int = 1000
+    ridge: float = 1e-2
+    """Of the normal equations, in units of the mean squared norm of a feature."""
+
+
+def build_least_squares(settings: LeastSquaresSettings, splits: Splits) -> Experiment:
+    """Build the paper's random blocks under the solver."""
+    from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
+
+    network, example = make_network(CascadeSettings(), splits.train.images.shape[1:], splits.train.classes)
+    return Experiment(CascadedLeastSquares.for_classifier(network, example, splits.train.classes, ridge=settings.ridge))
+
+
 BUILD = builder("beyondprop.rules.local.cascaded_forward:CascadedForward", loss="loss")
 BUILD_DFA = builder("beyondprop.rules.local.cascaded_feedback:CascadedForwardDFA", loss="loss")
 
+CHOICES = ("AdamW, one-cycle schedule", "statistics of batch norms from training")
+CONV = "three random convolutional blocks of 32, 128 and 512 channels"
+
+
+def recipe(
+    variant: str, summary: str, settings: CascadeSettings, published: float | None = None, *, feedback: bool = False
+) -> Recipe:
+    """Make a recipe; the variant begins with the data set's name."""
+    system = "cafo-dfa" if feedback else "cafo"
+    data = next(
+        name for name in ("digits", "fashion-mnist", "mnist", "cifar-100", "cifar-10") if variant.startswith(name)
+    )
+    source = "arXiv 2511.01061, re-measured" if feedback else "arXiv 2303.09728, as later papers quote it"
+    figures = None if published is None else Published({"test_accuracy": published}, source)
+    build = BUILD_DFA if feedback else BUILD
+    return Recipe(
+        f"{system}/{variant}", summary, data, settings, build, lambda _settings: figures, lambda _settings: CHOICES
+    )
+
+
+def least_squares(variant: str, summary: str, settings: LeastSquaresSettings, published: float | None) -> Recipe:
+    """Make a recipe of the closed form."""
+    figures = None if published is None else Published({"test_accuracy": published}, "comments in the official code")
+    return Recipe(
+        f"cafo/{variant}",
+        f"{summary}, least squares in closed form",
+        variant.removesuffix("-mse"),
+        settings,
+        build_least_squares,
+        lambda _settings: figures,
+        lambda _settings: ("a ridge", *CHOICES[1:]),
+    )
+
+
 RANDOM = (
-    Recipe(
-        "cafo/digits",
-        "random convolutions on scikit-learn's digits",
-        "digits",
-        replace(CascadeSettings(), epochs=10),
-        BUILD,
-    ),
-    Recipe("cafo/mnist", "three random convolutional blocks on MNIST", "mnist", CascadeSettings(), BUILD),
-    Recipe("cafo/cifar-10", "three random convolutional blocks on CIFAR-10", "cifar-10", CascadeSettings(), BUILD),
+    recipe("digits", "random convolutions on scikit-learn's digits", CascadeSettings(learning_rate=1e-2)),
+    recipe("mnist", f"{CONV} on MNIST", CascadeSettings(), 0.988),
+    recipe("cifar-10", f"{CONV} on CIFAR-10", CascadeSettings(), 0.6743),
+    recipe("cifar-10-sparsemax", f"{CONV} on CIFAR-10, sparsemax loss", CascadeSettings(loss="sparsemax"), 0.6635),
+    recipe("cifar-100", f"{CONV} on CIFAR-100", CascadeSettings(), 0.4076),
+    least_squares("digits-mse", "random convolutions on scikit-learn's digits", LeastSquaresSettings(), None),
+    least_squares("mnist-mse", f"{CONV} on MNIST", LeastSquaresSettings(), None),
+    least_squares("cifar-10-mse", f"{CONV} on CIFAR-10", LeastSquaresSettings(), 0.6514),
 )
+TRAINED = "three convolutional blocks trained by direct feedback"
 FEEDBACK = (
-    Recipe(
-        "cafo-dfa/digits",
-        "convolutions trained by direct feedback on scikit-learn's digits",
-        "digits",
-        replace(CascadeSettings(), epochs=10),
-        BUILD_DFA,
+    recipe(
+        "digits", "convolutions trained by direct feedback on scikit-learn's digits", CascadeSettings(), feedback=True
     ),
-    Recipe(
-        "cafo-dfa/cifar-10",
-        "three convolutional blocks trained by direct feedback on CIFAR-10",
-        "cifar-10",
-        replace(CascadeSettings(), epochs=15, augment="crop-flip"),
-        BUILD_DFA,
-    ),
+    recipe("mnist", f"{TRAINED} on MNIST", CascadeSettings(epochs=5), 0.9905, feedback=True),
+    recipe("cifar-10", f"{TRAINED} on CIFAR-10", CascadeSettings(epochs=15), 0.7843, feedback=True),
+    recipe("cifar-100", f"{TRAINED} on CIFAR-100", CascadeSettings(epochs=15), 0.5012, feedback=True),
 )
-BASELINES = ()
+BASELINES = (
+    baseline(RANDOM[1], 1e-3),
+    baseline(RANDOM[2], 1e-3),
+    baseline(RANDOM[4], 1e-3),
+)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from beyondprop.rule import Rule
 
 
-NetworkName = Literal["mlp", "conv", "cascade", "channels", "vgg8b", "local-fields"]
+NetworkName = Literal["mlp", "conv", "cascade", "channels", "vgg8b", "local-fields", "rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ class NetworkSettings(Settings):
     network: NetworkName = "mlp"
     """A multilayer perceptron; or conv 5x5 (32) - pool - linear - linear; or blocks of conv 3x3 - ReLU - pool - BN
     (cascade: 32, 128, 512; channels: 20, 80, 240, 480); or VGG8b; or layers of the image's size with local receptive
-    fields of 11x11."""
+    fields of 11x11; or a recurrent network over the rows.""" ""
     hidden: int = 1000
-    """Width of the perceptron's hidden layers, and of conv's."""
+    """Width of the perceptron's hidden layers, and of conv's; of the recurrent state."""
     depth: int = 2
     """Hidden layers of the perceptron, or layers with local fields."""
     activation: Literal["tanh", "relu", "leaky-relu"] = "tanh"
@@ -64,10 +64,11 @@ def make_network(settings: NetworkSettings, image: Sequence[int], classes: int) 
     """
     import torch
 
-    from beyondprop.networks import cascaded_forward, classifiers, local_fields, vgg
+    from beyondprop.networks import cascaded_forward, classifiers, local_fields, recurrent, vgg
 
     channels, height, width = (int(size) for size in image)
     size, hidden, kind = (channels, height, width), settings.hidden, settings.activation
+    network: nn.Module
     if settings.network == "mlp":
         network = classifiers.perceptron(
             size,
@@ -86,6 +87,8 @@ def make_network(settings: NetworkSettings, image: Sequence[int], classes: int) 
         network = cascaded_forward.cascade(size, classes, widths=(20, 80, 240, 480))
     elif settings.network == "vgg8b":
         network = vgg.vgg8b(size, classes, dropout=settings.dropout)
+    elif settings.network == "rows":
+        network = recurrent.RowReader(size, classes, hidden=hidden)
     else:
         network = local_fields.local_fields(size, classes, depth=settings.depth)
     return network, torch.zeros(2, *size)
@@ -159,7 +162,7 @@ def baseline(
         "learning_rate": rate,
         "optimizer": "adamw",
         "lr_schedule": "one-cycle",
-        "epochs": epochs or recipe.settings.epochs,
+        "epochs": epochs or given["epochs"],
     }
     if weight_decay is not None:
         given["weight_decay"] = weight_decay
@@ -169,6 +172,26 @@ def baseline(
         recipe.dataset,
         NetworkSettings(**given),
         builder("beyondprop.rules.signals.backprop:Backprop"),
+    )
+
+
+def row_recipes(
+    system: str, name: str, build: Callable[[Any, Splits], Experiment], settings: ClassifierSettings, rate: float
+) -> tuple[Recipe, ...]:
+    """Make a rule's recipes on a recurrent network that reads images row by row.
+
+    Args:
+        system: The system's id.
+        name: Of the rule, for the summaries.
+        build: Makes the experiment.
+        settings: The rule's own; network and epochs are set here.
+        rate: Learning rate.
+    """
+    small = replace(settings, network="rows", epochs=30, hidden=64, learning_rate=rate)
+    large = replace(small, epochs=10, hidden=256)
+    return (
+        Recipe(f"{system}/digits-rows", f"{name}: a recurrent network over the digits' rows", "digits", small, build),
+        Recipe(f"{system}/mnist-rows", f"{name}: a recurrent network over MNIST's rows", "mnist", large, build),
     )
 
 

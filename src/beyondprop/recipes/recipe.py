@@ -15,17 +15,25 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from beyondprop.data import Splits
-    from beyondprop.rule import Rule
+    from beyondprop.rule import Rule, Solver
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class SolverSettings:
+    """Settings that every recipe has; a solver's has no others but its own, for it takes no steps."""
+
+    batch_size: int = 128
+    """Images in a batch."""
+    validation: int = 0
+    """Images held out of the training set to choose settings by; 0 trains on all of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(SolverSettings):
     """Settings that every recipe of a stepped rule has; a recipe adds its own."""
 
     epochs: int
     """Passes over the training set."""
-    batch_size: int = 128
-    """Images a step."""
     learning_rate: float = 1e-3
     """Of the optimizer; the highest one where a schedule moves it."""
     weight_decay: float = 1e-3
@@ -36,21 +44,19 @@ class Settings:
     """Random changes to the training images."""
     ema: float = 0.0
     """Decay of the moving average of the weights that predicts in their place, such as 0.995; 0 for none."""
-    validation: int = 0
-    """Images held out of the training set to choose settings by; 0 trains on all of it."""
 
 
 @dataclass
 class Experiment:
     """What a recipe builds: a rule, how it predicts, and what else is worth knowing about it once it is trained."""
 
-    rule: Rule
+    rule: Rule | Solver
     inference: dict[str, Any] = field(default_factory=dict)
     """Options of the call `rule(x, **inference)` by which the reported accuracy is measured."""
     measures: Callable[[Iterable[tuple[Tensor, Tensor]]], dict[str, Any]] | None = None
     """Further figures of the trained rule on a split: names to floats or lists of floats."""
     optimizer: Optimizer | None = None
-    """Of the rule, where the paper has another than AdamW with the settings' learning rate and weight decay."""
+    """Of a rule, where the paper has another than AdamW with the settings' learning rate and weight decay."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Recipe:
         id: `SYSTEM/VARIANT`.
         summary: One line for `beyondprop list`.
         dataset: Name of the data set, as `beyondprop.data` knows it.
-        settings: The defaults, which are the paper's where there is one.
+        settings: The defaults, which are the paper's where there is one; `Settings`, or `SolverSettings` of a solver.
         build: Makes the experiment from settings and the data (torch is imported only here).
         paper: The paper's own figures for given settings, or None where it has none.
         choices: What the experiment settles where the paper is silent or says something else, for given settings; every
@@ -81,14 +87,14 @@ class Recipe:
     id: str
     summary: str
     dataset: str
-    settings: Settings
+    settings: SolverSettings
     build: Callable[[Any, Splits], Experiment]
     paper: Callable[[Any], Published | None] = lambda _settings: None
     choices: Callable[[Any], tuple[str, ...]] = lambda _settings: ()
     variants: tuple[str, ...] = ()
     inference: tuple[str, ...] = ()
 
-    def departures_of(self, settings: Settings) -> list[str]:
+    def departures_of(self, settings: SolverSettings) -> list[str]:
         """List how a run with these settings differs from the paper: its choices, then each changed field."""
         changed = [
             f"{f.name.replace('_', ' ')} {getattr(settings, f.name)} (default {getattr(self.settings, f.name)})"

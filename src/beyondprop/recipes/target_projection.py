@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes
+from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes, row_recipes
 
 MODULE = "beyondprop.rules.signals.target_projection"
 
@@ -20,17 +20,26 @@ class TPSGDSettings(ClassifierSettings):
     """Of the random targets, beside what the activation can reach."""
 
 
-DRTP = comparison_recipes(
-    "drtp",
-    "direct random target projection",
-    builder(f"{MODULE}:DRTP"),
-    ClassifierSettings(),
-    Rates(digits=0.03, mnist=0.01, cifar_10=0.003, conv=0.003),
+DRTP_BUILD = builder(f"{MODULE}:DRTP")
+TPSGD_BUILD = builder(f"{MODULE}:TPSGD", local_loss="local_loss", target_scale="target_scale")
+
+DRTP = (
+    *comparison_recipes(
+        "drtp",
+        "direct random target projection",
+        DRTP_BUILD,
+        ClassifierSettings(),
+        Rates(digits=0.03, mnist=0.01, cifar_10=0.003, conv=0.003),
+    ),
+    *row_recipes("drtp", "direct random target projection", DRTP_BUILD, ClassifierSettings(), 0.003),
 )
-TPSGD = comparison_recipes(
-    "tpsgd",
-    "target projection",
-    builder(f"{MODULE}:TPSGD", local_loss="local_loss", target_scale="target_scale"),
-    TPSGDSettings(),
-    Rates(digits=0.1, mnist=0.01, cifar_10=0.003, conv=0.03),
+TPSGD = (
+    *comparison_recipes(
+        "tpsgd",
+        "target projection",
+        TPSGD_BUILD,
+        TPSGDSettings(),
+        Rates(digits=0.1, mnist=0.01, cifar_10=0.003, conv=0.03),
+    ),
+    *row_recipes("tpsgd", "target projection", TPSGD_BUILD, TPSGDSettings(), 0.003),
 )

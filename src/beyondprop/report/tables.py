@@ -144,7 +144,7 @@ def _measured(result: dict[str, Any]) -> tuple[str, ...]:
         _label(result),
         f"{100 * accuracy['mean']:.2f}" + (f" ± {100 * accuracy['std']:.2f}" if len(result["seeds"]) > 1 else ""),
         str(len(result["seeds"])),
-        str(result["settings"]["epochs"]),
+        str(result["settings"].get("epochs", "")),  # a solver has none
         "" if published is None else f"{100 * published:.2f}",
         "" if published is None else f"{100 * (accuracy['mean'] - published):+.2f}",
         duration(result["cost"]["train_seconds"]),

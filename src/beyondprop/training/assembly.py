@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, SequentialLR
 
 from beyondprop.data import Batches, ImageSet, Splits, Statistics, hold_out, load
 from beyondprop.errors import RunError, UserError
-from beyondprop.recipes.recipe import Experiment, Recipe, Settings
-from beyondprop.rule import Rule, without_trace
+from beyondprop.recipes.recipe import Experiment, Recipe, Settings, SolverSettings
+from beyondprop.rule import Rule, Solver, without_trace
 from beyondprop.training import checkpoint
 from beyondprop.training.evaluation import autocast, evaluate
 from beyondprop.training.execution import Execution
@@ -35,7 +35,7 @@ class LoadedRun:
     """
 
     recipe: Recipe
-    settings: Settings
+    settings: SolverSettings
     execution: Execution
     splits: Splits
     validation: ImageSet | None
@@ -44,8 +44,8 @@ class LoadedRun:
     statistics: Statistics
 
     @property
-    def rule(self) -> Rule:
-        """The experiment's rule."""
+    def rule(self) -> Rule | Solver:
+        """The experiment's rule, or its solver."""
         return self.experiment.rule
 
     def batches(self, images: ImageSet, *, training: bool = False) -> Batches:
@@ -55,12 +55,13 @@ class LoadedRun:
             images: One of the splits.
             training: Whether they are shuffled and augmented as the settings say.
         """
+        augment = self.settings.augment if training and isinstance(self.settings, Settings) else "none"
         return Batches(
             images,
             self.settings.batch_size,
             shuffle=training,
             seed=self.execution.seed,
-            augment=self.settings.augment if training else "none",
+            augment=augment,
             statistics=self.statistics,
             device=self.device,
             channels_last=self.execution.channels_last,
@@ -83,7 +84,7 @@ class LoadedRun:
             return self.experiment.measures(self.batches(images))
 
 
-def assemble(recipe: Recipe, settings: Settings, execution: Execution, splits: Splits | None = None) -> LoadedRun:
+def assemble(recipe: Recipe, settings: SolverSettings, execution: Execution, splits: Splits | None = None) -> LoadedRun:
     """Load the data and build the experiment, on its device, with weights that depend on the seed alone.
 
     Args:
@@ -118,7 +119,8 @@ def load_run(folder: str | os.PathLike[str], *, device: str | None = None) -> Lo
         device: In place of the one that it was trained on.
 
     Raises:
-        RunError: The folder holds no run of a recipe, or no checkpoint, or one that is damaged or does not fit.
+        RunError: The folder holds no run of a recipe, or no checkpoint, or one that is damaged or does not fit; or a
+            solver's that has not been through all of its passes.
         UserError: The recipe or the device is not there.
     """
     path = Path(folder)
@@ -130,7 +132,12 @@ def load_run(folder: str | os.PathLike[str], *, device: str | None = None) -> Lo
     if saved is None:
         raise RunError(f"{path} holds no checkpoint yet: train first")
     saved.restore_model(run.rule)
-    run.rule.stage = saved.state["stage"]
+    if isinstance(run.rule, Solver):
+        done, passes = saved.state["totals"]["passes"], len(run.rule.passes)
+        if done < passes:
+            raise RunError(f"{path} holds a fit that has come through {done} of {passes} passes: go on with --resume")
+    else:
+        run.rule.stage = saved.state["stage"]
     return run
 
 
@@ -193,19 +200,30 @@ def make_optimizer(rule: Rule, settings: Settings) -> Optimizer:
     return AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
 
 
-def make_scheduler(optimizer: Optimizer, name: str, steps: int) -> LRScheduler | None:
+def make_scheduler(optimizer: Optimizer, name: str, steps: int, stages: int = 1) -> LRScheduler | None:
     """How the learning rate moves.
 
     Args:
         optimizer: Its groups' learning rates are the highest ones.
         name: `"constant"`, `"one-cycle"` or `"cosine"` (to zero).
         steps: Batches of the whole training.
+        stages: As many times it begins anew, after equal numbers of steps.
 
     Raises:
         UserError: There is no schedule of this name.
     """
     if name == "constant":
         return None
+    if stages > 1:
+        highest = [group["lr"] for group in optimizer.param_groups]
+        parts = list[LRScheduler]()
+        for _ in range(stages):
+            for group, rate in zip(optimizer.param_groups, highest, strict=True):
+                group["lr"] = rate  # a schedule that is made sets it to where it begins
+            part = make_scheduler(optimizer, name, steps // stages)
+            assert part is not None
+            parts.append(part)
+        return SequentialLR(optimizer, parts, [steps // stages * number for number in range(1, stages)])
     if name == "one-cycle":
         groups = optimizer.param_groups
         momentum = all("betas" in group or group["momentum"] > 0 for group in groups)  # or it would be given one

@@ -22,10 +22,11 @@ class Display:
         epochs: Of the whole training.
         steps: Of the whole training, or None while it is not known.
         shown: Whether to show anything.
+        unit: What an epoch is called.
     """
 
-    def __init__(self, epochs: int, steps: int | None, *, shown: bool) -> None:
-        self._epochs, self.steps, self._shown = epochs, steps, shown
+    def __init__(self, epochs: int, steps: int | None, *, shown: bool, unit: str = "epoch") -> None:
+        self._epochs, self.steps, self._shown, self._unit = epochs, steps, shown, unit
         self._accuracy = ""
         console = Console(stderr=True)
         self._bar: Progress | None = None
@@ -70,7 +71,7 @@ class Display:
             self._task,
             completed=totals.step,
             total=self.steps,
-            description=f"epoch {epoch}/{self._epochs}" + (f" {stage}" if stage is not None else ""),
+            description=f"{self._unit} {epoch}/{self._epochs}" + (f" {stage}" if stage is not None else ""),
             figures="  ".join(filter(None, figures)),
         )
         self._bar.refresh()
@@ -81,5 +82,6 @@ class Display:
         self._accuracy = "".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in accuracies)
         if self._shown and self._bar is None:
             stage = f" {record['stage']}" if "stage" in record else ""
-            line = f"epoch {record['epoch']}/{self._epochs}{stage}  loss {record['loss']:.4g}  {self._accuracy}"
+            loss = f"  loss {record['loss']:.4g}  {self._accuracy}" if "loss" in record else ""
+            line = f"{self._unit} {record['epoch']}/{self._epochs}{stage}{loss}"
             sys.stderr.write(f"{line}  {record['images_per_second']:,.0f} images/s\n")

@@ -13,12 +13,15 @@ import torch
 
 from beyondprop.checks import check_fields
 from beyondprop.data import ImageSet, Splits
-from beyondprop.recipes.recipe import Recipe, Settings
+from beyondprop.errors import UserError
+from beyondprop.recipes.recipe import Recipe, Settings, SolverSettings
+from beyondprop.rule import Solver
 from beyondprop.training.assembly import LoadedRun, assemble, make_optimizer, make_scheduler
 from beyondprop.training.curves import draw_curves
 from beyondprop.training.execution import Execution
 from beyondprop.training.loop import FitResult, fit
 from beyondprop.training.run_folder import RunFolder
+from beyondprop.training.solving import solve
 from beyondprop.training.trainer import Team
 
 MOST_TRAINING_IMAGES = 10_000  # on which the training accuracy is measured at the end
@@ -48,7 +51,7 @@ class Outcome:
 
 def train(
     recipe: Recipe,
-    settings: Settings,
+    settings: SolverSettings,
     execution: Execution,
     folder: str | os.PathLike[str],
     *,
@@ -59,7 +62,7 @@ def train(
     tensorboard: bool = False,
     alignment_every: int = 0,
 ) -> Outcome:
-    """Train a recipe to its last epoch, evaluate it on the test images and write the run folder.
+    """Train a recipe to its last epoch, or fit its solver; evaluate it on the test images and write the run folder.
 
     Args:
         recipe: Which.
@@ -69,9 +72,9 @@ def train(
         resume: Whether to go on with what the folder holds; a finished run gives its outcome at once.
         progress: Whether to show progress on stderr.
         splits: The data; by default what the recipe names.
-        checkpoint_seconds: As in `fit`.
-        tensorboard: As in `fit`.
-        alignment_every: As in `fit`.
+        checkpoint_seconds: As in `fit`; a solver's fit is saved after every pass, and then alone.
+        tensorboard: As in `fit`; not for a solver.
+        alignment_every: As in `fit`; not for a solver.
 
     Raises:
         RunError: The folder cannot be used (see `RunFolder`), or the disk becomes full.
@@ -109,16 +112,30 @@ def fit_experiment(
     """Train what a recipe has built to its last epoch, by its optimizer and schedule; arguments as in `fit`."""
     rule, settings, experiment = built.rule, built.settings, built.experiment
     batches = built.batches(built.splits.train, training=True)
-    stages = len(rule.stages)  # each one passes over the data as often as there are epochs, whatever its span
-    optimizer = experiment.optimizer or make_optimizer(rule, settings)
     if built.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(built.device)
+    if isinstance(rule, Solver):
+        if tensorboard or alignment_every:
+            raise UserError(
+                f"{built.recipe.id} is solved, not stepped: it has no curves for TensorBoard and no updates to compare "
+                "with gradients; leave --tensorboard and --alignment-every out"
+            )
+        return solve(rule, batches, precision=built.execution.precision, run=run, progress=progress)
+    assert isinstance(settings, Settings), "a recipe of a rule has Settings"
+    stages = len(rule.stages)  # each one passes over the data as often as there are epochs, whatever its span
+    optimizer = experiment.optimizer or make_optimizer(rule, settings)
     return fit(
         rule,
         batches,
         optimizer=optimizer,
         epochs=settings.epochs,
-        scheduler=make_scheduler(optimizer, settings.lr_schedule, len(batches) * settings.epochs * stages),
+        scheduler=make_scheduler(
+            optimizer,
+            settings.lr_schedule,
+            len(batches) * settings.epochs * stages,
+            # A stage that begins has learned nothing while others were trained.
+            stages if rule.stage_span == "training" else 1,
+        ),
         validation=built.batches(built.validation) if built.validation is not None else None,
         inference=experiment.inference,
         precision=built.execution.precision,
@@ -144,7 +161,9 @@ def cost_of(fitted: FitResult) -> dict[str, Any]:
 def write_outcome(run: RunFolder, built: LoadedRun, about: dict[str, Any]) -> None:
     """Measure the trained rule and finish the run folder: curves and result.json, which has `about` in it."""
     metrics = _final_metrics(built)
-    run.write_curves(draw_curves(run.metrics(), f"{built.recipe.id}: test accuracy {metrics['test_accuracy']:.2%}"))
+    records = run.metrics()
+    if any("loss" in record for record in records):  # a solver has none to draw
+        run.write_curves(draw_curves(records, f"{built.recipe.id}: test accuracy {metrics['test_accuracy']:.2%}"))
     run.write_result(
         {
             **run.settings,

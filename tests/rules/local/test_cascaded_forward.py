@@ -45,7 +45,8 @@ def projected(z):
 
 def test_sparsemax_is_the_projection_onto_the_simplex():
     torch.manual_seed(2)
-    scores = torch.cat([torch.randn(40, 5), 0.1 * torch.randn(10, 5), 9 * torch.randn(10, 5), torch.ones(1, 5)]).double()
+    kinds = [torch.randn(40, 5), 0.1 * torch.randn(10, 5), 9 * torch.randn(10, 5), torch.ones(1, 5)]
+    scores = torch.cat(kinds).double()
     found = sparsemax(scores)
     torch.testing.assert_close(found, torch.stack([projected(z) for z in scores]))
     assert (found == 0).any()

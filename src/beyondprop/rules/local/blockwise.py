@@ -140,9 +140,8 @@ def block_starts(network: nn.Module) -> list[int]:
             next(module.parameters(recurse=False), None) is not None and not isinstance(module, FOLLOWERS)
             for module in child.modules()
         ):
-            while position > 0 and isinstance(children[position - 1], nn.Flatten):
-                position -= 1
-            starts.append(position)
+            flattened = position > 0 and isinstance(children[position - 1], nn.Flatten)
+            starts.append(position - flattened)
     return [0, *starts[1:]] if starts else []
 
 

@@ -164,19 +164,25 @@ class ForwardForward(HiddenLayers):
 
     def scan(self, x: Tensor) -> Tensor:
         """Return every class's goodness, summed over the blocks that count, shape (batch, classes)."""
-        found = [self.measure(h) for h in self._outputs(self.label.every_class(x))[self._first_counted :]]
+        place = self._linear_place(x)
+        if place is None:
+            outputs = self._outputs(self.direction(self.label.every_class(x)))
+        else:
+            head = self.blocks[0]
+            outputs = self._outputs(self._every_class_through(head[place], x), head[place + 1 :])
+        found = [self.measure(h, size) for h, size in outputs[self._first_counted :]]
         return torch.stack(found).sum(dim=0).view(len(x), self.classes)
 
-    def measure(self, h: Tensor) -> Tensor:
-        """Return the goodness of a block's output, shape (batch,), in float32 at least."""
-        squares = _size(h).square()
+    def measure(self, h: Tensor, size: Tensor | None = None) -> Tensor:
+        """Return the goodness of a block's output, shape (batch,), in float32 at least; `size`: its samples' lengths."""
+        squares = (_size(h) if size is None else size).square()
         return squares if self.goodness == "sum" else squares / h[0].numel()
 
-    def direction(self, h: Tensor) -> Tensor:
-        """Scale each sample to a mean square of 1."""
+    def direction(self, h: Tensor, size: Tensor | None = None) -> Tensor:
+        """Scale each sample to a mean square of 1; `size`: the samples' lengths."""
         if not self.normalise:
             return h
-        scale = h[0].numel() ** 0.5 / (_size(h) + 1e-8)
+        scale = h[0].numel() ** 0.5 / ((_size(h) if size is None else size) + 1e-8)
         return h * scale.to(h.dtype).view(-1, *[1] * (h.ndim - 1))
 
     def wrong_labels(self, x: Tensor, y: Tensor) -> Tensor:
@@ -193,17 +199,39 @@ class ForwardForward(HiddenLayers):
         found = {name: [p for p in m.parameters() if p.requires_grad] for name, m in parts.items() if m is not None}
         return [{"name": name, "params": parameters} for name, parameters in found.items() if parameters]
 
-    def _outputs(self, x: Tensor) -> list[Tensor]:
-        outputs = []
-        for block in self.blocks:
-            x = block(self.direction(x))
-            outputs.append(x)
+    def _outputs(self, x: Tensor, first: nn.Module | None = None) -> list[tuple[Tensor, Tensor]]:
+        """The blocks' outputs and their lengths, for a direction x; `first`: what is left to run of the first block."""
+        outputs: list[tuple[Tensor, Tensor]] = []
+        for block in (self.blocks[0] if first is None else first, *self.blocks[1:]):
+            if outputs:
+                x = self.direction(*outputs[-1])
+            x = block(x)
+            outputs.append((x, _size(x)))
         return outputs
+
+    def _linear_place(self, x: Tensor) -> int | None:
+        """Where the linear layer that reads the flat input stands, if the label only overlays that input."""
+        flat = x.ndim == 2
+        for place, child in enumerate(self.blocks[0] if type(self.label) is Overlay else ()):
+            if type(child) is nn.Linear and not child._forward_hooks and not child._forward_pre_hooks:
+                return place if flat else None
+            if type(child) is not nn.Flatten or (child.start_dim, child.end_dim) != (1, -1):
+                return None
+            flat = True
+        return None
+
+    def _every_class_through(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """Apply the first layer to every sample with every class by one product a sample, for only the mark moves."""
+        marked = self.direction(self.label(x, torch.zeros(len(x), dtype=torch.long, device=x.device))).flatten(1)
+        output = layer(marked)
+        mark = marked[:, :1].to(output.dtype)  # as long as every other class's would be
+        moved = (layer.weight[:, : self.classes] - layer.weight[:, :1]).T.to(output.dtype)
+        return torch.addcmul(output[:, None], mark[:, None], moved).flatten(0, 1)
 
     def _features(self, x: Tensor) -> Tensor:
         """What the classifier reads: directions of the blocks' outputs where no class is named."""
-        outputs = self._outputs(self.label.neutral(x))[self._first_read :]
-        return torch.cat([self.direction(h).flatten(1) for h in outputs], dim=1)
+        outputs = self._outputs(self.direction(self.label.neutral(x)))[self._first_read :]
+        return torch.cat([self.direction(h, size).flatten(1) for h, size in outputs], dim=1)
 
     def _train_readout(self, x: Tensor, y: Tensor) -> Tensor:
         assert self.classifier is not None

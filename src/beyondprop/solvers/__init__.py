@@ -1,0 +1,1 @@
+"""What is fitted rather than stepped: closed forms and convex problems."""

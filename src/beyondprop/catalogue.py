@@ -448,7 +448,7 @@ SYSTEMS: tuple[System, ...] = (
             "1901.06656",
             """@inproceedings{nokland2019training,
   title     = {Training Neural Networks with Local Error Signals},
-  author    = {N{\\o}kland, Arild and Eidnes, Lars Hiller},
+  author    = {Nøkland, Arild and Eidnes, Lars Hiller},
   booktitle = {International Conference on Machine Learning},
   year      = {2019}
 }""",

@@ -18,6 +18,7 @@ Goodness = Literal["sum", "mean"]
 Negatives = Literal["uniform", "hard"]
 Readout = Literal["scan", "softmax"]
 
+SCANNED = 4096  # inputs at once in the search for negatives, whose memory would be C times that of the batch
 BOUNDED = (nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Softmax)
 
 
@@ -128,7 +129,8 @@ class ForwardForward(HiddenLayers):
         """Run both passes as one batch; each block learns from its own goodness."""
         del phase
         y = check_labels(y, self.classes)
-        if not x.isfinite().all():  # the label may overlay it
+        # The label may overlay it. Of finite numbers the sum is nearly always finite, and it is much faster to find.
+        if not (x.sum().isfinite() or x.isfinite().all()):
             raise NonFiniteError("the input holds NaN or infinity: clean the data")
         if self.stage == "readout":
             return self._train_readout(x, y)
@@ -174,7 +176,7 @@ class ForwardForward(HiddenLayers):
         return torch.stack(found).sum(dim=0).view(len(x), self.classes)
 
     def measure(self, h: Tensor, size: Tensor | None = None) -> Tensor:
-        """Return the goodness of a block's output, shape (batch,), in float32 at least; `size`: its samples' lengths."""
+        """Return the goodness of a block's output, shape (batch,), in float32 at least; `size`: its samples' length."""
         squares = (_size(h) if size is None else size).square()
         return squares if self.goodness == "sum" else squares / h[0].numel()
 
@@ -190,7 +192,7 @@ class ForwardForward(HiddenLayers):
         if self.negatives == "uniform":
             return (y + torch.randint_like(y, 1, self.classes)) % self.classes
         with finished(self):
-            goodness = self.scan(x)
+            goodness = torch.cat([self.scan(part) for part in x.split(max(1, SCANNED // self.classes))])
         return torch.multinomial(goodness.scatter(1, y[:, None], 0.0).sqrt() + 1e-12, 1).squeeze(1)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -200,7 +202,7 @@ class ForwardForward(HiddenLayers):
         return [{"name": name, "params": parameters} for name, parameters in found.items() if parameters]
 
     def _outputs(self, x: Tensor, first: nn.Module | None = None) -> list[tuple[Tensor, Tensor]]:
-        """The blocks' outputs and their lengths, for a direction x; `first`: what is left to run of the first block."""
+        """The blocks' outputs and their lengths, for a direction x; `first` is run in place of the first block."""
         outputs: list[tuple[Tensor, Tensor]] = []
         for block in (self.blocks[0] if first is None else first, *self.blocks[1:]):
             if outputs:
@@ -220,12 +222,14 @@ class ForwardForward(HiddenLayers):
             flat = True
         return None
 
-    def _every_class_through(self, layer: nn.Linear, x: Tensor) -> Tensor:
+    def _every_class_through(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Apply the first layer to every sample with every class by one product a sample, for only the mark moves."""
         marked = self.direction(self.label(x, torch.zeros(len(x), dtype=torch.long, device=x.device))).flatten(1)
         output = layer(marked)
         mark = marked[:, :1].to(output.dtype)  # as long as every other class's would be
-        moved = (layer.weight[:, : self.classes] - layer.weight[:, :1]).T.to(output.dtype)
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        moved = (weight[:, : self.classes] - weight[:, :1]).T.to(output.dtype)
         return torch.addcmul(output[:, None], mark[:, None], moved).flatten(0, 1)
 
     def _features(self, x: Tensor) -> Tensor:

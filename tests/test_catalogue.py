@@ -8,7 +8,8 @@ import pytest
 
 from beyondprop.catalogue import SYSTEMS, System, find_recipe, find_system
 from beyondprop.errors import UserError
-from beyondprop.rule import Rule, Solver
+from beyondprop.rule import Rule
+from beyondprop.solver import Solver
 
 each_system = pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.id)
 

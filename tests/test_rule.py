@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import Rule, Solver, check_labels, first_nonfinite_layer, without_trace
+from beyondprop.rule import Rule, check_labels, first_nonfinite_layer, without_trace
+from beyondprop.solver import Solver
 
 
 class Staged(Rule):

@@ -9,7 +9,7 @@ from beyondprop.lazy import lazy_names
 
 if TYPE_CHECKING:
     from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-    from beyondprop.rule import Rule, Solver
+    from beyondprop.rule import Rule
     from beyondprop.rules.local.cascaded_feedback import CascadedForwardDFA
     from beyondprop.rules.local.cascaded_forward import CascadedForward
     from beyondprop.rules.local.class_channels import ClassChannels
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.proxprop import ProxProp
     from beyondprop.rules.signals.semi_implicit import SemiImplicit
     from beyondprop.rules.signals.target_projection import DRTP, TPSGD
+    from beyondprop.solver import Solver
     from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
     from beyondprop.training import evaluate, fit
 
@@ -75,7 +76,7 @@ _HOME = {
     "SemiImplicit": "rules.signals.semi_implicit",
     "SignDFA": "rules.signals.direct_feedback",
     "SignSymmetry": "rules.signals.feedback_alignment",
-    "Solver": "rule",
+    "Solver": "solver",
     "SymBa": "rules.local.symba",
     "TPSGD": "rules.signals.target_projection",
     "TimedBlock": "rules.local.noprop",

@@ -28,7 +28,8 @@ from beyondprop.recipes.noprop import flow as noprop_fm
 from beyondprop.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
-    from beyondprop.rule import Rule, Solver
+    from beyondprop.rule import Rule
+    from beyondprop.solver import Solver
 
 
 @dataclass(frozen=True)
@@ -422,7 +423,8 @@ SYSTEMS: tuple[System, ...] = (
         "Mono-Forward",
         "local",
         Paper(
-            "Mono-Forward: Backpropagation-Free Algorithm for Efficient Neural Network Training Harnessing Local Errors",
+            "Mono-Forward: Backpropagation-Free Algorithm for Efficient Neural Network Training Harnessing Local "
+            "Errors",
             "James Gong, Bruce Li, Waleed Abdulla",
             2025,
             "2501.09238",

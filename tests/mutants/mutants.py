@@ -45,6 +45,13 @@ CENTRED = ("tests/rules/signals/test_centred_signs.py",)
 SOLVERS = ("tests/solvers",)
 CONTRACTS = ("tests/test_rule.py",)
 SOLVING = ("tests/training/test_training_solving.py",)
+LOCAL = "rules/local"
+BLOCKWISE = ("tests/rules/local/test_blockwise.py",)
+LOCAL_LOSSES = ("tests/rules/local/test_local_losses.py",)
+FF = ("tests/rules/local/test_forward_forward.py",)
+CAFO = ("tests/rules/local/test_cascaded_forward.py",)
+FIELDS = ("tests/layers/test_locally_connected.py",)
+BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 
 
 class Mutant(NamedTuple):
@@ -1215,14 +1222,14 @@ MUTANTS = (
     ),
     Mutant(
         "solver: reads on when it has enough",
-        "rule.py",
+        "solver.py",
         "if self.absorb(*batch, part):",
         "if self.absorb(*batch, part) and empty:",
         CONTRACTS,
     ),
     Mutant(
         "solver: a generator is read for one pass of two",
-        "rule.py",
+        "solver.py",
         "if isinstance(batches, Iterator) and len(self.passes) > 1:",
         "if isinstance(batches, Iterator) and len(self.passes) > 2:",
         CONTRACTS,
@@ -1247,6 +1254,240 @@ MUTANTS = (
         "if done < passes:",
         "if done > passes:",
         SOLVING,
+    ),
+    Mutant(
+        "blockwise: gradients cross blocks",
+        f"{LOCAL}/blockwise.py",
+        "            x = x.detach()\n",
+        "            pass\n",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "blockwise: finished blocks stay in training mode",
+        f"{LOCAL}/blockwise.py",
+        "    block.eval()\n",
+        "    pass\n",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "blockwise: every block learns at every stage",
+        f"{LOCAL}/blockwise.py",
+        "trained = only is None or only == index",
+        "trained = True",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "blockwise: a batch norm begins a block",
+        f"{LOCAL}/blockwise.py",
+        "FOLLOWERS = (_NormBase, ",
+        "FOLLOWERS = (",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "blockwise: flatten stays with the block before",
+        f"{LOCAL}/blockwise.py",
+        "starts.append(position - flattened)",
+        "starts.append(position)",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "local losses: the output layer learns nothing",
+        f"{LOCAL}/local_losses.py",
+        "return self.loss(h, y)",
+        "return 0 * self.loss(h, y)",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "mono-forward: a head of its own for the last hidden layer",
+        f"{LOCAL}/mono_forward.py",
+        "return starts[:-1] if len(starts) > 1 else starts",
+        "return starts",
+        LOCAL_LOSSES,
+    ),
+    Mutant(
+        "predsim: beta and its rest swapped",
+        f"{LOCAL}/predsim.py",
+        "loss = loss + (1 - self.beta) *",
+        "loss = loss + self.beta *",
+        LOCAL_LOSSES,
+    ),
+    Mutant(
+        "predsim: similarity not centred",
+        f"{LOCAL}/predsim.py",
+        "F.normalize(h - h.mean(dim=1, keepdim=True), dim=1)",
+        "F.normalize(h, dim=1)",
+        LOCAL_LOSSES,
+    ),
+    Mutant(
+        "predsim: centred over the batch",
+        f"{LOCAL}/predsim.py",
+        "h - h.mean(dim=1, keepdim=True)",
+        "h - h.mean(dim=0, keepdim=True)",
+        LOCAL_LOSSES,
+    ),
+    Mutant(
+        "cwcomp: sums instead of means",
+        f"{LOCAL}/class_channels.py",
+        "row[group] = 1 / len(group)",
+        "row[group] = 1",
+        LOCAL_LOSSES,
+    ),
+    Mutant(
+        "cwcomp: squares forgotten",
+        f"{LOCAL}/class_channels.py",
+        'h.square() if self.goodness == "square" else h',
+        "h",
+        LOCAL_LOSSES,
+    ),
+    Mutant(
+        "ff: sign of the positive pass",
+        f"{LOCAL}/forward_forward.py",
+        "F.softplus(threshold - positive)",
+        "F.softplus(positive - threshold)",
+        FF,
+    ),
+    Mutant(
+        "ff: no threshold on the negative pass",
+        f"{LOCAL}/forward_forward.py",
+        "F.softplus(negative - threshold)",
+        "F.softplus(negative)",
+        FF,
+    ),
+    Mutant(
+        "ff: the true class drawn as a wrong one",
+        f"{LOCAL}/forward_forward.py",
+        "torch.randint_like(y, 1, self.classes)",
+        "torch.randint_like(y, 0, self.classes)",
+        FF,
+    ),
+    Mutant(
+        "ff: hard negatives without the root", f"{LOCAL}/forward_forward.py", "0.0).sqrt() + 1e-12", "0.0) + 1e-12", FF
+    ),
+    Mutant(
+        "ff: threshold not scaled with the width",
+        f"{LOCAL}/forward_forward.py",
+        '(self.shapes[k].numel() if self.goodness == "sum" else 1)',
+        "1",
+        FF,
+    ),
+    Mutant(
+        "ff: peer average never moves",
+        f"{LOCAL}/forward_forward.py",
+        "        average.copy_(present.detach())\n",
+        "        pass\n",
+        FF,
+    ),
+    Mutant(
+        "symba: scale forgotten",
+        f"{LOCAL}/symba.py",
+        "wrong = self.alpha * (negative - positive)",
+        "wrong = negative - positive",
+        FF,
+    ),
+    Mutant(
+        "symba: sign",
+        f"{LOCAL}/symba.py",
+        "self.alpha * (negative - positive)",
+        "self.alpha * (positive - negative)",
+        FF,
+    ),
+    Mutant(
+        "overlay: old pixels stay",
+        f"{LOCAL}/label_input.py",
+        "marked = self._replaced(x, 0.0)",
+        "marked = x.clone()",
+        FF,
+    ),
+    Mutant(
+        "patterns: neutral is the first class",
+        f"{LOCAL}/label_input.py",
+        "self.patterns.mean(dim=0)",
+        "self.patterns[0]",
+        FF,
+    ),
+    Mutant(
+        "predictor: not a mean",
+        f"{LOCAL}/linear_predictor.py",
+        "            error /= len(y)\n",
+        "            pass\n",
+        CAFO,
+    ),
+    Mutant(
+        "predictor: sets the gradient",
+        f"{LOCAL}/linear_predictor.py",
+        "change if parameter.grad is None else parameter.grad.add_(change)",
+        "change",
+        CAFO,
+    ),
+    Mutant(
+        "predictor: target not taken off",
+        f"{LOCAL}/linear_predictor.py",
+        "error[torch.arange(len(y), device=y.device), y] -= 1",
+        "error += 0",
+        CAFO,
+    ),
+    Mutant(
+        "sparsemax: support one too small",
+        f"{LOCAL}/linear_predictor.py",
+        "(counts * descending > excess).sum(dim=1, keepdim=True)",
+        "(counts * descending > excess).sum(dim=1, keepdim=True).sub(1).clamp(min=1)",
+        CAFO,
+    ),
+    Mutant(
+        "sparsemax loss: constant forgotten",
+        f"{LOCAL}/linear_predictor.py",
+        "(0.5 * inside.sum(dim=1) + 0.5 -",
+        "(0.5 * inside.sum(dim=1) -",
+        CAFO,
+    ),
+    Mutant(
+        "cafo: the last block's opinion alone",
+        f"{LOCAL}/cascaded_forward.py",
+        "return torch.stack(said).mean(dim=0)",
+        "return said[-1]",
+        CAFO,
+    ),
+    Mutant(
+        "cafo: random blocks can be trained",
+        f"{LOCAL}/cascaded_forward.py",
+        "        self.network.requires_grad_(False)\n",
+        "        pass\n",
+        CAFO,
+    ),
+    Mutant(
+        "cafo-dfa: not a mean",
+        f"{LOCAL}/cascaded_feedback.py",
+        "- F.one_hot(y, self.classes)) / len(y)",
+        "- F.one_hot(y, self.classes))",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "cafo-dfa: sign of the error",
+        f"{LOCAL}/cascaded_feedback.py",
+        "(error.to(feedback.dtype) @ feedback)",
+        "(-error.to(feedback.dtype) @ feedback)",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "cafo-dfa: feedback rows of any length",
+        f"{LOCAL}/cascaded_feedback.py",
+        "F.normalize(rows, dim=1)",
+        "rows",
+        CAFO,
+    ),
+    Mutant(
+        "local fields: inputs in another order",
+        "layers/locally_connected.py",
+        "dense[:, self.rows, self.columns]",
+        "dense[:, self.rows, self.columns.flip(0)]",
+        FIELDS,
+    ),
+    Mutant(
+        "schedule: goes on over stages",
+        "training/runs.py",
+        'stages if rule.stage_span == "training" else 1',
+        "1",
+        BLOCK_RECIPES,
     ),
 )
 

@@ -1,12 +1,13 @@
 """Recipes of the blockwise rules: settings reach rule and network, and baselines are the very same network."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from torch import nn
 
-from beyondprop import data
+from beyondprop import data, training
 from beyondprop.catalogue import SYSTEMS, find_recipe
 from beyondprop.recipes.cascaded_forward import CascadeSettings
 from beyondprop.recipes.classifiers import NetworkSettings, baseline, make_network
@@ -14,6 +15,7 @@ from beyondprop.rules.local.forward_forward import ForwardForward
 from beyondprop.rules.local.label_input import ClassPattern, Overlay
 from beyondprop.rules.local.symba import SymBa
 from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
+from beyondprop.training.execution import Execution
 
 BLOCKWISE = ("ff", "symba", "cafo", "mono-forward", "predsim", "cwcomp")
 
@@ -108,3 +110,15 @@ def test_a_baseline_takes_rate_epochs_and_decay():
     settings = made.settings
     assert (settings.learning_rate, settings.epochs, settings.weight_decay) == (0.5, 3, 0.25)
     assert baseline(recipe, 0.5).settings.epochs == recipe.settings.epochs
+
+
+def test_the_learning_rate_begins_anew_with_each_layer(tmp_path, splits):
+    recipe = find_recipe("ff/digits")
+    settings = dataclasses.replace(recipe.settings, order="one-by-one", epochs=2, lr_schedule="cosine")
+    training.train(recipe, settings, Execution(threads=1), tmp_path / "run", progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "learning_rate" in line]
+    assert {line["stage"] for line in steps} == {"block 1", "block 2"}
+    rates = [[line["learning_rate"] for line in steps if line["stage"] == f"block {k}"] for k in (1, 2)]
+    assert rates[0] == pytest.approx(rates[1])
+    assert rates[0][0] > 10 * rates[0][-1]

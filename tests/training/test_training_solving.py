@@ -19,7 +19,7 @@ from beyondprop.errors import NonFiniteError, RunError, UserError
 from beyondprop.recipes.recipe import Experiment, Recipe, SolverSettings
 from beyondprop.report.tables import results_table
 from beyondprop.reproduce import reproduce
-from beyondprop.rule import Solver
+from beyondprop.solver import Solver
 from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
 from beyondprop.training import Execution, Interrupted, load_run, train
 from beyondprop.training.checkpoint import load

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from beyondprop.data import Splits
-    from beyondprop.rule import Rule, Solver
+    from beyondprop.rule import Rule
+    from beyondprop.solver import Solver
 
 
 @dataclass(frozen=True, kw_only=True)

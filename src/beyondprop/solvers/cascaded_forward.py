@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-from beyondprop.rule import Solver, check_labels, without_trace
+from beyondprop.rule import check_labels, without_trace
 from beyondprop.rules.local.blockwise import finished, hidden_layers
 from beyondprop.rules.local.cascaded_forward import CascadedForward
 from beyondprop.rules.local.linear_predictor import LinearPredictor
+from beyondprop.solver import Solver
 from beyondprop.solvers.least_squares import NormalEquations, checked_ridge, targets
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import Solver, check_labels
+from beyondprop.rule import check_labels
+from beyondprop.solver import Solver
 
 PANEL = 1024  # columns of a panel: wide enough for a fast product, narrow enough to save nearly half of it
 

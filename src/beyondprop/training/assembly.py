@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 from beyondprop.data import Batches, ImageSet, Splits, Statistics, hold_out, load
 from beyondprop.errors import RunError, UserError
 from beyondprop.recipes.recipe import Experiment, Recipe, Settings, SolverSettings
-from beyondprop.rule import Rule, Solver, without_trace
+from beyondprop.rule import Rule, without_trace
+from beyondprop.solver import Solver
 from beyondprop.training import checkpoint
 from beyondprop.training.evaluation import autocast, evaluate
 from beyondprop.training.execution import Execution

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beyondprop.rule import Solver
+from beyondprop.solver import Solver
 from beyondprop.training.evaluation import autocast
 from beyondprop.training.interrupts import Interrupted, StopSignals
 from beyondprop.training.loop import FitResult

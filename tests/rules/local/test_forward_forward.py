@@ -117,6 +117,41 @@ def test_every_class_is_tried_and_goodness_added():
         torch.testing.assert_close(rule(x), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("amplitude", [1.0, 2.5])
+@pytest.mark.parametrize("skip_first", [True, False])
+def test_one_product_of_the_first_layer_serves_all_classes(normalise, amplitude, skip_first):
+    """The scan of images equals that of a network whose first layer is met by every class's whole input."""
+    x = torch.randn(5, 1, 3, 4).double()
+    label = Overlay(CLASSES, amplitude=amplitude)
+    network = nn.Sequential(nn.Flatten(), *hidden(), nn.Tanh())
+    rule = ForwardForward(network, x, CLASSES, label=label, normalise=normalise, skip_first=skip_first)
+    found = []
+    network[1].register_forward_hook(lambda _, inputs, __: found.append(len(inputs[0])))
+    whole = rule(x)  # a hook wants to see every input
+    assert found == [5 * CLASSES]
+    network[1]._forward_hooks.clear()
+    products = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True)
+    with products as seen:
+        torch.testing.assert_close(rule(x), whole)
+    shapes = [event.input_shapes[1] for event in seen.events() if event.name == "aten::addmm"]
+    assert shapes == [[5, 12], [5 * CLASSES, 6]]
+
+
+def test_negatives_are_searched_in_parts(monkeypatch):
+    """What is scanned at once is bounded; the draw is that of a whole scan."""
+    x, y = batch()
+    rule = make(negatives="hard")
+    torch.manual_seed(2)
+    whole = rule.wrong_labels(x, y)
+    sizes = []
+    rule.network[0].register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    monkeypatch.setattr("beyondprop.rules.local.forward_forward.SCANNED", 2 * CLASSES)
+    torch.manual_seed(2)
+    assert torch.equal(rule.wrong_labels(x, y), whole)
+    assert sizes == [8, 8, 8, 8, 4]
+
+
 def test_wrong_classes_are_wrong_and_uniform():
     x, y = torch.randn(6000, 12).double(), torch.arange(6000) % CLASSES
     torch.manual_seed(0)

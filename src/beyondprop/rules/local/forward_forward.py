@@ -248,7 +248,7 @@ class ForwardForward(HiddenLayers):
     def _inequality(self, k: int, h: Tensor) -> Tensor:
         """How unequally a block's units are active; their moving averages take in this batch."""
         average: Tensor = getattr(self, f"activity_{k}")
-        activity = h.transpose(0, 1).flatten(1).mean(dim=1).to(average.dtype)
+        activity = h.mean(dim=[0, *range(2, h.ndim)]).to(average.dtype)
         present = 0.9 * average + 0.1 * activity
         average.copy_(present.detach())
         return (present.mean() - present).square().mean()

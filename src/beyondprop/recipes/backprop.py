@@ -126,6 +126,7 @@ RECIPES = (
         "back-propagation through time",
         builder("beyondprop.rules.signals.backprop:Backprop"),
         ClassifierSettings(),
-        0.003,
+        digits=0.03,
+        mnist=0.003,
     ),
 )

@@ -176,7 +176,13 @@ def baseline(
 
 
 def row_recipes(
-    system: str, name: str, build: Callable[[Any, Splits], Experiment], settings: ClassifierSettings, rate: float
+    system: str,
+    name: str,
+    build: Callable[[Any, Splits], Experiment],
+    settings: ClassifierSettings,
+    *,
+    digits: float,
+    mnist: float,
 ) -> tuple[Recipe, ...]:
     """Make a rule's recipes on a recurrent network that reads images row by row.
 
@@ -185,10 +191,11 @@ def row_recipes(
         name: Of the rule, for the summaries.
         build: Makes the experiment.
         settings: The rule's own; network and epochs are set here.
-        rate: Learning rate.
+        digits: Learning rate on the digits.
+        mnist: Learning rate on MNIST.
     """
-    small = replace(settings, network="rows", epochs=30, hidden=64, learning_rate=rate)
-    large = replace(small, epochs=10, hidden=256)
+    small = replace(settings, network="rows", epochs=30, hidden=64, learning_rate=digits)
+    large = replace(small, epochs=10, hidden=256, learning_rate=mnist)
     return (
         Recipe(f"{system}/digits-rows", f"{name}: a recurrent network over the digits' rows", "digits", small, build),
         Recipe(f"{system}/mnist-rows", f"{name}: a recurrent network over MNIST's rows", "mnist", large, build),

@@ -31,7 +31,7 @@ DRTP = (
         ClassifierSettings(),
         Rates(digits=0.03, mnist=0.01, cifar_10=0.003, conv=0.003),
     ),
-    *row_recipes("drtp", "direct random target projection", DRTP_BUILD, ClassifierSettings(), 0.003),
+    *row_recipes("drtp", "direct random target projection", DRTP_BUILD, ClassifierSettings(), digits=3e-4, mnist=1e-3),
 )
 TPSGD = (
     *comparison_recipes(
@@ -41,5 +41,5 @@ TPSGD = (
         TPSGDSettings(),
         Rates(digits=0.1, mnist=0.01, cifar_10=0.003, conv=0.03),
     ),
-    *row_recipes("tpsgd", "target projection", TPSGD_BUILD, TPSGDSettings(), 0.003),
+    *row_recipes("tpsgd", "target projection", TPSGD_BUILD, TPSGDSettings(), digits=1e-3, mnist=1e-4),
 )

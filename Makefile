@@ -29,6 +29,7 @@ tables:  ## write the tables of README and documentation anew from result files 
 	$(RUN) beyondprop report README.md docs/index.md docs/results.md docs/benchmarks.md docs/parallel.md docs/study.md
 	$(PYTHON) benchmarks/noprop_report.py tables
 	$(PYTHON) benchmarks/signals_report.py
+	$(PYTHON) benchmarks/local_report.py
 
 pictures:  ## draw the pictures of documentation anew from result files
 	$(PYTHON) benchmarks/noprop_report.py pictures

@@ -57,11 +57,11 @@ def speed_table(rows: Rows) -> str:
     return markdown_table(HEADS, cells, left=HEADS[:2])
 
 
-def memory_table(rows: Rows) -> str:
-    """One line a depth: megabytes of activations, and of what is saved for backward."""
+def memory_table(rows: Rows, rules: tuple[str, ...] = ("drtp", "tpsgd")) -> str:
+    """One line a depth: megabytes of activations, and of what is saved for backward; back-propagation, then `rules`."""
     found: dict[int, dict[str, float]] = {}
     for row in rows:
-        case = re.match(r"(\w+) backward, (\d+) hidden layers", row["case"])
+        case = re.match(r"([\w-]+) backward, (\d+) hidden layers", row["case"])
         if case is not None:
             line = found.setdefault(int(case[2]), {})
             line[f"{case[1]} {row['metric']}"] = row["ours"]
@@ -69,7 +69,7 @@ def memory_table(rows: Rows) -> str:
     heads = ["Hidden layers"]
     keys = []
     for metric, words in (("peak_activation_bytes", "live"), ("peak_saved_for_backward_bytes", "saved")):
-        for rule in ("bp", "drtp", "tpsgd"):
+        for rule in ("bp", *rules):
             heads.append(f"`{rule}`, MB {words}")
             keys.append(f"{rule} {metric}")
     cells = [(str(depth), *(f"{line[key] / 1e6:.2f}" for key in keys)) for depth, line in sorted(found.items())]
@@ -114,13 +114,13 @@ def _step(line: dict[str, float], which: str) -> str:
     return f"at least {step:.3g}" if ends else f"{step:.3g}"
 
 
-def main() -> None:
-    """Write the tables anew."""
-    text = PAGE.read_text(encoding="utf-8")
-    made = regenerate(text, tables())
-    if made != text:
-        write_file(PAGE, made.encode())
+def write(made: dict[str, str]) -> None:
+    """Write tables anew, by the names that their markers carry."""
+    before = PAGE.read_text(encoding="utf-8")
+    after = regenerate(before, made)
+    if after != before:
+        write_file(PAGE, after.encode())
 
 
 if __name__ == "__main__":
-    main()
+    write(tables())

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _signals import Step, convolutions_last, optimizer_of, random_batch, serve_peer
+from _signals import convolutions_last, optimizer_of, signals_parser
+from _steps import Step, random_batch, serve_peer
 from signals_ours import CLASSES, network_of
 from torch import nn
 
@@ -52,4 +53,4 @@ def step_of(peer: Any, options: argparse.Namespace, method: str, precision: str,
 
 
 if __name__ == "__main__":
-    serve_peer(__doc__, COMMIT, METHODS, import_peer, step_of)
+    serve_peer(signals_parser(__doc__), COMMIT, METHODS, import_peer, step_of)

@@ -17,16 +17,8 @@ from typing import Any
 
 import torch
 from _common import CLASSES
-from _signals import (
-    CHANNELS,
-    DEPTH,
-    KERNEL,
-    Step,
-    convolutions_last,
-    optimizer_of,
-    random_batch,
-    serve_peer,
-)
+from _signals import CHANNELS, DEPTH, KERNEL, convolutions_last, optimizer_of, signals_parser
+from _steps import Step, random_batch, serve_peer
 from torch.nn import functional as F
 
 COMMIT = "b84e3fe965bf98b8531f3036604cbe16424a5cc6"
@@ -87,4 +79,4 @@ def step_of(peer: Any, options: argparse.Namespace, method: str, precision: str,
 
 
 if __name__ == "__main__":
-    serve_peer(__doc__, COMMIT, METHODS, import_peer, step_of)
+    serve_peer(signals_parser(__doc__), COMMIT, METHODS, import_peer, step_of)

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from _common import CLASSES, serve
-from _signals import DEPTH, Step, Tasks, optimizer_of, random_batch, signals_parser
+from _signals import DEPTH, optimizer_of, signals_parser
+from _steps import Step, Tasks, random_batch
 from torch import nn
 from torch.nn import functional as F
 

@@ -82,7 +82,7 @@ def test_our_steps_train(
     import _steps
     import local_ours
 
-    sizes = {"image": (1, 8, 8), "batch": 4, "hidden": 12, "depth": 3, "network": "perceptron"}
+    sizes = {"image": (1, 8, 8), "batch": 4, "hidden": 12, "depth": 3, "network": "perceptron", "epochs": 2}
     options = argparse.Namespace(task=task, **sizes)
     step = local_ours.step_of(options, method, "float32", switches=True)
     if trained is not None:
@@ -114,6 +114,7 @@ def test_each_method_stands_beside_the_peers(script: ModuleType) -> None:
     seconds = {turn: [1.0, 4.0, 9.0] for turn in turns}
     seconds["ours", "ff", "float32", "on"] = [2.0]
     seconds["dah33", "ff", "float32", "on"] = [5.0]
+    seconds["ours", "ff", "bf16", "on"] = [1.0]
     rows = script.rows(task, script.Size(product=100), 1, seconds, facts)
     found = {(row.case, row.metric): row for row in rows}
     step = "ff step, tiny, batch 10, 1 threads, float32"
@@ -121,11 +122,13 @@ def test_each_method_stands_beside_the_peers(script: ModuleType) -> None:
         row = found[step + note, "images_per_second"]
         assert (row.ours, row.peer_value, row.ratio) == (5, other, 5 / other)
     assert found[step.replace("float32", "bf16") + ", the peer fused", "images_per_second"].ratio is None
+    published = found[step.replace("float32", "bf16") + ", the peer as published, in float32", "images_per_second"]
+    assert (published.ours, published.peer_value, published.ratio) == (10, 2.5, 4)
     floor = found[step, "gigaflops"]  # 24 + 10 x 16 + 2 x 40 products a sample, of 10 samples in 2 s
     assert floor.ours == pytest.approx(2 * 264 * 10 / 2 / 1e9)
     assert floor.peer_value == pytest.approx(2e6 / 4 / 1e9)
     assert found["ff step, tiny, batch 10, float32", "peak_memory_bytes"].ratio == 1.5
-    assert len(rows) == 2 * (2 * (2 + 1) + 1)
+    assert len(rows) == 2 * (2 * (2 + 1) + 1) + 2
 
 
 def test_least_operations(script: ModuleType) -> None:

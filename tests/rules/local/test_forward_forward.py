@@ -135,7 +135,7 @@ def test_one_product_of_the_first_layer_serves_all_classes(normalise, amplitude,
     with products as seen:
         torch.testing.assert_close(rule(x), whole)
     shapes = [event.input_shapes[1] for event in seen.events() if event.name == "aten::addmm"]
-    assert shapes == [[5, 12], [5 * CLASSES, 6]]
+    assert shapes == [[5 + CLASSES, 12], [5 * CLASSES, 6]]
 
 
 def test_negatives_are_searched_in_parts(monkeypatch):

@@ -78,7 +78,8 @@ class CascadedForwardDFA(CascadedForward):
         for k, h in enumerate(outputs[:-1]):
             if h.requires_grad:
                 feedback: Tensor = getattr(self, f"feedback_{k}")
-                h.backward((error.to(feedback.dtype) @ feedback).to(h.dtype).view_as(h))
+                signal = (error.to(feedback.dtype) @ feedback).view(h.shape)
+                h.backward(torch.empty_like(h).copy_(signal))  # in h's own order of memory
         return loss
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -133,16 +133,26 @@ class ForwardForward(HiddenLayers):
         if not (x.sum().isfinite() or x.isfinite().all()):
             raise NonFiniteError("the input holds NaN or infinity: clean the data")
         if self.stage == "readout":
-            return self._train_readout(x, y)
-        both = torch.cat([self.label(x, y), self.label(x, self.wrong_labels(x, y))])
+            with finished(self):
+                outputs = self._outputs(self.direction(self.label.neutral(x)))
+            return self._train_readout(outputs, y)
+        wrong = self.wrong_labels(x, y)
+        reads = self.classifier is not None and self.stage is None
+        unnamed: list[tuple[Tensor, Tensor]] = []
 
         def objective(k: int, h: Tensor) -> Tensor:
+            if reads:  # now, while autocast still holds this block's weights in bfloat16
+                with finished(self.blocks[k]):
+                    before = self.direction(*unnamed[-1]) if unnamed else self.direction(self.label.neutral(x))
+                    made = self.blocks[k](before)
+                    unnamed.append((made, _size(made)))
             positive, negative = self.measure(h).chunk(2)
             loss = self.pair_loss(positive, negative, self.thresholds[k])
             return loss + self.peer * self._inequality(k, h[: len(x)]) if self.peer > 0 else loss
 
-        loss = self.walk(both, objective, self.direction)
-        return loss + self._train_readout(x, y) if self.classifier is not None and self.stage is None else loss
+        # Made in the call, so that both passes' input is freed when the first block has it.
+        loss = self.walk(*self._entered(x, y, wrong), objective, self.direction)
+        return loss + self._train_readout(unnamed, y) if reads else loss
 
     def forward(self, x: Tensor, *, readout: Readout | None = None) -> Tensor:
         """Predict.
@@ -159,7 +169,7 @@ class ForwardForward(HiddenLayers):
         if readout == "softmax":
             if self.classifier is None:
                 raise UserError('this rule has no classifier to read: make it with readout="softmax"')
-            return self.classifier(self._features(x))
+            return self.classifier(self._features(self._outputs(self.direction(self.label.neutral(x)))))
         if readout != "scan":
             raise UserError(f"readout must be 'scan' or 'softmax', got {readout!r}")
         return self.scan(x)
@@ -170,8 +180,9 @@ class ForwardForward(HiddenLayers):
         if place is None:
             outputs = self._outputs(self.direction(self.label.every_class(x)))
         else:
-            head = self.blocks[0]
-            outputs = self._outputs(self._every_class_through(head[place], x), head[place + 1 :])
+            output, mark, moved = self._marked(x, place)
+            every = torch.addcmul(output[:, None], mark[:, None], moved)
+            outputs = self._outputs(every.flatten(0, 1), self.blocks[0][place + 1 :])
         found = [self.measure(h, size) for h, size in outputs[self._first_counted :]]
         return torch.stack(found).sum(dim=0).view(len(x), self.classes)
 
@@ -222,26 +233,35 @@ class ForwardForward(HiddenLayers):
             flat = True
         return None
 
-    def _every_class_through(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """Apply the first layer to every sample with every class by one product a sample, for only the mark moves."""
+    def _entered(self, x: Tensor, y: Tensor, wrong: Tensor) -> tuple[Tensor, nn.Module | None]:
+        """Both passes as one batch: a direction, or what the first layer makes of it and what then is left to run."""
+        place = self._linear_place(x)
+        if place is None:
+            return self.direction(torch.cat([self.label(x, y), self.label(x, wrong)])), None
+        output, mark, moved = self._marked(x, place)
+        passes = [torch.addcmul(output, mark, moved[labels]) for labels in (y, wrong)]
+        return torch.cat(passes), self.blocks[0][place + 1 :]
+
+    def _marked(self, x: Tensor, place: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The linear layer's output for class 0, by one product for all classes: only the mark moves.
+
+        Returns:
+            The output, shape (batch, units); the mark of each sample, (batch, 1), as long for every class; and what the
+            output gains of it with each class, (classes, units).
+        """
         marked = self.direction(self.label(x, torch.zeros(len(x), dtype=torch.long, device=x.device))).flatten(1)
-        output = layer(marked)
-        mark = marked[:, :1].to(output.dtype)  # as long as every other class's would be
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        moved = (weight[:, : self.classes] - weight[:, :1]).T.to(output.dtype)
-        return torch.addcmul(output[:, None], mark[:, None], moved).flatten(0, 1)
+        # The weights' columns of the marks, as the layer's outputs: their gradients come with those of the samples.
+        columns = torch.eye(self.classes, marked.shape[1], dtype=x.dtype, device=x.device)
+        output, moved = self.blocks[0][place](torch.cat([marked, columns])).split([len(x), self.classes])
+        return output, marked[:, :1].to(output.dtype), moved - moved[:1]
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _features(self, outputs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """What the classifier reads: directions of the blocks' outputs where no class is named."""
-        outputs = self._outputs(self.direction(self.label.neutral(x)))[self._first_read :]
-        return torch.cat([self.direction(h, size).flatten(1) for h, size in outputs], dim=1)
+        return torch.cat([self.direction(h, size).flatten(1) for h, size in outputs[self._first_read :]], dim=1)
 
-    def _train_readout(self, x: Tensor, y: Tensor) -> Tensor:
+    def _train_readout(self, outputs: list[tuple[Tensor, Tensor]], y: Tensor) -> Tensor:
         assert self.classifier is not None
-        with finished(self):
-            features = self._features(x)
-        loss = F.cross_entropy(self.classifier(features), y)
+        loss = F.cross_entropy(self.classifier(self._features(outputs)), y)
         descend(loss, "the classifier")
         return loss.detach()
 

@@ -62,6 +62,8 @@ class LinearPredictor(Rule):
         y = check_labels(y, self.linear.out_features)
         with torch.no_grad():
             features = x.flatten(1)
+            if torch.is_autocast_enabled(x.device.type):  # once, for both products
+                features = features.to(torch.get_autocast_dtype(x.device.type))
             scores = self.linear(features)
             wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
             loss = self.loss_of(wide, y)

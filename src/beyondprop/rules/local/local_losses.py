@@ -91,7 +91,7 @@ class LocalLosses(Blockwise):
             loss: Tensor = self.objectives[index](h, y)
             return loss
 
-        return self.walk(x, objective)
+        return self.walk(x, None, objective)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's own output: class scores of shape (batch, classes)."""

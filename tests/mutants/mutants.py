@@ -1342,15 +1342,15 @@ MUTANTS = (
     Mutant(
         "ff: sign of the positive pass",
         f"{LOCAL}/forward_forward.py",
-        "F.softplus(threshold - positive)",
-        "F.softplus(positive - threshold)",
+        "pull, push = (threshold - positive)",
+        "pull, push = (positive - threshold)",
         FF,
     ),
     Mutant(
         "ff: no threshold on the negative pass",
         f"{LOCAL}/forward_forward.py",
-        "F.softplus(negative - threshold)",
-        "F.softplus(negative)",
+        "(negative - threshold).clamp",
+        "negative.clamp",
         FF,
     ),
     Mutant(

@@ -106,7 +106,7 @@ def test_targets_lie_where_the_activation_can_reach():
     torch.manual_seed(3)
     near = TPSGD(network, torch.zeros(2, 2), 3, target_scale=1).feedback["0"]
     torch.manual_seed(3)
-    assert torch.equal(TPSGD(network, torch.zeros(2, 2), 3).feedback["0"], 2 * near)
+    assert torch.equal(TPSGD(network, torch.zeros(2, 2), 3).feedback["0"], 5 * near)
 
 
 def test_collapses_the_activations_on_their_targets():

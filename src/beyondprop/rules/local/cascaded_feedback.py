@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 from beyondprop.rule import check_labels, descend
 from beyondprop.rules.local.blockwise import finished
 from beyondprop.rules.local.cascaded_forward import CascadedForward
-from beyondprop.rules.local.linear_predictor import PredictorLoss
 
 
 class CascadedForwardDFA(CascadedForward):
@@ -39,17 +37,8 @@ class CascadedForwardDFA(CascadedForward):
 
     stages = ("blocks", "predictors")
 
-    def __init__(
-        self,
-        network: nn.Module,
-        example: Tensor,
-        classes: int,
-        *,
-        loss: PredictorLoss = "cross-entropy",
-        bias: bool = False,
-        blocks: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(network, example, classes, loss=loss, bias=bias, blocks=blocks)
+    def __init__(self, network: nn.Module, example: Tensor, classes: int, **options: Any) -> None:
+        super().__init__(network, example, classes, **options)
         like = next(network.parameters())
         sizes = [shape.numel() for shape in self.shapes]
         self.auxiliary = nn.Linear(sizes[-1], classes).to(device=like.device, dtype=like.dtype)

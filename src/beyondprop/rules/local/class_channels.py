@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rules.local.blockwise import Order
 from beyondprop.rules.local.local_losses import LocalLosses
 
 Goodness = Literal["square", "mean"]
@@ -46,9 +44,7 @@ class ClassChannels(LocalLosses):
         classes: int,
         *,
         goodness: Goodness = "square",
-        blocks: Sequence[int] | None = None,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        order: Order = "together",
+        **options: Any,
     ) -> None:
         if goodness not in ("square", "mean"):
             raise UserError(f"goodness must be 'square' or 'mean', got {goodness!r}")
@@ -64,7 +60,7 @@ class ClassChannels(LocalLosses):
                 )
             return GroupScores(shape[0], classes, goodness)
 
-        super().__init__(network, example, classes, objective=objective, blocks=blocks, loss=loss, order=order)
+        super().__init__(network, example, classes, objective=objective, **options)
 
 
 class GroupScores(nn.Module):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondprop.rules.local.blockwise import Order, block_starts
+from beyondprop.rules.local.blockwise import block_starts
 from beyondprop.rules.local.local_losses import LocalLosses
 
 
@@ -29,17 +28,8 @@ class MonoForward(LocalLosses):
     [(3, 8)]
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        example: Tensor,
-        classes: int,
-        *,
-        blocks: Sequence[int] | None = None,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        order: Order = "together",
-    ) -> None:
-        super().__init__(network, example, classes, objective=LinearScores, blocks=blocks, loss=loss, order=order)
+    def __init__(self, network: nn.Module, example: Tensor, classes: int, **options: Any) -> None:
+        super().__init__(network, example, classes, objective=LinearScores, **options)
 
     @classmethod
     def default_starts(cls, network: nn.Module) -> list[int]:

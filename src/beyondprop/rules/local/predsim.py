@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import UserError
-from beyondprop.rules.local.blockwise import Order
 from beyondprop.rules.local.local_losses import LocalLosses
 
 MOST_FEATURES = 4096  # that a local classifier of an image reads
@@ -44,9 +43,7 @@ class PredSim(LocalLosses):
         classes: int,
         *,
         beta: float = 0.99,
-        blocks: Sequence[int] | None = None,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        order: Order = "together",
+        **options: Any,
     ) -> None:
         if not 0 <= beta <= 1:
             raise UserError(f"beta must lie in 0..1, got {beta}")
@@ -55,7 +52,7 @@ class PredSim(LocalLosses):
         def objective(shape: torch.Size, classes: int) -> PredictionAndSimilarity:
             return PredictionAndSimilarity(shape, classes, beta)
 
-        super().__init__(network, example, classes, objective=objective, blocks=blocks, loss=loss, order=order)
+        super().__init__(network, example, classes, objective=objective, **options)
 
 
 class PredictionAndSimilarity(nn.Module):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from beyondprop.rules.local.predsim import PredSim
     from beyondprop.rules.local.symba import SymBa
+    from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
     from beyondprop.rules.signals.backprop import Backprop
     from beyondprop.rules.signals.consequential import BPC
     from beyondprop.rules.signals.direct_feedback import DFA, DirectKolenPollack, SignDFA
@@ -65,6 +66,7 @@ _HOME = {
     "LinearPredictor": "rules.local.linear_predictor",
     "LocalLosses": "rules.local.local_losses",
     "MonoForward": "rules.local.mono_forward",
+    "MultiplexedGradientDescent": "rules.perturbation.multiplexed",
     "NoPropCT": "rules.local.noprop",
     "NoPropDT": "rules.local.noprop",
     "NoPropFM": "rules.local.noprop",
@@ -109,6 +111,7 @@ __all__ = [
     "LinearPredictor",
     "LocalLosses",
     "MonoForward",
+    "MultiplexedGradientDescent",
     "NoPropCT",
     "NoPropDT",
     "NoPropFM",

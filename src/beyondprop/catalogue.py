@@ -19,6 +19,7 @@ from beyondprop.recipes import (
     feedback_alignment,
     forward_forward,
     local_losses,
+    multiplexed,
     semi_implicit,
     target_projection,
 )
@@ -477,6 +478,30 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.local.class_channels:ClassChannels",
         local_losses.CLASS_CHANNELS,
+    ),
+    System(
+        "mgd",
+        "Multiplexed gradient descent",
+        "perturbation",
+        Paper(
+            "Multiplexed gradient descent: Fast online training of modern datasets on hardware neural networks without "
+            "backpropagation",
+            "Adam N. McCaughan, Bakhrom G. Oripov, Natesh Ganesh, Sae Woo Nam, Andrew Dienstfrey, Sonia M. Buckley",
+            2023,
+            "2303.03986",
+            """@article{mccaughan2023multiplexed,
+  title   = {Multiplexed gradient descent: Fast online training of modern datasets on hardware neural networks without
+             backpropagation},
+  author  = {McCaughan, Adam N. and Oripov, Bakhrom G. and Ganesh, Natesh and Nam, Sae Woo and Dienstfrey, Andrew and
+             Buckley, Sonia M.},
+  journal = {APL Machine Learning},
+  volume  = {1},
+  number  = {026118},
+  year    = {2023}
+}""",
+        ),
+        "beyondprop.rules.perturbation.multiplexed:MultiplexedGradientDescent",
+        multiplexed.RECIPES,
     ),
 )
 

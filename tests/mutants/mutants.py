@@ -51,6 +51,9 @@ LOCAL_LOSSES = ("tests/rules/local/test_local_losses.py",)
 FF = ("tests/rules/local/test_forward_forward.py",)
 CAFO = ("tests/rules/local/test_cascaded_forward.py",)
 FIELDS = ("tests/layers/test_locally_connected.py",)
+PERTURBATION = "rules/perturbation"
+MGD = ("tests/rules/perturbation/test_multiplexed.py",)
+CODES = ("tests/rules/perturbation/test_codes.py",)
 BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 
 
@@ -1488,6 +1491,86 @@ MUTANTS = (
         'stages if rule.stage_span == "training" else 1',
         "1",
         BLOCK_RECIPES,
+    ),
+    Mutant(
+        "mgd: not divided by the norm",
+        f"{PERTURBATION}/multiplexed.py",
+        "changes @ perturbations / self.code.norm**2",
+        "changes @ perturbations / self.code.norm",
+        MGD,
+    ),
+    Mutant(
+        "mgd: sign",
+        f"{PERTURBATION}/multiplexed.py",
+        "changes = costs[1:] - costs[0]",
+        "changes = costs[0] - costs[1:]",
+        MGD,
+    ),
+    Mutant(
+        "mgd: not scaled by the parameters' number",
+        f"{PERTURBATION}/multiplexed.py",
+        "(len(self.accumulated) / int(self.steps))",
+        "(1 / int(self.steps))",
+        MGD,
+    ),
+    Mutant(
+        "mgd: what was heard is never forgotten",
+        f"{PERTURBATION}/multiplexed.py",
+        "                self.accumulated.zero_()\n",
+        "",
+        MGD,
+    ),
+    Mutant(
+        "mgd: another dropout mask for every part",
+        f"{PERTURBATION}/multiplexed.py",
+        "            torch.set_rng_state(state)  # one",
+        "            pass  # one",
+        MGD,
+    ),
+    Mutant(
+        "mgd: statistics do not move",
+        f"{PERTURBATION}/multiplexed.py",
+        "            buffer.copy_(first[name])\n",
+        "            pass\n",
+        MGD,
+    ),
+    Mutant(
+        "mgd: frozen parameters are perturbed",
+        f"{PERTURBATION}/multiplexed.py",
+        "for name, p in network.named_parameters() if p.requires_grad]",
+        "for name, p in network.named_parameters()]",
+        MGD,
+    ),
+    Mutant(
+        "codes: random signs too large",
+        f"{PERTURBATION}/codes.py",
+        "(self.norm / math.sqrt(self.size))",
+        "self.norm",
+        CODES,
+    ),
+    Mutant(
+        "codes: sinusoids of half the power",
+        f"{PERTURBATION}/codes.py",
+        "self.norm * math.sqrt(2 / self.size) *",
+        "self.norm * math.sqrt(1 / self.size) *",
+        CODES,
+    ),
+    Mutant(
+        "codes: walsh without turning round", f"{PERTURBATION}/codes.py", "+ passes[:, None]) % 2)", ") % 2)", CODES
+    ),
+    Mutant(
+        "codes: a slot ends with the call",
+        f"{PERTURBATION}/codes.py",
+        "goes_on = int(start % self.tau_p != 0)",
+        "goes_on = 0",
+        CODES,
+    ),
+    Mutant(
+        "codes: parity of the low bits alone",
+        f"{PERTURBATION}/codes.py",
+        "for shift in (32, 16, 8, 4, 2, 1):",
+        "for shift in (1,):",
+        CODES,
     ),
 )
 

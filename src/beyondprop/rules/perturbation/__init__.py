@@ -1,0 +1,1 @@
+"""Rules by which a network is evaluated, never differentiated."""

@@ -1,0 +1,193 @@
+"""Multiplexed gradient descent: all parameters are wiggled at once, and each listens for its own wiggle in the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.rule import Rule, check_labels, first_nonfinite_layer, without_trace
+from beyondprop.rules.perturbation.codes import Kind, PerturbationCode
+
+
+class MultiplexedGradientDescent(Rule):
+    r"""Multiplexed gradient descent (McCaughan et al., arXiv 2303.03986, Section II), discrete in time.
+
+        C̃(t) = C(θ + θ̃(t)) - C(θ),    G = P · mean over τ_θ steps of C̃(t) θ̃(t) / norm²
+
+    The network is only ever evaluated: C is a number that could be read from a chip. G is an unbiased estimate of the
+    gradient, to lowest order in the perturbation θ̃, and goes to any optimizer. The paper has the sum in place of P
+    times the mean: a learning rate here is its η times τ_θ/P.
+
+    A call presents one batch for τ_x steps. `.grad` is written by the call that completes τ_θ steps; the calls before
+    it leave `.grad` as it was, so that every optimizer leaves the parameters alone.
+
+    Args:
+        network: Any module; it is never changed.
+        loss: Maps (network(x), y) to a scalar. Default: mean cross-entropy over class scores.
+        code: How perturbations share time; see `PerturbationCode`.
+        norm: Length of θ̃. Small beside the weights, and far above what float32 can tell in the cost.
+        tau_x: Steps for which a batch is presented, with a perturbation each.
+        tau_p: Steps for which a perturbation is held.
+        tau_theta: Steps between two updates, a multiple of `tau_x`; by default `tau_x`.
+        cost_noise: Standard deviation of noise that is added to every read of a perturbed cost.
+        clamp: Largest size of C̃ that is believed; None for any.
+        at_once: Perturbations that are evaluated as one batch by `torch.vmap`; 1 evaluates one after another, which any
+            network allows.
+
+    With `code="sequential"` and τ_θ = P τ_p these are forward finite differences; with `"sequential"` and τ_θ = τ_p
+    coordinate descent; with `"random"` and τ_θ = τ_p simultaneous perturbation (SPSA).
+
+    Raises:
+        UserError: An option is out of range; in `backward`, with the default loss, a label is no class index.
+        UnsupportedNetworkError: The network has nothing to train; in `backward`, vmap cannot run it.
+        NonFiniteError: In `backward`, when a cost is NaN or infinite; the message names the layer. Nothing is added.
+
+    >>> rule = MultiplexedGradientDescent(nn.Linear(4, 3), tau_x=20)
+    >>> rule.backward(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])).shape
+    torch.Size([])
+    """
+
+    follows_gradient: ClassVar[bool] = False
+    accumulated: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        code: Kind = "random",
+        norm: float = 0.1,
+        tau_x: int = 1,
+        tau_p: int = 1,
+        tau_theta: int | None = None,
+        cost_noise: float = 0.0,
+        clamp: float | None = None,
+        at_once: int = 64,
+    ) -> None:
+        super().__init__()
+        if reason := self.supports(network):
+            raise UnsupportedNetworkError(reason)
+        tau_theta = tau_x if tau_theta is None else tau_theta
+        if tau_x < 1 or tau_theta < 1 or tau_theta % tau_x:
+            raise UserError(f"tau_theta must be a multiple of tau_x, got tau_theta={tau_theta} and tau_x={tau_x}")
+        if cost_noise < 0 or at_once < 1 or (clamp is not None and not clamp > 0):
+            raise UserError("cost_noise must be at least 0, at_once at least 1, and clamp positive")
+        self.network, self.loss = network, loss or nn.CrossEntropyLoss()
+        self._classifies = loss is None
+        self._classes: int | None = None  # known when the network has been seen to run
+        self.tau_x, self.tau_theta = tau_x, tau_theta
+        self.cost_noise, self.clamp, self.at_once = cost_noise, clamp, at_once
+        self._names = [name for name, p in network.named_parameters() if p.requires_grad]
+        size = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        like = next(p for p in network.parameters() if p.requires_grad)
+        self.code = PerturbationCode(code, size, norm=norm, tau_p=tau_p).to(like.device)
+        self.register_buffer("accumulated", torch.zeros(size, dtype=like.dtype, device=like.device))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    @classmethod
+    def supports(cls, network: nn.Module) -> str | None:
+        """Any module that has something to train."""
+        if any(p.requires_grad for p in network.parameters()):
+            return None
+        return f"{cls.__name__} has nothing to perturb: no parameter of {type(network).__name__} is trainable"
+
+    @classmethod
+    def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
+        """Use the classifier itself; each batch is presented for 256 steps unless the options say otherwise."""
+        del example, classes
+        return cls(network, **{"tau_x": 256, **options})
+
+    def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
+        """Wiggle, listen, and let each parameter know what it has heard."""
+        del phase
+        if self._classifies and y.ndim == 1:
+            if self._classes is None:
+                with without_trace(self.network):
+                    self._classes = self.network(x[:1]).shape[1]
+            y = check_labels(y, self._classes)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # wiggles are below bfloat16's rounding
+            perturbations = self.code(self.tau_x).to(self.accumulated.dtype)
+            costs = self.costs(torch.cat([torch.zeros_like(perturbations[:1]), perturbations]), x, y)
+            if not costs.isfinite().all():
+                raise NonFiniteError(
+                    f"a cost is NaN or infinite, first seen in {first_nonfinite_layer(self.network, x)}: check the "
+                    "data, or lower the learning rate or norm"
+                )
+            changes = costs[1:] - costs[0]
+            if self.cost_noise > 0:
+                changes += self.cost_noise * torch.randn_like(changes)
+            if self.clamp is not None:
+                changes.clamp_(-self.clamp, self.clamp)
+            self.accumulated += changes @ perturbations / self.code.norm**2
+            self.steps += self.tau_x
+            if int(self.steps) >= self.tau_theta:
+                self._write(self.accumulated * (len(self.accumulated) / int(self.steps)))
+                self.accumulated.zero_()
+                self.steps.zero_()
+        return costs[0]
+
+    def costs(self, perturbations: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Evaluate the cost at perturbed parameters.
+
+        Args:
+            perturbations: Shape (K, P); batch norms keep what the first of them has moved.
+            x: Inputs.
+            y: Targets.
+
+        Returns:
+            Costs, shape (K,).
+        """
+        parameters = {name: self.network.get_parameter(name) for name in self._names}
+        buffers = dict(self.network.named_buffers())
+
+        def cost(flat: Tensor, buffers: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            parts = flat.split([p.numel() for p in parameters.values()])
+            moved = {name: p + d.view(p.shape) for (name, p), d in zip(parameters.items(), parts, strict=True)}
+            scores = functional_call(self.network, {**moved, **buffers}, (x,))
+            return self.loss(scores, y), buffers
+
+        found = list[Tensor]()
+        first = buffers
+        state = torch.get_rng_state()
+        for chunk in perturbations.split(self.at_once):
+            torch.set_rng_state(state)  # one dropout mask for all
+            copies = {name: b.expand(len(chunk), *b.shape).clone() for name, b in buffers.items()}
+            if self.at_once == 1:
+                made, moved = cost(chunk[0], {name: b[0] for name, b in copies.items()})
+                values, moved = made[None], {name: b[None] for name, b in moved.items()}
+            else:
+                values, moved = self._mapped(cost, chunk, copies)
+            if not found:
+                first = {name: b[0] for name, b in moved.items()}
+            found.append(values)
+        for name, buffer in buffers.items():
+            buffer.copy_(first[name])
+        return torch.cat(found)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's own output."""
+        return self.network(x)
+
+    @staticmethod
+    def _mapped(cost: Callable[..., Any], chunk: Tensor, buffers: dict[str, Tensor]) -> Any:
+        try:
+            return torch.vmap(cost, randomness="same")(chunk, buffers)
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UnsupportedNetworkError(
+                f"torch.vmap cannot evaluate the network ({reason}): make the rule with at_once=1"
+            ) from error
+
+    def _write(self, gradient: Tensor) -> None:
+        """Add to each `.grad` its part."""
+        parameters = [self.network.get_parameter(name) for name in self._names]
+        for parameter, part in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
+            if parameter.requires_grad:
+                change = part.view(parameter.shape)
+                parameter.grad = change.clone() if parameter.grad is None else parameter.grad.add_(change)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from beyondprop.rules.local.predsim import PredSim
     from beyondprop.rules.local.symba import SymBa
+    from beyondprop.rules.perturbation.forward_gradient import ForwardGradient
     from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
     from beyondprop.rules.signals.backprop import Backprop
     from beyondprop.rules.signals.consequential import BPC
@@ -61,6 +62,7 @@ _HOME = {
     "DiscreteSchedule": "rules.local.noprop",
     "FeedbackAlignment": "rules.signals.feedback_alignment",
     "ForwardForward": "rules.local.forward_forward",
+    "ForwardGradient": "rules.perturbation.forward_gradient",
     "KolenPollack": "rules.signals.feedback_alignment",
     "LearnedSchedule": "rules.local.noprop",
     "LinearPredictor": "rules.local.linear_predictor",
@@ -106,6 +108,7 @@ __all__ = [
     "DiscreteSchedule",
     "FeedbackAlignment",
     "ForwardForward",
+    "ForwardGradient",
     "KolenPollack",
     "LearnedSchedule",
     "LinearPredictor",

@@ -53,6 +53,7 @@ CAFO = ("tests/rules/local/test_cascaded_forward.py",)
 FIELDS = ("tests/layers/test_locally_connected.py",)
 PERTURBATION = "rules/perturbation"
 MGD = ("tests/rules/perturbation/test_multiplexed.py",)
+FORWARD_GRADIENT = ("tests/rules/perturbation/test_forward_gradient.py",)
 CODES = ("tests/rules/perturbation/test_codes.py",)
 BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 
@@ -1571,6 +1572,62 @@ MUTANTS = (
         "for shift in (32, 16, 8, 4, 2, 1):",
         "for shift in (1,):",
         CODES,
+    ),
+    Mutant(
+        "forward gradient: projection not scaled",
+        f"{PERTURBATION}/forward_gradient.py",
+        "share = torch.linalg.qr(drawn.T).Q.T, sum(sizes) / self.directions",
+        "share = torch.linalg.qr(drawn.T).Q.T, 1 / self.directions",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "forward gradient: directions summed",
+        f"{PERTURBATION}/forward_gradient.py",
+        "share = 1 / self.directions",
+        "share = 1.0",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "forward gradient: activities' directions summed",
+        f"{PERTURBATION}/forward_gradient.py",
+        "_add(parameter, gradient / self.directions)",
+        "_add(parameter, gradient)",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "forward gradient: not a mean over the batch",
+        f"{PERTURBATION}/forward_gradient.py",
+        "change / (len(x) if losses.ndim else 1)",
+        "change",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "forward gradient: tangents of earlier layers lost",
+        f"{PERTURBATION}/forward_gradient.py",
+        "noise if tangent is None else tangent + noise",
+        "noise",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "forward gradient: one signal for all samples",
+        f"{PERTURBATION}/forward_gradient.py",
+        "if change.ndim and len(call.noise) == batch:",
+        "if False:",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "forward gradient: norms are not taught",
+        f"{PERTURBATION}/forward_gradient.py",
+        "layers |= modules_between(self.network, layers.values(), NORMS)",
+        "pass",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "forward gradient: another mask for each direction",
+        f"{PERTURBATION}/forward_gradient.py",
+        "            torch.set_rng_state(state)  # one dropout",
+        "            pass  # one dropout",
+        FORWARD_GRADIENT,
     ),
 )
 

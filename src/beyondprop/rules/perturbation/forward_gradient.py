@@ -1,0 +1,263 @@
+"""Forward gradients: how the loss changes along random directions, by forward-mode differentiation alone."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.rule import check_labels, first_nonfinite_layer
+from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
+from beyondprop.rules.signals.network_rule import NetworkRule
+
+Perturbed = Literal["activities", "weights"]
+
+
+class ForwardGradient(NetworkRule):
+    r"""Forward gradient (Ren, Kornblith, Liao and Hinton, arXiv 2210.03310, Section 3), of weights or of activities.
+
+        FG-W:  g = (∇L · v) v                           v ~ N(0, I) for all parameters
+        FG-A:  δ_l = (dL_n / N) u_l,  g_l = ∂z_l/∂W_l · δ_l    u_l ~ N(0, I) for every layer's output, sample by sample
+
+    ∇L · v is one forward pass with tangents, and so is dL_n, the change of sample n's loss when all outputs z_l move
+    along u_l at once. Either is unbiased. A layer's parameters then learn by its own vector-Jacobian product, in which
+    nothing is differentiated through another layer: no reverse graph stands through the network. The variance of FG-W
+    grows with the number of parameters, that of FG-A with the number of units.
+
+    Args:
+        network: Any module; its layers are linear, convolutions, norms, attention, or written by the user.
+        loss: Maps (network(x), y) to a scalar, or to losses of shape (batch,) of which the mean is taken; only then has
+            each sample a signal of its own, and otherwise all have one. Default: cross-entropy of each sample.
+        perturb: `"activities"` (FG-A) or `"weights"` (FG-W).
+        directions: Random directions, a forward pass each, whose estimates are averaged.
+        orthogonal: Of weights only: directions are made orthogonal, and the gradient is projected onto what they span,
+            scaled by P / directions so that it stays unbiased.
+
+    Raises:
+        UserError: An option is out of range; in `backward`, with the default loss, a label is no class index.
+        UnsupportedNetworkError: The network has something that forward mode cannot pass or that would differ in a
+            second evaluation; the message names it.
+        NonFiniteError: In `backward`, when the loss is NaN or infinite; nothing is added to any `.grad`.
+
+    >>> rule = ForwardGradient(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), directions=4)
+    >>> rule.backward(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])).shape
+    torch.Size([])
+    """
+
+    follows_gradient: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        perturb: Perturbed = "activities",
+        directions: int = 1,
+        orthogonal: bool = False,
+    ) -> None:
+        super().__init__(network, loss)
+        if perturb not in ("activities", "weights"):
+            raise UserError(f"perturb must be 'activities' or 'weights', got {perturb!r}")
+        if directions < 1:
+            raise UserError(f"directions must be at least 1, got {directions}")
+        if orthogonal and perturb != "weights":
+            raise UserError('orthogonal directions are those of perturb="weights"')
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        if orthogonal and directions > trained:
+            raise UserError(f"there are no {directions} orthogonal directions among {trained} parameters")
+        self.perturb, self.directions, self.orthogonal = perturb, directions, orthogonal
+        if self._classifies:
+            self.loss = nn.CrossEntropyLoss(reduction="none")
+
+    @classmethod
+    def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
+        """Use the classifier itself; four directions unless the options say otherwise."""
+        del example, classes
+        return cls(network, **{"directions": 4, **options})
+
+    @classmethod
+    def supports(cls, network: nn.Module) -> str | None:
+        """All but recurrent modules of torch's own."""
+        for name, module in network.named_modules():
+            if isinstance(module, nn.RNNBase):
+                kind = type(module).__name__
+                return (
+                    f"layer {name or 'network'} ({kind}) runs over time inside itself: write it with cells and a loop"
+                )
+        return None
+
+    def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
+        """Add up the estimates of all directions."""
+        del phase
+        # Tangents in bfloat16 would lose the sums of many small products that the estimate is.
+        with torch.autocast(x.device.type, enabled=False), torch.no_grad(), _forward_mode():
+            estimate = self._by_activities if self.perturb == "activities" else self._by_weights
+            return estimate(x, y)
+
+    def _losses(self, scores: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Losses of shape (batch,), or one for all; with a tangent."""
+        if self._classifies and y.ndim == 1:
+            y = check_labels(y, scores.shape[1])
+        losses = self.loss(scores, y)
+        if losses.ndim > 1:
+            raise UserError(f"loss must give a scalar or one number a sample, got shape {tuple(losses.shape)}")
+        if not forward_ad.unpack_dual(losses).primal.isfinite().all():
+            where = first_nonfinite_layer(self.network, x)
+            raise NonFiniteError(
+                f"the loss is NaN or infinite and that appears first in {where}: check the data, or lower the "
+                "learning rate"
+            )
+        return losses
+
+    def _by_weights(self, x: Tensor, y: Tensor) -> Tensor:
+        trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        sizes = [p.numel() for p in trained.values()]
+        drawn = torch.randn(self.directions, sum(sizes), dtype=next(iter(trained.values())).dtype, device=x.device)
+        share = 1 / self.directions
+        if self.orthogonal:
+            drawn, share = torch.linalg.qr(drawn.T).Q.T, sum(sizes) / self.directions
+        buffers = dict(self.network.named_buffers())
+        state, moved, changes, loss = torch.get_rng_state(), dict[str, Tensor](), list[Tensor](), None
+        for direction in drawn:
+            torch.set_rng_state(state)  # one dropout mask for all: they are directions of one loss
+            copies = {name: b.clone() for name, b in buffers.items()}
+            with forward_ad.dual_level():
+                duals = {
+                    name: forward_ad.make_dual(p.detach(), v.view(p.shape))
+                    for (name, p), v in zip(trained.items(), direction.split(sizes), strict=True)
+                }
+                losses = self._losses(functional_call(self.network, {**duals, **copies}, (x,)), x, y)
+                primal, tangent = forward_ad.unpack_dual(losses.mean())
+                changes.append(primal.new_zeros(()) if tangent is None else tangent)
+            loss = primal if loss is None else loss
+            moved = moved or {name: forward_ad.unpack_dual(b).primal for name, b in copies.items()}
+        for name, buffer in buffers.items():
+            buffer.copy_(moved[name])
+        gradient = share * (torch.stack(changes) @ drawn)
+        for p, part in zip(trained.values(), gradient.split(sizes), strict=True):
+            _add(p, part.view(p.shape))
+        assert loss is not None
+        return loss
+
+    def _by_activities(self, x: Tensor, y: Tensor) -> Tensor:
+        state, loss = torch.get_rng_state(), None
+        buffers = dict(self.network.named_buffers())
+        before = {name: b.clone() for name, b in buffers.items()}
+        found: dict[nn.Parameter, Tensor] = {}
+        for number in range(self.directions):
+            torch.set_rng_state(state)
+            if number > 0:  # statistics move once
+                for name, buffer in buffers.items():
+                    buffer.copy_(before[name])
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) + number)
+            with forward_ad.dual_level(), self._watched(generator) as calls:
+                losses = self._losses(self.network(x), x, y)
+                primal, change = forward_ad.unpack_dual(losses)
+            loss = primal.mean() if loss is None else loss
+            if change is not None:
+                after, drawn = {name: b.clone() for name, b in buffers.items()}, torch.get_rng_state()
+                for call in calls:
+                    self._teach(call, change / (len(x) if losses.ndim else 1), len(x), found)
+                for name, buffer in buffers.items():  # layers that were run anew have left no trace
+                    buffer.copy_(after[name])
+                torch.set_rng_state(drawn)
+        for parameter, gradient in found.items():
+            _add(parameter, gradient / self.directions)
+        assert loss is not None
+        return loss
+
+    @contextmanager
+    def _watched(self, generator: torch.Generator) -> Iterator[list[_Call]]:
+        """Let the output of every layer move along noise of its own, and note what it was called with."""
+        calls: list[_Call] = []
+        states: list[Tensor] = []
+        layers = find_layers(self.network)
+        layers |= modules_between(self.network, layers.values(), NORMS)
+
+        def before(_module: nn.Module, _args: Any) -> None:
+            states.append(torch.get_rng_state())  # a layer that drops something inside will drop it again
+
+        def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            state = states.pop()
+            if not any(p.requires_grad for p in module.parameters()):
+                return output
+            value = output[0] if isinstance(output, tuple) else output
+            primal, tangent = forward_ad.unpack_dual(value)
+            noise = self.noise(primal, generator)
+            plain = [forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for a in args]
+            named = {k: forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for k, a in kwargs.items()}
+            calls.append(_Call(module, plain, named, noise, state))
+            dual = forward_ad.make_dual(primal, noise if tangent is None else tangent + noise)
+            return (dual, *output[1:]) if isinstance(output, tuple) else dual
+
+        with ExitStack() as hooks:
+            for layer in dict.fromkeys(layers.values()):
+                hooks.callback(layer.register_forward_pre_hook(before).remove)
+                hooks.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
+            yield calls
+
+    @staticmethod
+    def noise(value: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw u ~ N(0, I) of a layer's output, of its shape."""
+        return torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
+
+    def _teach(self, call: _Call, change: Tensor, batch: int, found: dict[nn.Parameter, Tensor]) -> None:
+        """Call the layer's own vector-Jacobian product with its noise, times how the loss has changed."""
+        if change.ndim and len(call.noise) == batch:
+            signal = call.noise * change.view(-1, *[1] * (call.noise.ndim - 1))
+        else:
+            signal = call.noise * change.sum()
+        parameters = [p for p in call.layer.parameters() if p.requires_grad]
+        torch.set_rng_state(call.state)
+        with torch.enable_grad():
+            output = call.layer(*call.args, **call.kwargs)
+            value = output[0] if isinstance(output, tuple) else output
+            gradients = torch.autograd.grad(value, parameters, signal, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                found[parameter] = found[parameter] + gradient if parameter in found else gradient
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One evaluation of a layer: with what, the noise along which its output moved, and the generator's state."""
+
+    layer: nn.Module
+    args: list[Any]
+    kwargs: dict[str, Any]
+    noise: Tensor
+    state: Tensor
+
+
+def _add(parameter: Tensor, gradient: Tensor) -> None:
+    parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
+
+
+@functools.cache
+def _loaded() -> None:
+    """Let torch load its forward mode, of which it warns itself that it uses what it calls deprecated."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.ones(1), torch.ones(1))
+
+
+@contextmanager
+def _forward_mode() -> Iterator[None]:
+    """What forward mode cannot pass, run by what it can: attention by plain products; and say what is left."""
+    _loaded()
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    except NotImplementedError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnsupportedNetworkError(f"forward-mode differentiation cannot pass the network: {reason}") from error

@@ -1,0 +1,234 @@
+"""Forward gradients: exact over a basis, unbiased on average, with the variance of the paper, and no reverse graph."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.measure.memory import peak_saved_bytes
+from beyondprop.rules.perturbation.forward_gradient import ForwardGradient
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)
+        self.read = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.read(self.encoder(x).mean(dim=1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.read = nn.LSTMCell(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        state = (x.new_zeros(len(x), 4), x.new_zeros(len(x), 4))
+        for step in x.unbind(dim=1):
+            state = self.cell(step, state)
+        return self.read(state[0])
+
+
+NETWORKS = {
+    "perceptron": (lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), (3,)),
+    "convolutional": (
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 2)),
+        (1, 4, 4),
+    ),
+    "batch norm": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
+        (3,),
+    ),
+    "layer norm": (lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 2)), (3,)),
+    "attention": (Attending, (5, 6)),
+}
+
+
+def make(name, count=6):
+    torch.manual_seed(0)
+    build, shape = NETWORKS[name]
+    return build().double(), torch.randn(count, *shape).double(), torch.arange(count) % 2
+
+
+def flat(tensors):
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def gradient_of(rule):
+    return flat(p.grad for p in rule.network.parameters())
+
+
+def true_gradient(network, x, y):
+    return flat(torch.autograd.grad(F.cross_entropy(network(x), y), list(network.parameters())))
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutional", "batch norm", "layer norm"])
+def test_weights_along_a_whole_basis_give_the_gradient(name):
+    """As many orthogonal directions as parameters: nothing is left to chance."""
+    network, x, y = make(name)
+    rule = ForwardGradient(network, perturb="weights", directions=flat(network.parameters()).numel(), orthogonal=True)
+    loss = rule.backward(x, y)
+    network.eval() if name == "batch norm" else None
+    torch.testing.assert_close(gradient_of(rule), true_gradient(network.train(), x, y))
+    torch.testing.assert_close(loss, F.cross_entropy(network(x), y).detach())
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutional", "layer norm"])
+def test_activities_along_a_whole_basis_give_the_gradient(name, monkeypatch):
+    """One unit of one layer moves at a time, for all samples; the estimates are added."""
+    network, x, y = make(name)
+    rule, sizes = ForwardGradient(network), []
+    monkeypatch.setattr(rule, "noise", lambda value, _: sizes.append(value[0].numel()) or torch.zeros_like(value))
+    rule.backward(x, y)
+    layers = list(sizes)
+    rule.zero_grad()
+    for layer, size in enumerate(layers):
+        for unit in range(size):
+            calls = []
+
+            def one(value, _, layer=layer, unit=unit, calls=calls):
+                calls.append(value)
+                noise = torch.zeros_like(value)
+                if len(calls) == layer + 1:
+                    noise.flatten(1)[:, unit] = 1.0
+                return noise
+
+            monkeypatch.setattr(rule, "noise", one)
+            rule.backward(x, y)
+    torch.testing.assert_close(gradient_of(rule), true_gradient(network, x, y))
+
+
+@pytest.mark.parametrize("perturb", ["activities", "weights"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_estimates_are_unbiased(name, perturb):
+    """The mean of many lies within five standard errors of the gradient, in its direction and in all others at once."""
+    network, x, y = make(name)
+    if name == "batch norm":  # samples depend on each other: one signal for all
+        rule = ForwardGradient(network, F.cross_entropy, perturb=perturb)
+    else:
+        rule = ForwardGradient(network, perturb=perturb)
+    torch.manual_seed(3)
+    found = []
+    for _ in range(300 if name == "attention" else 800):
+        rule.zero_grad()
+        rule.backward(x, y)
+        found.append(gradient_of(rule))
+    found, true = torch.stack(found), true_gradient(network, x, y)
+    along = found @ true / true.square().sum()
+    assert (along.mean() - 1).abs() < 5 * along.std() / len(along) ** 0.5
+    distance = (found.mean(dim=0) - true).square().sum()
+    expected = found.var(dim=0).sum() / len(found)  # of an unbiased mean
+    assert 0.2 * expected < distance < 3 * expected
+
+
+@pytest.mark.parametrize("units", [4, 16])
+def test_variance_is_the_papers(units):
+    """One sample, a loss linear in the output, so that the gradient is constant: (pq + 1) S and (q + 1) S, Table 1."""
+    torch.manual_seed(0)
+    inputs = 5
+    x, c = torch.randn(1, inputs).double(), torch.randn(units).double()
+    mean_square = (c[:, None] * x).square().mean()
+    for perturb, factor in (("weights", inputs * units + 1), ("activities", units + 1)):
+        layer = nn.Linear(inputs, units, bias=False).double()
+        rule = ForwardGradient(layer, lambda z, _: z @ c, perturb=perturb)
+        torch.manual_seed(1)
+        found = []
+        for _ in range(3000):
+            rule.zero_grad()
+            rule.backward(x, x)
+            found.append(layer.weight.grad.clone())
+        variance = torch.stack(found).var(dim=0).mean().item()
+        assert variance == pytest.approx(factor * mean_square.item(), rel=0.15)
+
+
+def test_each_sample_has_a_signal_of_its_own():
+    """What one sample adds does not depend on the labels of the others, given the noise."""
+    network, x, y = make("perceptron")
+    found = []
+    for labels in (y, torch.cat([y[:1], 1 - y[1:]])):
+        rule = ForwardGradient(network)
+        rule.zero_grad()
+        torch.manual_seed(5)
+        with torch.no_grad():
+            kept = x.clone()
+            kept[1:] = 0.0  # the first layer's weight sees the first sample alone
+        rule.backward(kept, labels)
+        found.append(network[0].weight.grad.clone())
+    torch.testing.assert_close(*found)
+
+
+def test_no_reverse_graph_stands():
+    network, x, y = make("perceptron")
+    assert peak_saved_bytes(lambda: ForwardGradient(network, perturb="weights").backward(x, y), network) == 0
+    deep = [nn.Sequential(*[layer for _ in range(n) for layer in (nn.Linear(3, 3), nn.Tanh())]) for n in (3, 12)]
+    saved = [peak_saved_bytes(lambda net=net: ForwardGradient(net).backward(x.float(), y), net) for net in deep]
+    assert saved[0] == saved[1]
+
+
+def test_more_directions_are_averaged():
+    network, x, y = make("perceptron")
+    for perturb in ("activities", "weights"):
+        spread = []
+        for directions in (1, 8):
+            rule = ForwardGradient(network, perturb=perturb, directions=directions)
+            torch.manual_seed(2)
+            found = []
+            for _ in range(120):
+                rule.zero_grad()
+                rule.backward(x, y)
+                found.append(gradient_of(rule))
+            spread.append(torch.stack(found).var(dim=0).sum())
+        assert (spread[0] / spread[1]).item() == pytest.approx(8, rel=0.4)
+
+
+def test_dropout_has_one_mask_for_all_directions_and_statistics_move_once():
+    torch.manual_seed(0)
+    seen = []
+    network = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+    network[2].register_forward_hook(lambda _m, args, out: seen.append((out == 0) & (args[0] != 0)))
+    x, y = torch.randn(6, 3), torch.arange(6) % 2
+    for perturb in ("activities", "weights"):
+        seen.clear()
+        ForwardGradient(network, perturb=perturb, directions=3).backward(x, y)
+        assert len(seen) == 3
+        assert all(torch.equal(mask, seen[0]) for mask in seen)
+        assert seen[0].any()
+    assert network[1].num_batches_tracked == 2
+
+
+def test_cells_in_a_loop_are_taught_and_whole_recurrences_refused():
+    torch.manual_seed(0)
+    network, x, y = Recurrent(), torch.randn(4, 3, 3), torch.tensor([0, 1, 0, 1])
+    rule = ForwardGradient(network, perturb="weights")
+    rule.backward(x, y)
+    assert all(p.grad is not None for p in network.parameters())
+    with pytest.raises(UnsupportedNetworkError, match=r"layer 0 \(LSTM\)"):
+        ForwardGradient(nn.Sequential(nn.LSTM(3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"perturb": "inputs"}, "perturb must be"),
+        ({"directions": 0}, "directions"),
+        ({"orthogonal": True}, "orthogonal"),
+        ({"perturb": "weights", "orthogonal": True, "directions": 99}, "no 99 orthogonal"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        ForwardGradient(make("perceptron")[0], **options)
+
+
+def test_nan_is_told_and_nothing_is_added():
+    network, x, y = make("perceptron")
+    x[1, 2] = torch.nan
+    for perturb in ("activities", "weights"):
+        with pytest.raises(NonFiniteError, match="the input"):
+            ForwardGradient(network, perturb=perturb).backward(x, y)
+    assert all(p.grad is None for p in network.parameters())
+    with pytest.raises(UserError, match="one number a sample"):
+        ForwardGradient(network, lambda z, _: z).backward(x.nan_to_num(), y)

@@ -2,6 +2,7 @@
 
 import copy
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -280,6 +281,22 @@ def test_bf16_autocast_works_and_float16_says_why_not(rule_class, digits):
     assert all(p.grad is None or p.grad.dtype == p.dtype for p in rule.parameters())
     with torch.autocast("cpu", torch.float16), pytest.raises(UserError, match=r"float16.*bfloat16"):
         rule.backward(x, y, rule.phases[0])
+
+
+def test_one_autocast_around_several_steps_is_as_one_around_each(rule_class, digits):
+    """Weights that autocast has cast before a step are not used after it."""
+    x, y = (part[:32] for part in digits[0])
+    ends = []
+    for apart in (True, False):
+        rule = make(rule_class, digits).eval()
+        optimizer = make_optimizer(rule)
+        torch.manual_seed(5)
+        with nullcontext() if apart else torch.autocast("cpu", torch.bfloat16):
+            for _ in range(3):
+                with torch.autocast("cpu", torch.bfloat16):
+                    step(rule, optimizer, x, y)
+        ends.append(rule.state_dict())
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=lambda mode: mode.__name__)

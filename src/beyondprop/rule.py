@@ -136,6 +136,7 @@ class Rule(nn.Module, ABC):
                 "use torch.autocast with dtype=torch.bfloat16, or float32"
             )
         refuse_double(x, self)
+        torch.clear_autocast_cache()  # of weights before a step, where one autocast stands around several
         with torch.enable_grad():
             return self.assign_credit(x, y, phase).detach()
 

@@ -1,6 +1,10 @@
 """The examples learn, with a few epochs; and their blocks are the user's own, not the library's."""
 
+import os
+import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +34,16 @@ def test_every_rule_of_the_example_learns(example, options, least, capsys):
     printed = capsys.readouterr().out
     for name, value in accuracy.items():
         assert f"{name:20} {value:.1%}" in printed
+
+
+def test_predictors_learn_in_processes_of_their_own():
+    """By the script itself, which has to be a file for processes to be started from it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(EXAMPLES / "cascaded_processes.py")]
+    printed = subprocess.run(script, check=True, capture_output=True, text=True, env=environment).stdout
+    accuracy = dict(re.findall(r"^(.*?)  +([\d.]+)%$", printed, flags=re.MULTILINE))
+    assert accuracy.keys() == {"block 1 alone", "block 2 alone", "block 3 alone", "all together"}
+    assert min(float(value) for value in accuracy.values()) > 75
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ def test_sizes_are_the_papers():
         assert found == sizes
     count = sum(p.numel() for p in vgg8b((3, 32, 32), 10).parameters())
     assert count == pytest.approx(8.9e6, rel=0.02)
+    slopes = {m.negative_slope for m in vgg8b((3, 32, 32), 10).modules() if isinstance(m, nn.LeakyReLU)}
+    assert slopes == {0.01}
 
 
 def test_batch_norm_takes_the_bias_away_and_stands_before_the_activation():

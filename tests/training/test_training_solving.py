@@ -217,6 +217,26 @@ def test_a_signal_stops_between_batches_and_the_fit_goes_on(tmp_path, stopped, r
     assert same(load(tmp_path / "run").model, load(tmp_path / "whole").model)
 
 
+def test_every_pass_reads_the_data_in_an_order_of_its_own(tmp_path, splits):
+    """Pass n reads epoch n."""
+    seen = []
+
+    def noted_build(settings, splits):
+        experiment = RECIPE.build(settings, splits)
+        absorb = experiment.rule.absorb
+        experiment.rule.absorb = lambda x, y, part: seen.append((part, y)) or absorb(x, y, part)
+        return experiment
+
+    run(tmp_path / "run", replace(RECIPE, build=noted_build))
+    loaded = load_run(tmp_path / "run")
+    for number, part in enumerate(loaded.rule.passes):
+        expected = [y for _, y in loaded.batches(splits.train, training=True).epoch(number)]
+        found = [y for other, y in seen if other == part]
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=False)), part
+    first, second = ([y for other, y in seen if other == part] for part in loaded.rule.passes[:2])
+    assert any(not torch.equal(a, b) for a, b in zip(first, second, strict=False))
+
+
 def test_half_a_fit_is_not_evaluated(tmp_path, stopped, one_line):
     stopped(tmp_path / "run", RECIPE, 4, killed, Killed)
     with one_line(RunError, "1 of 3 passes", "--resume"):

@@ -42,6 +42,10 @@ BUILD = builder("beyondprop.rules.local.cascaded_forward:CascadedForward", loss=
 BUILD_DFA = builder("beyondprop.rules.local.cascaded_feedback:CascadedForwardDFA", loss="loss")
 
 CHOICES = ("AdamW, one-cycle schedule", "statistics of batch norms from training")
+FEEDBACK_CHOICES = (
+    *CHOICES,
+    "no augmentation, and as many epochs of blocks as of predictors (re-measured: 250 on CIFAR-10, cropped, flipped)",
+)
 CONV = "three random convolutional blocks of 32, 128 and 512 channels"
 
 
@@ -54,10 +58,18 @@ def recipe(
         name for name in ("digits", "fashion-mnist", "mnist", "cifar-100", "cifar-10") if variant.startswith(name)
     )
     source = "arXiv 2511.01061, re-measured" if feedback else "arXiv 2303.09728, as later papers quote it"
+    if variant == "mnist" and feedback:
+        source += " (three runs, 98.96 to 99.05)"
     figures = None if published is None else Published({"test_accuracy": published}, source)
     build = BUILD_DFA if feedback else BUILD
     return Recipe(
-        f"{system}/{variant}", summary, data, settings, build, lambda _settings: figures, lambda _settings: CHOICES
+        f"{system}/{variant}",
+        summary,
+        data,
+        settings,
+        build,
+        lambda _settings: figures,
+        lambda _settings: FEEDBACK_CHOICES if feedback else CHOICES,
     )
 
 
@@ -90,7 +102,7 @@ FEEDBACK = (
     recipe(
         "digits", "convolutions trained by direct feedback on scikit-learn's digits", CascadeSettings(), feedback=True
     ),
-    recipe("mnist", f"{TRAINED} on MNIST", CascadeSettings(epochs=5), 0.9905, feedback=True),
+    recipe("mnist", f"{TRAINED} on MNIST", CascadeSettings(epochs=5), 0.99, feedback=True),
     recipe("cifar-10", f"{TRAINED} on CIFAR-10", CascadeSettings(epochs=15), 0.7843, feedback=True),
     recipe("cifar-100", f"{TRAINED} on CIFAR-100", CascadeSettings(epochs=15), 0.5012, feedback=True),
 )

@@ -41,7 +41,7 @@ MONO = builder("beyondprop.rules.local.mono_forward:MonoForward", order="order")
 PREDSIM = builder("beyondprop.rules.local.predsim:PredSim", order="order", beta="beta")
 CWCOMP = builder("beyondprop.rules.local.class_channels:ClassChannels", order="order", goodness="goodness")
 
-CHOICES = ("AdamW, one-cycle schedule",)
+CHOICES: tuple[str, ...] = ("AdamW, one-cycle schedule",)
 TITLES = {"mnist": "MNIST", "cifar-10": "CIFAR-10", "cifar-100": "CIFAR-100"}
 SMALL: dict[str, Any] = {"epochs": 15, "hidden": 64, "depth": 3, "learning_rate": 1e-2}
 
@@ -59,12 +59,18 @@ def recipe(
     variant = recipe_id.partition("/")[2]
     data = next(name for name in ("digits", "mnist", "cifar-100", "cifar-10") if variant.startswith(name))
     figures = None if published is None else Published({"test_accuracy": published}, source)
-    return Recipe(recipe_id, summary, data, settings, build, lambda _settings: figures, lambda _settings: CHOICES)
+    choices = CHOICES
+    if isinstance(settings, PredSimSettings):
+        choices = (*CHOICES, "few epochs (the paper has 400)", "local losses behind pooling and dropout")
+        choices += () if settings.augment != "none" else ("no augmentation and no dropout",)
+    elif build is MONO:
+        choices = (*CHOICES, "all layers at once (in the re-measurement one after another)")
+    return Recipe(recipe_id, summary, data, settings, build, lambda _settings: figures, lambda _settings: choices)
 
 
 DIGITS = "a perceptron with three hidden layers on scikit-learn's digits"
 THREE = "the paper's perceptron, three hidden layers"
-REMEASURED = "arXiv 2511.01061, re-measured"
+REMEASURED = "arXiv 2511.01061, re-measured (CIFAR-100: 30.2 to 30.5 in its logs)"
 MONO_FORWARD = (
     recipe("mono-forward/digits", DIGITS, BlockwiseSettings(**SMALL)),
     *(
@@ -72,7 +78,7 @@ MONO_FORWARD = (
             f"mono-forward/{data}",
             f"{THREE} of 2000 units, on {title}",
             BlockwiseSettings(epochs=15, hidden=2000, depth=3),
-            {"cifar-10": 0.6201, "cifar-100": 0.302}.get(data),
+            {"cifar-10": 0.6201, "cifar-100": 0.3035}.get(data),
             REMEASURED,
         )
         for data, title in TITLES.items()
@@ -93,7 +99,7 @@ PRED_SIM = (
     recipe(
         "predsim/cifar-10-vgg8b",
         "the paper's convolutional network, VGG8b, on CIFAR-10",
-        PredSimSettings(epochs=30, network="vgg8b", dropout=0.05, augment="crop-flip"),
+        PredSimSettings(epochs=30, network="vgg8b", dropout=0.2, augment="crop-flip"),
         0.9442,
         "the authors' repository, for arXiv 1901.06656",
     ),

@@ -220,3 +220,25 @@ def test_direct_feedback_crosses_no_block_either():
     error = (error - nn.functional.one_hot(y, 3)) / len(y)
     signal = (error @ rule.feedback_0) * (h1 > 0)
     torch.testing.assert_close(gradient, signal.T @ x)
+
+
+def test_a_layer_that_is_replaced_is_the_one_that_learns():
+    x, y = batch()
+    rule = make(MonoForward)
+    old = rule.network[2]
+    rule.network[2] = nn.Linear(12, 12).double()
+    rule.backward(x, y)
+    assert rule.network[2].weight.grad is not None
+    assert old.weight.grad is None
+
+
+def test_the_first_layers_keep_nothing_while_later_ones_learn():
+    x, y = batch(256)
+    network = nn.Sequential(nn.Linear(10, 400), nn.ReLU(), nn.Linear(400, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    for rule_class in (ForwardForward, PredSim):
+        rule = make(rule_class, network, order="one-by-one")
+        saved = []
+        for stage in rule.stages[:2]:
+            rule.stage = stage
+            saved.append(peak_saved_bytes(lambda rule=rule: rule.backward(x, y), rule))
+        assert saved[1] < 1.5 * 2 * 256 * 400 * 8  # the input of the second block, for both passes at most

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.measure.memory import peak_live_bytes
 from beyondprop.rules.local.cascaded_feedback import CascadedForwardDFA
 from beyondprop.rules.local.cascaded_forward import CascadedForward
@@ -138,9 +138,12 @@ def test_a_prediction_does_not_depend_on_its_company(rule_class):
     with torch.no_grad():
         for p in rule.predictors.parameters():
             p.normal_(std=0.05)
-    rule.eval()
-    alone = torch.cat([rule(x[i : i + 1]) for i in range(20)])
-    torch.testing.assert_close(rule(x), alone, rtol=1e-4, atol=1e-5)
+    for mode in (True, False):  # in the middle of a training too
+        rule.train(mode)
+        moved = rule.network[3].running_mean.clone()
+        alone = torch.cat([rule(x[i : i + 1]) for i in range(20)])
+        torch.testing.assert_close(rule(x), alone, rtol=1e-4, atol=1e-5)
+        assert torch.equal(rule.network[3].running_mean, moved)
 
 
 def test_feedback_trains_blocks_first_and_then_predictors_with_still_blocks():
@@ -193,3 +196,30 @@ def test_errors_are_one_line():
     x[0] = torch.nan
     with pytest.raises(NonFiniteError, match="block 1's predictor"):
         CascadedForward(network(), x[1:], 3).backward(x, y)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_scores_of_any_size_have_probabilities_and_nan_has_an_error(loss):
+    x, y = features()
+    predictor = LinearPredictor(6, 4, loss=loss).double()
+    for size in (1e8, 1e-8):
+        scores = size * torch.eye(4)
+        torch.testing.assert_close(predictor.probabilities(scores).sum(dim=1), torch.ones(4))
+    coarse = 300 * torch.eye(4, dtype=torch.bfloat16)
+    assert predictor.probabilities(coarse).dtype == torch.float32
+    x[0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="predictor"):
+        predictor.backward(x, y)
+    assert predictor.linear.weight.grad is None
+
+
+def test_blocks_that_were_frozen_are_not_trained_without_a_word():
+    blocks, x = network(), torch.randn(10, 1, 8, 8)
+    CascadedForward(blocks, x, 3)
+    with pytest.raises(UnsupportedNetworkError, match="frozen"):
+        CascadedForwardDFA(blocks, x, 3)
+    rule = CascadedForwardDFA(blocks.requires_grad_(), x, 3)
+    with torch.no_grad():
+        blocks[0].weight.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="block 1"):
+        rule.backward(x, torch.arange(10) % 3)

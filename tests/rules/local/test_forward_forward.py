@@ -331,3 +331,71 @@ def test_nan_under_the_label_is_seen_and_a_linear_classifier_is_refused():
         make().backward(x, y)
     with pytest.raises(UnsupportedNetworkError, match="hidden layers"):
         ForwardForward.for_classifier(nn.Sequential(nn.Linear(12, 4)), batch()[0].float(), 4)
+
+
+def test_symba_counts_every_block_by_its_mean_square():
+    x, _ = batch()
+    rule, expected = make(SymBa), torch.zeros(len(x), CLASSES).double()
+    for label in range(CLASSES):
+        h = torch.stack([marked(sample, label) for sample in x])
+        for layer in (rule.network[0], rule.network[2]):
+            h = torch.relu(layer(h / h.square().mean(dim=1, keepdim=True).sqrt()))
+            expected[:, label] += h.square().mean(dim=1)
+    torch.testing.assert_close(rule(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", ["together", "one-by-one"])
+def test_the_readout_sees_what_predictions_see(order):
+    """Statistics that were noted, and no unit dropped."""
+    network = nn.Sequential(nn.Linear(12, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 5), nn.ReLU())
+    x, y = (part.float() if part.is_floating_point() else part for part in batch())
+    rule = ForwardForward(network, x, CLASSES, readout="softmax", order=order)
+    rule.stage = rule.stages[-1]
+    with torch.no_grad():
+        rule.classifier.weight.normal_()
+    rule.eval()
+    expected = F.cross_entropy(rule(x), y)
+    rule.train()
+    seen = []
+    rule.classifier.register_forward_hook(lambda _m, _args, scores: seen.append(F.cross_entropy(scores, y)))
+    rule.backward(x, y)
+    if order == "one-by-one":
+        torch.testing.assert_close(seen[0].detach(), expected.detach())
+        assert network[1].num_batches_tracked == 0
+    else:  # once, by the two passes, before the readout is made
+        assert network[1].num_batches_tracked == 1
+    assert network[3].training
+
+
+def test_activities_stay_whole_when_a_step_is_not():
+    x, y = batch()
+    rule = make(peer=0.1)
+    rule.backward(x, y)
+    kept = rule.activity_0.clone()
+    with torch.no_grad():
+        rule.network[0].weight[0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="block 1"):
+        rule.backward(x, y)
+    assert torch.equal(rule.activity_0, kept)
+
+
+def test_hard_negatives_of_dead_and_broken_networks():
+    """Where nothing is active all wrong classes are alike, and none is the true one."""
+    rule = make(negatives="hard")
+    with torch.no_grad():
+        for p in rule.network.parameters():
+            p.fill_(-1.0)
+        rule.network[0].weight.zero_()
+    x, y = torch.randn(400, 12).double(), torch.arange(400) % CLASSES
+    wrong = rule.wrong_labels(x, y)
+    assert (wrong != y).all()
+    assert len(wrong.unique()) == CLASSES
+    with torch.no_grad():
+        rule.network[2].bias.fill_(torch.inf)
+    with pytest.raises(NonFiniteError, match="block 2"):
+        rule.backward(x, y)
+
+
+def test_a_label_for_other_classes_is_refused():
+    with pytest.raises(UserError, match="3 classes, and the rule for 4"):
+        make(label=Overlay(3))

@@ -106,6 +106,9 @@ def test_predsim_of_images():
     assert large.classify.in_features == 512 * 4
     single = PredictionAndSimilarity(torch.Size([7, 1, 1]), 3, 0.5).double()
     assert single(h[:, :, :1, :1], y).isfinite()
+    few = PredictionAndSimilarity(torch.Size([2, 6, 5]), 3, 1.0).double()
+    expected = (cosines(few.similar(h[:, :2]).flatten(1)) - target).square().mean()
+    torch.testing.assert_close(few(h[:, :2], y), expected)
 
 
 def test_predsim_leaves_the_output_layer_a_block_of_its_own():
@@ -152,3 +155,20 @@ def test_too_few_channels_are_refused_by_name():
         ClassChannels(network, torch.zeros(2, 10), 3)
     with pytest.raises(UserError, match="goodness"):
         ClassChannels(perceptron(), batch(10)[0], 3, goodness="max")
+
+
+def test_a_sample_without_deviation_has_a_finite_derivative():
+    h = torch.randn(4, 5).double()
+    h[0] = 3.0
+    h.requires_grad_()
+    similarity(h).sum().backward()
+    assert h.grad.abs().max() < 1e5
+
+
+def test_goodness_of_channels_keeps_its_digits_under_autocast():
+    h, y = batch(7)
+    local = GroupScores(7, 3, "square")
+    expected = local.scores(h.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(local.scores(h.float()), expected)
+        assert local(h.float(), y).dtype == torch.float32

@@ -45,13 +45,23 @@ class Blockwise(Rule):
         if order not in ("together", "one-by-one"):
             raise UserError(f"order must be 'together' or 'one-by-one', got {order!r}")
         self.network = network
-        # A tuple, so that the network's modules are not registered a second time.
-        self.blocks = tuple(cut(network, self.default_starts(network) if blocks is None else blocks))
+        self._starts = list(self.default_starts(network) if blocks is None else blocks)
+        self._children: list[nn.Module] = []
+        self._blocks: tuple[nn.Sequential, ...] = ()
         if reason := shared_parameter(self.blocks):
             raise UnsupportedNetworkError(reason)
         self.order = order
         if order == "one-by-one":
             self.stages = tuple(f"block {number}" for number in range(1, len(self.blocks) + 1))
+
+    @property
+    def blocks(self) -> tuple[nn.Sequential, ...]:
+        """The network's children as blocks; a child that has been replaced is in its block."""
+        children = children_of(self.network)
+        if len(children) != len(self._children) or any(a is not b for a, b in zip(children, self._children)):  # noqa: B905
+            # Kept in a list and a tuple, so that the modules are not registered a second time.
+            self._children, self._blocks = children, tuple(cut(self.network, self._starts))
+        return self._blocks
 
     @classmethod
     def supports(cls, network: nn.Module) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError
 from beyondprop.rule import check_labels, descend
 from beyondprop.rules.local.blockwise import finished
 from beyondprop.rules.local.cascaded_forward import CascadedForward
@@ -27,7 +28,13 @@ class CascadedForwardDFA(CascadedForward):
 
     The authors' code of this variant is not public; the above follows the description in arXiv 2511.01061.
 
+    The graphs of all blocks stand until the error is known: unlike that of the other rules of blocks, the memory for
+    differentiation grows with depth.
+
     Args: as `CascadedForward`; the network's parameters are trained.
+
+    Raises:
+        UnsupportedNetworkError: All of the network is frozen; and as `CascadedForward`.
 
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
     >>> rule = CascadedForwardDFA(network, torch.zeros(2, 4), 3)
@@ -36,8 +43,13 @@ class CascadedForwardDFA(CascadedForward):
     """
 
     stages = ("blocks", "predictors")
+    follows_gradient: ClassVar[bool] = False
 
     def __init__(self, network: nn.Module, example: Tensor, classes: int, **options: Any) -> None:
+        if not any(p.requires_grad for p in network.parameters()):
+            raise UnsupportedNetworkError(
+                "every parameter of the network is frozen, as CascadedForward leaves it: network.requires_grad_(True)"
+            )
         super().__init__(network, example, classes, **options)
         like = next(network.parameters())
         sizes = [shape.numel() for shape in self.shapes]
@@ -56,8 +68,12 @@ class CascadedForwardDFA(CascadedForward):
                 return self.train_predictors(x, y, phase)
         y = check_labels(y, self.classes)
         outputs = []
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, start=1):
             x = block(x.detach())
+            if not (x.sum().isfinite() or x.isfinite().all()):
+                raise NonFiniteError(
+                    f"the output of block {number} holds NaN or infinity: check the data, or lower the learning rate"
+                )
             outputs.append(x)
         scores = self.auxiliary(x.flatten(1))
         loss = F.cross_entropy(scores, y)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rules.local.blockwise import HiddenLayers, output_shapes
+from beyondprop.rules.local.blockwise import HiddenLayers, finished, output_shapes
 from beyondprop.rules.local.linear_predictor import LinearPredictor, PredictorLoss
 
 
@@ -19,8 +19,8 @@ class CascadedForward(HiddenLayers):
         h_k = block_k(h_{k-1}),    P_k = softmax(h_k W_kᵀ),    prediction: Σ_k P_k
 
     The blocks stay as they are; each predictor W_k learns alone, from its block's output (`LinearPredictor`). With the
-    sparsemax loss, P_k is sparsemax. In training mode, batch norms use the batch's statistics and note them; what
-    predicts uses those that were noted, never the test batch's own.
+    sparsemax loss, P_k is sparsemax. In training mode, batch norms use the batch's statistics and note them; for
+    predictions the blocks are in evaluation mode, whatever the rule's: they never use the test batch's own.
 
     Args:
         network: An `nn.Sequential` of hidden blocks, such as conv - ReLU - pool - batch norm. Its parameters are
@@ -101,7 +101,8 @@ class CascadedForward(HiddenLayers):
         Returns:
             Logarithms of the mean of the predictors' probabilities, shape (batch, classes).
         """
-        said = [predictor.probabilities(predictor(features)) for predictor, features in self._with_features(x)]
+        with finished(self.network):
+            said = [predictor.probabilities(predictor(features)) for predictor, features in self._with_features(x)]
         return torch.stack(said).mean(dim=0).clamp(min=1e-30).log()
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -97,6 +97,8 @@ class ForwardForward(HiddenLayers):
         self.negatives, self.peer, self.readout = negatives, peer, readout
         like = next(network.parameters())
         self.label = (label or Overlay(classes)).to(device=like.device, dtype=like.dtype)
+        if self.label.classes != classes:
+            raise UserError(f"the label is made for {self.label.classes} classes, and the rule for {classes}")
         labelled = self.label(example, torch.zeros(len(example), dtype=torch.long, device=example.device))
         self.shapes = output_shapes(self.blocks, network, labelled)
         self.thresholds = [self._threshold(k, threshold) for k in range(len(self.blocks))]
@@ -152,8 +154,9 @@ class ForwardForward(HiddenLayers):
             loss = self.pair_loss(positive, negative, self.thresholds[k])
             return loss + self.peer * self._inequality(k, h[: len(x)]) if self.peer > 0 else loss
 
-        # Made in the call, so that both passes' input is freed when the first block has it.
-        loss = self.walk(*self._entered(x, y, wrong), objective, self.direction)
+        with torch.set_grad_enabled(self.stage in (None, self.stages[0])):
+            entered = self._entered(x, y, wrong)
+        loss = self.walk(*entered, objective, self.direction)
         return loss + self._train_readout(unnamed, y) if reads else loss
 
     def forward(self, x: Tensor, *, readout: Readout | None = None) -> Tensor:
@@ -206,7 +209,10 @@ class ForwardForward(HiddenLayers):
             return (y + torch.randint_like(y, 1, self.classes)) % self.classes
         with finished(self):
             goodness = torch.cat([self.scan(part) for part in x.split(max(1, SCANNED // self.classes))])
-        return torch.multinomial(goodness.scatter(1, y[:, None], 0.0).sqrt() + 1e-12, 1).squeeze(1)
+            if not goodness.isfinite().all():
+                self._name_broken_block(x)
+        likely = goodness.sqrt() + 1e-12  # where all is quiet, all wrong classes are alike
+        return torch.multinomial(likely.scatter(1, y[:, None], 0.0), 1).squeeze(1)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The network, learned class patterns, and the classifier."""
@@ -268,12 +274,22 @@ class ForwardForward(HiddenLayers):
         return loss.detach()
 
     def _inequality(self, k: int, h: Tensor) -> Tensor:
-        """How unequally a block's units are active; their moving averages take in this batch."""
+        """How unequally a block's units are active; their moving averages take in this batch if it is finite."""
         average: Tensor = getattr(self, f"activity_{k}")
         activity = h.mean(dim=[0, *range(2, h.ndim)]).to(average.dtype)
         present = 0.9 * average + 0.1 * activity
-        average.copy_(present.detach())
-        return (present.mean() - present).square().mean()
+        unequal = (present.mean() - present).square().mean()
+        if unequal.isfinite():
+            average.copy_(present.detach())
+        return unequal
+
+    def _name_broken_block(self, x: Tensor) -> None:
+        """Raise the error that says in which block goodness is not finite."""
+        outputs = self._outputs(self.direction(self.label.every_class(x[:1])))
+        number = next((k for k, (h, _) in enumerate(outputs, start=1) if not h.isfinite().all()), len(outputs))
+        raise NonFiniteError(
+            f"the goodness of block {number} is NaN or infinite: check the data for NaN, or lower the learning rate"
+        )
 
     def _threshold(self, k: int, threshold: float | None) -> float:
         if threshold is None:

@@ -60,11 +60,13 @@ class LinearPredictor(Rule):
         """Add the gradient to the weight's (and the bias's) `.grad`."""
         del phase
         y = check_labels(y, self.linear.out_features)
-        with torch.no_grad():
-            features = x.flatten(1)
-            if torch.is_autocast_enabled(x.device.type):  # once, for both products
-                features = features.to(torch.get_autocast_dtype(x.device.type))
-            scores = self.linear(features)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.linear.weight.dtype
+        # Cast here, once for both products: autocast would go on with the weight that it has cast before a step.
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            features = x.flatten(1).to(dtype)
+            bias = None if self.linear.bias is None else self.linear.bias.to(dtype)
+            scores = F.linear(features, self.linear.weight.to(dtype), bias)
             wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
             loss = self.loss_of(wide, y)
             if not loss.isfinite():
@@ -76,7 +78,7 @@ class LinearPredictor(Rule):
             error[torch.arange(len(y), device=y.device), y] -= 1
             error /= len(y)
             for parameter, gradient in (
-                (self.linear.weight, lambda: error.to(scores.dtype).T @ features.to(scores.dtype)),
+                (self.linear.weight, lambda: error.to(dtype).T @ features),
                 (self.linear.bias, lambda: error.sum(dim=0)),
             ):
                 if parameter is not None and parameter.requires_grad:
@@ -98,6 +100,7 @@ class LinearPredictor(Rule):
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Return what is said of the classes, shape (batch, classes): softmax, or sparsemax with its loss."""
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         return sparsemax(scores) if self.loss == "sparsemax" else scores.softmax(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,6 +120,7 @@ def sparsemax(scores: Tensor) -> Tensor:
     >>> sparsemax(torch.tensor([[0.5, 0.3, -2.0]]))
     tensor([[0.6000, 0.4000, 0.0000]])
     """
+    scores = scores - scores.amax(dim=1, keepdim=True)  # where numbers are large, one less would be the same number
     return (scores - _threshold(scores)).clamp(min=0)
 
 
@@ -127,6 +131,7 @@ def sparsemax_loss(scores: Tensor, y: Tensor) -> Tensor:
         scores: z, shape (batch, classes).
         y: Class indices, shape (batch,).
     """
+    scores = scores - scores.amax(dim=1, keepdim=True).detach()  # a shift changes nothing
     tau = _threshold(scores)
     inside = torch.where(scores > tau, scores.square() - tau.square(), 0.0)
     return (0.5 * inside.sum(dim=1) + 0.5 - scores.gather(1, y[:, None]).squeeze(1)).mean()
@@ -137,5 +142,5 @@ def _threshold(scores: Tensor) -> Tensor:
     descending = scores.sort(dim=1, descending=True).values
     counts = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=scores.dtype)
     excess = descending.cumsum(dim=1) - 1
-    support = (counts * descending > excess).sum(dim=1, keepdim=True)
+    support = (counts * descending > excess).sum(dim=1, keepdim=True).clamp(min=1)  # none where a score is NaN
     return excess.gather(1, support - 1) / support

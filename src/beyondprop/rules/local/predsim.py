@@ -85,6 +85,7 @@ class PredictionAndSimilarity(nn.Module):
             )
         if beta < 1:
             self.classify = nn.Linear(features, classes)
+            nn.init.zeros_(self.classify.weight)
         self.classes = classes
 
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
@@ -100,8 +101,9 @@ class PredictionAndSimilarity(nn.Module):
             with torch.autocast(h.device.type, enabled=False):
                 target = similarity(F.one_hot(y, self.classes).to(loss.dtype))
             made = self.similar(h).to(loss.dtype)
-            if self.side:  # one place alone has no deviation
-                made = made.flatten(2).std(dim=2) if made[0, 0].numel() > 1 else made.flatten(1)
+            if self.side:  # of few channels the deviations say nothing, and one place alone has none
+                few = made.shape[1] <= 3 or made[0, 0].numel() == 1
+                made = made.flatten(1) if few else made.flatten(2).std(dim=2)
             with torch.autocast(h.device.type, enabled=False):
                 loss = loss + self.beta * F.mse_loss(similarity(made), target)
         if self.classify is not None:
@@ -119,5 +121,7 @@ def similarity(h: Tensor) -> Tensor:
     Returns:
         Shape (batch, batch), within -1..1.
     """
-    centred = F.normalize(h - h.mean(dim=1, keepdim=True), dim=1)
-    return (centred @ centred.T).clamp(-1, 1)
+    centred = h - h.mean(dim=1, keepdim=True)
+    # Not quite of length 1, so that a sample without any deviation has a finite derivative.
+    directions = centred * (centred.square().sum(dim=1, keepdim=True) + 1e-8).rsqrt()
+    return (directions @ directions.T).clamp(-1, 1)

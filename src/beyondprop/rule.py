@@ -236,6 +236,35 @@ def first_nonfinite_layer(network: nn.Module, x: Tensor) -> str:
     return f"layer {seen[0]}" if seen else "the loss"
 
 
+def check_example(example: Tensor, network: nn.Module) -> None:
+    """Refuse what is no input batch.
+
+    Raises:
+        UserError: The example is no tensor, or float64 where the network is float32.
+    """
+    if not isinstance(example, Tensor) or example.ndim == 0:
+        raise UserError(f"example must be a tensor, one input batch, not {type(example).__name__}")
+    refuse_double(example, network)
+
+
+@contextmanager
+def running_example(example: Tensor) -> Iterator[None]:
+    """Within it a network runs on an example; what torch says of a wrong one is told as the user's own.
+
+    Raises:
+        UserError: The network cannot run on it.
+    """
+    try:
+        yield
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"the network cannot run on an example of shape {tuple(example.shape)} and {example.dtype}: {reason}"
+        ) from error
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode, with every module's own mode and the generators' state restored at the end."""

@@ -183,6 +183,7 @@ def _about(recipes: Sequence[Recipe], settings: Mapping[str, SolverSettings], ex
         if text != described[first.id]:
             lines = itertools.zip_longest(described[first.id].splitlines(), text.splitlines(), fillvalue="nothing")
             one, two = next((one.strip(), two.strip()) for one, two in lines if one != two)
+            one, two = (text if text != ")" else "no further layer" for text in (one, two))
             raise UserError(
                 f"{first.id} and {name} train different networks, {one} against {two}: name recipes of one network, or "
                 "change the settings that they share"

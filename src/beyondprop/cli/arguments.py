@@ -64,7 +64,7 @@ def parse(
                 args=argv,
                 prog=prog,
                 description=_laid_out(description),
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                config=(tyro.conf.OmitArgPrefixes,),
                 registry=_registry(),
                 return_unknown_args=True,
             )

@@ -84,6 +84,8 @@ def _tell(loaded: Any, folder: Path, output: Output, *, with_measures: bool) -> 
         say_json({**_about(loaded, folder, output), **figures, **measures})
         return
     say(f"{loaded.recipe.id}, {output.split} split: {figures['count']} images, {folder}")
+    if not (folder / "result.json").exists():
+        say("the run is not finished: these are the weights of its last checkpoint")
     single = {"accuracy": figures["accuracy"], "loss": figures["loss"]}
     single |= {name: value for name, value in measures.items() if not isinstance(value, list)}
     say(aligned([(_words(name), _figure(name, value)) for name, value in single.items()]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -136,7 +137,16 @@ def _draw_loss(axes: Axes, steps: list[dict[str, Any]]) -> None:
     if not steps:
         return
     axes.plot(x, y, color=LOSS, alpha=0.3, linewidth=0.8, label="batches")
-    axes.plot(x, _smooth(y), color=LOSS, linewidth=1.8, label="smoothed")
+    # What one stage's loss was says nothing of the next one's.
+    stages = [list(part) for _, part in itertools.groupby(steps, lambda record: record.get("stage"))]
+    for number, part in enumerate(stages):
+        found = [record["loss"] for record in part]
+        label = "smoothed" if number == 0 else None
+        axes.plot([r["step"] for r in part], _smooth(found), color=LOSS, linewidth=1.8, label=label)
+        if number > 0:
+            axes.axvline(
+                part[0]["step"], color="0.6", linewidth=0.8, linestyle="--", label="next stage" if number == 1 else None
+            )
     if min(y) > 0 and max(y) > 30 * min(y):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")

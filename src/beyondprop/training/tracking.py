@@ -232,6 +232,6 @@ def _summary_writer(run: RunFolder | None) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # an extra, and slow to import
     except ImportError as error:
-        raise UserError("TensorBoard is not installed: pip install 'beyondprop[tensorboard]'") from error
+        raise UserError("TensorBoard is not installed: pip install tensorboard") from error
     step = run.checkpoint.step if run.checkpoint else 0
     return SummaryWriter(run.path / "tensorboard", purge_step=step + 1)  # what a kill has undone is hidden

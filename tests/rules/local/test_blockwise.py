@@ -242,3 +242,37 @@ def test_the_first_layers_keep_nothing_while_later_ones_learn():
             rule.stage = stage
             saved.append(peak_saved_bytes(lambda rule=rule: rule.backward(x, y), rule))
         assert saved[1] < 1.5 * 2 * 256 * 400 * 8  # the input of the second block, for both passes at most
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (torch.zeros(2, 9).double(), r"example of shape \(2, 9\)"),
+        ([[0.0] * 10], "example must be a tensor"),
+        (torch.zeros(2, 10), r"example of shape .*float32"),
+    ],
+)
+@pytest.mark.parametrize("rule_class", [PredSim, SymBa, CascadedForwardDFA])
+def test_a_wrong_example_is_told_in_one_line(rule_class, example, message):
+    with pytest.raises(UserError, match=message):
+        rule_class.for_classifier(perceptron(), example, 3)
+
+
+def test_a_network_without_its_output_layer_is_no_classifier():
+    with pytest.raises(UserError, match=r"gives \(12,\) numbers a sample, and classes is 3"):
+        PredSim(perceptron()[:-1], batch()[0], 3)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (lambda _shape, _classes: lambda h, _y: h.detach().mean(), "block 1 does not depend on its output"),
+        (lambda _shape, _classes: lambda h, _y: h.mean(dim=1), r"block 1 must give a scalar.*shape \(7,\)"),
+        (lambda _shape, _classes: lambda _h, _y: 1.0, "block 1 must give a scalar.*float"),
+        (lambda _shape, _classes: None, "objective must make a local loss.*NoneType"),
+    ],
+)
+def test_objectives_that_teach_nothing_are_refused(objective, message):
+    x, y = batch()
+    with pytest.raises(UserError, match=message):
+        LocalLosses(perceptron(), x, 3, objective=objective).backward(x, y)

@@ -399,3 +399,11 @@ def test_hard_negatives_of_dead_and_broken_networks():
 def test_a_label_for_other_classes_is_refused():
     with pytest.raises(UserError, match="3 classes, and the rule for 4"):
         make(label=Overlay(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"label": "overlay"}, "LabelInput"), ({"threshold": -1.0}, "threshold")]
+)
+def test_labels_and_thresholds_of_another_kind_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        make(**options)

@@ -480,3 +480,11 @@ def test_user_written_layers_and_branches_have_feedback():
     rule = DFA(nn.Sequential(nn.Linear(4, 6), Doubled(6), nn.ReLU(True), Branching()), example=torch.zeros(2, 4))
     assert list(rule.feedback) == ["0", "1", "3.right"]  # what two branches are joined to is one point
     assert rule.feedback["3.right"].shape == (3, 10)
+
+
+def test_a_wrong_example_is_told_in_one_line():
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(UserError, match=r"example of shape \(2, 5\) and torch.float32"):
+        DFA(network, torch.zeros(2, 5))
+    with pytest.raises(UserError, match="example must be a tensor"):
+        DFA(network, [[0.0] * 3])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rule import Rule, descend, refuse_double, without_trace
+from beyondprop.rule import Rule, check_example, descend, running_example, without_trace
 from beyondprop.rules.local.sharing import shared_parameter
 
 Order = Literal["together", "one-by-one"]
@@ -109,6 +109,10 @@ class Blockwise(Rule):
                 x.register_hook(_channels_last)
             if trained:
                 loss = objective(index, x)
+                if x.requires_grad and not loss.requires_grad:
+                    raise UserError(
+                        f"the loss of block {index + 1} does not depend on its output: it can learn nothing by it"
+                    )
                 descend(loss, f"block {index + 1}")
                 total = total + loss.detach()
             if only == index:
@@ -178,7 +182,8 @@ def cut(network: nn.Module, starts: Sequence[int]) -> list[nn.Sequential]:
     rising = list(starts) == sorted(set(starts)) and len(starts) > 0 and starts[0] == 0 and starts[-1] < len(children)
     if not rising:
         raise UserError(
-            f"blocks must be rising positions of children, from 0 to at most {len(children) - 1}: got {list(starts)}"
+            f"blocks must be rising positions of children, the first 0 and the last at most {len(children) - 1}: got "
+            f"{list(starts)}"
         )
     made = [nn.Sequential(*children[a:b]) for a, b in zip(starts, [*starts[1:], len(children)], strict=True)]
     for number, block in enumerate(made, start=1):
@@ -194,9 +199,9 @@ def output_shapes(blocks: Sequence[nn.Module], network: nn.Module, example: Tens
         UserError: The example is float64 and the network float32.
         UnsupportedNetworkError: A block does not return one tensor with the batch first.
     """
-    refuse_double(example, network)
+    check_example(example, network)
     shapes = []
-    with without_trace(network):
+    with running_example(example), without_trace(network):
         for number, block in enumerate(blocks, start=1):
             made: Any = block(example)
             if not isinstance(made, Tensor) or made.ndim < 2 or len(made) != len(example):

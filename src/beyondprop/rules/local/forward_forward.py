@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import check_labels, descend
+from beyondprop.rule import check_example, check_labels, descend
 from beyondprop.rules.local.blockwise import HiddenLayers, Order, finished, output_shapes
 from beyondprop.rules.local.label_input import LabelInput, Overlay
 
@@ -95,6 +95,11 @@ class ForwardForward(HiddenLayers):
             raise UserError(f"peer must be at least 0, got {peer}")
         self.classes, self.goodness, self.normalise = classes, goodness, normalise
         self.negatives, self.peer, self.readout = negatives, peer, readout
+        if label is not None and not isinstance(label, LabelInput):
+            raise UserError(f"label must be a LabelInput such as Overlay or ClassPattern, not {type(label).__name__}")
+        if threshold is not None and not threshold > 0:
+            raise UserError(f"threshold must be positive, got {threshold}")
+        check_example(example, network)
         like = next(network.parameters())
         self.label = (label or Overlay(classes)).to(device=like.device, dtype=like.dtype)
         if self.label.classes != classes:

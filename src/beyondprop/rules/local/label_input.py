@@ -83,8 +83,8 @@ class ClassPattern(LabelInput):
     Args:
         classes: Number of classes.
         shape: Of a sample: (features,) or (channels, height, width).
-        how: `"beside"`: as one more channel of an image, or as many more numbers as a sample has; the network must take
-            that. `"added"`: to every channel of the sample, whose shape stays.
+        how: `"beside"`: as one more channel of an image, or as many more numbers as a sample has; the network's first
+            layer must take so many. `"added"`: to every channel of the sample, whose shape stays.
         learned: Whether the first block's objective trains the patterns; else they stay as they were drawn.
         scale: Of the patterns.
 
@@ -95,7 +95,7 @@ class ClassPattern(LabelInput):
     def __init__(
         self,
         classes: int,
-        shape: tuple[int, ...],
+        shape: int | tuple[int, ...],
         *,
         how: Literal["beside", "added"] = "beside",
         learned: bool = False,
@@ -105,6 +105,7 @@ class ClassPattern(LabelInput):
         if how not in ("beside", "added"):
             raise UserError(f"how must be 'beside' or 'added', got {how!r}")
         self.how = how
+        shape = (shape,) if isinstance(shape, int) else shape
         one_channel = (1, *shape[1:]) if len(shape) > 1 else shape
         self.patterns = nn.Parameter(scale * torch.randn(classes, *one_channel), requires_grad=learned)
 

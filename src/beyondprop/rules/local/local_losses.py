@@ -69,9 +69,19 @@ class LocalLosses(Blockwise):
         self.classes = classes
         self.loss = loss or F.cross_entropy
         like = next(network.parameters())
-        made = []
-        for shape in output_shapes(self.blocks, network, example)[:-1]:
+        made, shapes = [], output_shapes(self.blocks, network, example)
+        if loss is None and shapes[-1] != (classes,):
+            raise UserError(
+                f"the network gives {tuple(shapes[-1])} numbers a sample, and classes is {classes}: give a whole "
+                "classifier, with its output layer"
+            )
+        for shape in shapes[:-1]:
             local = objective(shape, classes)
+            if not callable(local):
+                raise UserError(
+                    "objective must make a local loss: called with a shape and the number of classes, it returned "
+                    f"{type(local).__name__}, which cannot be called with (output, labels)"
+                )
             made.append(local if isinstance(local, nn.Module) else _Function(local))
         self.objectives = nn.ModuleList(made).to(device=like.device, dtype=like.dtype)
 
@@ -88,7 +98,10 @@ class LocalLosses(Blockwise):
         def objective(index: int, h: Tensor) -> Tensor:
             if index + 1 == len(self.blocks):
                 return self.loss(h, y)
-            loss: Tensor = self.objectives[index](h, y)
+            loss = self.objectives[index](h, y)
+            if not isinstance(loss, Tensor) or loss.ndim:
+                made = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+                raise UserError(f"the objective of block {index + 1} must give a scalar tensor, it gives {made}")
             return loss
 
         return self.walk(x, None, objective)

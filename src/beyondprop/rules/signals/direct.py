@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules import activation
 
 from beyondprop.errors import UnsupportedNetworkError
-from beyondprop.rule import evaluating, refuse_double
+from beyondprop.rule import check_example, evaluating, running_example
 from beyondprop.rules.signals.layers import (
     Call,
     Kinds,
@@ -96,14 +96,14 @@ class Direct:
     def __init__(
         self, network: nn.Module, example: Tensor, whole: Kinds = (), others: Iterable[nn.Parameter] = ()
     ) -> None:
-        refuse_double(example, network)
+        check_example(example, network)
         self._layers = find_layers(network, whole)
         self._activations = modules_between(network, self._layers.values(), ACTIVATIONS)
         self._parameters = {*network.parameters(), *others}
         self.shapes: dict[str, torch.Size] = {}
         self.activations: dict[str, type[nn.Module]] = {}
         self.scores = torch.Size()
-        with unfrozen(network):
+        with unfrozen(network), running_example(example):
             while not self._survey(network, example):
                 pass
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rule import evaluating, refuse_double
+from beyondprop.rule import check_example, evaluating, running_example
 from beyondprop.rules.signals.chained import Signals, chained
 from beyondprop.rules.signals.feedback import Feedback
 from beyondprop.rules.signals.layers import (
@@ -297,7 +297,7 @@ def _passed_through(network: nn.Module, layers: dict[str, nn.Module], example: T
     Raises:
         UnsupportedNetworkError: The network applies a matrix by itself, which would pass signals by its transpose.
     """
-    refuse_double(example, network)
+    check_example(example, network)
     passed: dict[str, None] = {}
     evaluated: set[nn.Module] = set()
 
@@ -309,7 +309,7 @@ def _passed_through(network: nn.Module, layers: dict[str, nn.Module], example: T
         return arguments
 
     watched = intercepted(layers, enter, lambda _call, output: output)
-    with evaluating(network), unfrozen(network), torch.enable_grad(), watched:
+    with running_example(example), evaluating(network), unfrozen(network), torch.enable_grad(), watched:
         leaves = reachable(getattr(network(example), "grad_fn", None))
     used = {id(variable) for node in leaves if (variable := getattr(node, "variable", None)) is not None}
     known = {id(parameter) for layer in evaluated for parameter in layer.parameters()}

@@ -1318,8 +1318,8 @@ MUTANTS = (
     Mutant(
         "predsim: similarity not centred",
         f"{LOCAL}/predsim.py",
-        "F.normalize(h - h.mean(dim=1, keepdim=True), dim=1)",
-        "F.normalize(h, dim=1)",
+        "centred = h - h.mean(dim=1, keepdim=True)",
+        "centred = h",
         LOCAL_LOSSES,
     ),
     Mutant(
@@ -1365,7 +1365,11 @@ MUTANTS = (
         FF,
     ),
     Mutant(
-        "ff: hard negatives without the root", f"{LOCAL}/forward_forward.py", "0.0).sqrt() + 1e-12", "0.0) + 1e-12", FF
+        "ff: hard negatives without the root",
+        f"{LOCAL}/forward_forward.py",
+        "likely = goodness.sqrt() + 1e-12",
+        "likely = goodness + 1e-12",
+        FF,
     ),
     Mutant(
         "ff: threshold not scaled with the width",
@@ -1628,6 +1632,72 @@ MUTANTS = (
         "            torch.set_rng_state(state)  # one dropout",
         "            pass  # one dropout",
         FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "ff: the readout moves statistics",
+        "rules/local/forward_forward.py",
+        "            with finished(self):\n                outputs",
+        "            with torch.no_grad():\n                outputs",
+        FF,
+    ),
+    Mutant(
+        "ff: hard negatives may be the true class",
+        "rules/local/forward_forward.py",
+        "likely.scatter(1, y[:, None], 0.0)",
+        "likely",
+        FF,
+    ),
+    Mutant(
+        "symba: the first block does not count", "rules/local/symba.py", '"skip_first": False', '"skip_first": True', FF
+    ),
+    Mutant(
+        "cwcomp: goodness under autocast",
+        "rules/local/class_channels.py",
+        "enabled=False",
+        "enabled=True",
+        LOCAL_LOSSES,
+    ),
+    Mutant(
+        "predictor: autocast keeps the weight",
+        "rules/local/linear_predictor.py",
+        "torch.autocast(device, enabled=False)",
+        "torch.autocast(device, enabled=True)",
+        CAFO,
+    ),
+    Mutant(
+        "contract: casts of before a step",
+        "rule.py",
+        "        torch.clear_autocast_cache()  # of weights before",
+        "        pass  # of weights before",
+        BATTERY,
+    ),
+    Mutant(
+        "cafo: predictions by the batch's statistics",
+        "rules/local/cascaded_forward.py",
+        "        with finished(self.network):\n            said",
+        "        with torch.no_grad():\n            said",
+        CAFO,
+    ),
+    Mutant(
+        "blockwise: replaced layers are forgotten",
+        "rules/local/blockwise.py",
+        "any(a is not b for a, b in zip(children, self._children))",
+        "False",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "local fields: bound without channels",
+        "layers/locally_connected.py",
+        "bound = 1 / math.sqrt(self.image[0] * self.field**2)",
+        "bound = 1 / math.sqrt(self.field**2)",
+        FIELDS,
+    ),
+    Mutant(
+        "solving: every pass reads the first epoch",
+        "training/solving.py",
+        "self.source.open(number)",
+        "self.source.open(0)",
+        SOLVING,
     ),
 )
 

@@ -42,11 +42,12 @@ def test_a_line_of_a_peer_has_its_ratios_memory_and_share(report: ModuleType) ->
         row(f"{case}, float32", "peak_memory_bytes", 10, peer, 3.0),
         row(f"{fetched}, the peer as it is", "images_per_second", 3.456, peer, 0.9),
         row(f"{fetched}, the peer fused", "images_per_second", 3.456, peer, None),
+        row(f"{fetched}, the peer as published, in float32", "images_per_second", 3.456, peer, 2.5),
         row(timed, "images_per_second", 7.0, report.BP, 7.0),
     ]
     assert report.peer_table(rows).splitlines()[2:] == [
-        "| ff, 6-4-4, batch 8 | float32 | explore_forward_forward | 2,000 | 1.50 / 1.25 | 3.00 | 0.50 |",
-        "| ff, with its loader, 6-4-4, batch 8 | bf16 | explore_forward_forward | 3.46 | 0.90 |  |  |",
+        "| ff, 6-4-4, batch 8 | float32 | explore_forward_forward | 2,000 | 1.50 / 1.25 |  | 3.00 | 0.50 |",
+        "| ff, with its loader, 6-4-4, batch 8 | bf16 | explore_forward_forward | 3.46 | 0.90 | 2.50 |  |  |",
     ]
 
 

@@ -360,5 +360,5 @@ def test_tensorboard_gets_scalars(tmp_path):
 
 def test_missing_tensorboard_is_told(tmp_path, one_line, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with one_line(UserError, "beyondprop[tensorboard]"):
+    with one_line(UserError, "pip install tensorboard"):
         Training().run(tmp_path, tensorboard=True)

@@ -70,6 +70,7 @@ def test_lookup_finds_what_is_there():
         ("noprop-dt/cifar", "noprop-dt/cifar-10"),
         ("BP/MNIST", "bp/mnist"),
         ("noprop/cifar10", "noprop-dt/cifar-10"),
+        ("forward-forward/digits", "ff/digits"),  # by the name in full
     ],
 )
 def test_unknown_recipe_is_refused_with_the_closest(word: str, closest: str):

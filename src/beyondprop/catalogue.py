@@ -549,6 +549,7 @@ def find_recipe(recipe_id: str) -> Recipe:
     if recipe_id in recipes:
         return recipes[recipe_id]
     named, slash, variant = recipe_id.lower().partition("/")
+    named = {system.name.lower().replace(" ", "-"): system.id for system in SYSTEMS}.get(named, named)
     own = {recipe.id.partition("/")[2]: recipe.id for s in SYSTEMS for recipe in s.recipes if s.id == named}
     if own:
         found = closest(variant, own)

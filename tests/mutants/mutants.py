@@ -54,6 +54,7 @@ FIELDS = ("tests/layers/test_locally_connected.py",)
 PERTURBATION = "rules/perturbation"
 MGD = ("tests/rules/perturbation/test_multiplexed.py",)
 FORWARD_GRADIENT = ("tests/rules/perturbation/test_forward_gradient.py",)
+POPULATION = ("tests/networks/test_networks_population.py",)
 CODES = ("tests/rules/perturbation/test_codes.py",)
 BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 
@@ -1500,8 +1501,8 @@ MUTANTS = (
     Mutant(
         "mgd: not divided by the norm",
         f"{PERTURBATION}/multiplexed.py",
-        "changes @ perturbations / self.code.norm**2",
-        "changes @ perturbations / self.code.norm",
+        "changes, perturbations) / self.norm**2",
+        "changes, perturbations) / self.norm",
         MGD,
     ),
     Mutant(
@@ -1514,7 +1515,7 @@ MUTANTS = (
     Mutant(
         "mgd: not scaled by the parameters' number",
         f"{PERTURBATION}/multiplexed.py",
-        "(len(self.accumulated) / int(self.steps))",
+        "(self.accumulated.shape[1] / int(self.steps))",
         "(1 / int(self.steps))",
         MGD,
     ),
@@ -1698,6 +1699,27 @@ MUTANTS = (
         "self.source.open(number)",
         "self.source.open(0)",
         SOLVING,
+    ),
+    Mutant(
+        "mgd: random codes of copies too small",
+        "rules/perturbation/multiplexed.py",
+        "norm=norm * self._own**0.5",
+        "norm=norm",
+        MGD,
+    ),
+    Mutant(
+        "mgd: copies listen to the mean",
+        "rules/perturbation/multiplexed.py",
+        'torch.einsum("kc,kcp->cp", changes,',
+        'torch.einsum("kc,kcp->cp", changes.mean(dim=1, keepdim=True).expand_as(changes),',
+        MGD,
+    ),
+    Mutant(
+        "population: all copies are the first",
+        "networks/population.py",
+        "networks = [make() for _ in range(count)]",
+        "networks = [make()] * count",
+        POPULATION,
     ),
 )
 

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.networks.population import Population
 from beyondprop.rules.perturbation.codes import KINDS
 from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
 
@@ -241,3 +242,71 @@ def test_nothing_to_train_and_nan_are_refused():
     assert not rule.accumulated.any()
     with pytest.raises(UserError, match=r"0\.\.1"):
         rule.backward(x, y + 1)
+
+
+def population(count=3):
+    torch.manual_seed(0)
+    return Population(network, count)
+
+
+def each_cost(outputs, y):
+    return torch.stack([F.cross_entropy(scores, y) for scores in outputs])
+
+
+@pytest.mark.parametrize("code", ["sequential", "walsh"])
+def test_every_copy_learns_what_it_would_alone(code):
+    x, y = batch()
+    torch.manual_seed(7)
+    networks = [network() for _ in range(3)]
+    for number, one in enumerate(networks):
+        with torch.no_grad():
+            for p in one.parameters():
+                p.add_(0.1 * number)
+    given = iter(networks)
+    rule = MGD(Population(lambda: next(given), 3), each_cost, code=code, tau_x=32, norm=1e-2, copies=3)
+    loss = rule.backward(x, y)
+    torch.testing.assert_close(loss, each_cost([one(x) for one in networks], y).mean().detach())
+    for number, one in enumerate(networks):
+        alone = MGD(one, code=code, tau_x=32, norm=1e-2)
+        alone.code.load_state_dict({**rule.code.state_dict(), "time": torch.tensor(0)})
+        alone.backward(x, y)
+        found = flat(p.grad[number] for p in rule.network.parameters())
+        torch.testing.assert_close(found, gradient_of(alone))
+
+
+def test_random_codes_of_copies_are_their_own_and_have_one_norm():
+    x, y = batch()
+    rule, seen = MGD(population(), each_cost, tau_x=50, norm=0.2, copies=3), []
+    costs = rule.costs
+    rule.costs = lambda perturbations, *rest: seen.append(perturbations[1:]) or costs(perturbations, *rest)
+    rule.backward(x, y)
+    torch.testing.assert_close(seen[0].norm(dim=2), torch.full((50, 3), 0.2).double())
+    assert not torch.equal(seen[0][:, 0], seen[0][:, 1])
+
+
+def test_copies_that_are_not_the_first_dimension_are_refused():
+    with pytest.raises(UserError, match="first dimension"):
+        MGD(network(), each_cost, copies=3)
+
+
+def test_a_hundred_seeds_of_xor_are_one_run():
+    """With four hidden units and Adam; the paper's two often end in a minimum that is none."""
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    y = torch.tensor([[0.0], [1.0], [1.0], [0.0]])
+
+    def make():
+        made = nn.Sequential(nn.Linear(2, 4), nn.Sigmoid(), nn.Linear(4, 1), nn.Sigmoid())
+        for p in made.parameters():
+            nn.init.uniform_(p, -0.5, 0.5)
+        return made
+
+    torch.manual_seed(0)
+    rule = MGD(Population(make, 100), lambda out, t: (out - t).square().mean(dim=(1, 2)), norm=0.05, copies=100)
+    optimizer = torch.optim.Adam(rule.parameters(), lr=0.05)
+    for _ in range(1000):
+        optimizer.zero_grad()
+        rule.backward(x, y)
+        optimizer.step()
+    solved = ((rule.network(x) > 0.5) == (y > 0.5)).flatten(1).all(dim=1)
+    assert solved.double().mean() >= 0.95
+    assert rule(x).shape == (4, 1)

@@ -38,6 +38,9 @@ class MultiplexedGradientDescent(Rule):
         clamp: Largest size of C̃ that is believed; None for any.
         at_once: Perturbations that are evaluated as one batch by `torch.vmap`; 1 evaluates one after another, which any
             network allows.
+        copies: The network holds so many independent ones, as `beyondprop.networks.population.Population` does: the
+            first dimension of all parameters. The loss gives a cost for each, shape (copies,), and each listens to its
+            own. What one of them learns is what it would learn alone.
 
     With `code="sequential"` and τ_θ = P τ_p these are forward finite differences; with `"sequential"` and τ_θ = τ_p
     coordinate descent; with `"random"` and τ_θ = τ_p simultaneous perturbation (SPSA).
@@ -69,6 +72,7 @@ class MultiplexedGradientDescent(Rule):
         cost_noise: float = 0.0,
         clamp: float | None = None,
         at_once: int = 64,
+        copies: int = 1,
     ) -> None:
         super().__init__()
         if reason := self.supports(network):
@@ -84,10 +88,15 @@ class MultiplexedGradientDescent(Rule):
         self.tau_x, self.tau_theta = tau_x, tau_theta
         self.cost_noise, self.clamp, self.at_once = cost_noise, clamp, at_once
         self._names = [name for name, p in network.named_parameters() if p.requires_grad]
-        size = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        like = next(p for p in network.parameters() if p.requires_grad)
-        self.code = PerturbationCode(code, size, norm=norm, tau_p=tau_p).to(like.device)
-        self.register_buffer("accumulated", torch.zeros(size, dtype=like.dtype, device=like.device))
+        trained = [p for p in network.parameters() if p.requires_grad]
+        if copies < 1 or (copies > 1 and any(p.ndim == 0 or len(p) != copies for p in trained)):
+            raise UserError(f"copies must be the first dimension of every parameter, and at least 1: got {copies}")
+        self.copies, size, like = copies, sum(p.numel() for p in trained) // copies, trained[0]
+        # Random codes are drawn for each copy; the others have one plan, which all follow.
+        self._own = copies if code == "random" else 1
+        self.code = PerturbationCode(code, size * self._own, norm=norm * self._own**0.5, tau_p=tau_p).to(like.device)
+        self.norm = norm
+        self.register_buffer("accumulated", torch.zeros(copies, size, dtype=like.dtype, device=like.device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     @classmethod
@@ -112,7 +121,8 @@ class MultiplexedGradientDescent(Rule):
                     self._classes = self.network(x[:1]).shape[1]
             y = check_labels(y, self._classes)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # wiggles are below bfloat16's rounding
-            perturbations = self.code(self.tau_x).to(self.accumulated.dtype)
+            perturbations = self.code(self.tau_x).to(self.accumulated.dtype).view(self.tau_x, self._own, -1)
+            perturbations = perturbations.expand(-1, self.copies, -1)
             costs = self.costs(torch.cat([torch.zeros_like(perturbations[:1]), perturbations]), x, y)
             if not costs.isfinite().all():
                 raise NonFiniteError(
@@ -124,33 +134,33 @@ class MultiplexedGradientDescent(Rule):
                 changes += self.cost_noise * torch.randn_like(changes)
             if self.clamp is not None:
                 changes.clamp_(-self.clamp, self.clamp)
-            self.accumulated += changes @ perturbations / self.code.norm**2
+            self.accumulated += torch.einsum("kc,kcp->cp", changes, perturbations) / self.norm**2
             self.steps += self.tau_x
             if int(self.steps) >= self.tau_theta:
-                self._write(self.accumulated * (len(self.accumulated) / int(self.steps)))
+                self._write(self.accumulated * (self.accumulated.shape[1] / int(self.steps)))
                 self.accumulated.zero_()
                 self.steps.zero_()
-        return costs[0]
+        return costs[0].mean()
 
     def costs(self, perturbations: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Evaluate the cost at perturbed parameters.
 
         Args:
-            perturbations: Shape (K, P); batch norms keep what the first of them has moved.
+            perturbations: Shape (K, copies, P); batch norms keep what the first of them has moved.
             x: Inputs.
             y: Targets.
 
         Returns:
-            Costs, shape (K,).
+            Costs, shape (K, copies).
         """
         parameters = {name: self.network.get_parameter(name) for name in self._names}
         buffers = dict(self.network.named_buffers())
 
         def cost(flat: Tensor, buffers: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-            parts = flat.split([p.numel() for p in parameters.values()])
-            moved = {name: p + d.view(p.shape) for (name, p), d in zip(parameters.items(), parts, strict=True)}
+            parts = flat.split([p.numel() // self.copies for p in parameters.values()], dim=1)
+            moved = {name: p + d.reshape(p.shape) for (name, p), d in zip(parameters.items(), parts, strict=True)}
             scores = functional_call(self.network, {**moved, **buffers}, (x,))
-            return self.loss(scores, y), buffers
+            return self.loss(scores, y).reshape(self.copies), buffers
 
         found = list[Tensor]()
         first = buffers
@@ -171,8 +181,9 @@ class MultiplexedGradientDescent(Rule):
         return torch.cat(found)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the network's own output."""
-        return self.network(x)
+        """Return the network's own output; of several copies the mean of theirs."""
+        output = self.network(x)
+        return output if self.copies == 1 else output.mean(dim=0)
 
     @staticmethod
     def _mapped(cost: Callable[..., Any], chunk: Tensor, buffers: dict[str, Tensor]) -> Any:
@@ -187,7 +198,8 @@ class MultiplexedGradientDescent(Rule):
     def _write(self, gradient: Tensor) -> None:
         """Add to each `.grad` its part."""
         parameters = [self.network.get_parameter(name) for name in self._names]
-        for parameter, part in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
+        parts = gradient.split([p.numel() // self.copies for p in parameters], dim=1)
+        for parameter, part in zip(parameters, parts, strict=True):
             if parameter.requires_grad:
-                change = part.view(parameter.shape)
+                change = part.reshape(parameter.shape)
                 parameter.grad = change.clone() if parameter.grad is None else parameter.grad.add_(change)

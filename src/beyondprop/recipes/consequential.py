@@ -48,5 +48,5 @@ PROXPROP = comparison_recipes(
     "proximal back-propagation",
     builder("beyondprop.rules.signals.proxprop:ProxProp", tau="tau", cg_steps="cg_steps"),
     ProxPropSettings(),
-    Rates(digits=1.0, mnist=1.0, cifar_10=1.0),
+    Rates(digits=1.0, mnist=3.0, cifar_10=1.0),
 )

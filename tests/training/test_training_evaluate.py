@@ -52,3 +52,8 @@ def test_what_does_not_fit_is_told(one_line):
         evaluate(nn.Identity(), [])
     with one_line(UserError, "targets of shape (2,) do not fit scores of shape (3, 2)"):
         evaluate(nn.Identity(), [(SCORES, torch.ones(2))])
+
+
+def test_a_label_out_of_range_is_told():
+    with pytest.raises(UserError, match=r"0\.\.1, got 2"):
+        evaluate(nn.Identity(), [(torch.zeros(3, 2), torch.tensor([0, 2, 1]))])

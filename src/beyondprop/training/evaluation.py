@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import UserError
-from beyondprop.rule import evaluating
+from beyondprop.rule import check_labels, evaluating
 from beyondprop.training.sources import Source, device_of
 
 PRECISIONS = ("float32", "bf16")
@@ -35,7 +35,7 @@ def evaluate(
         there is no accuracy, and `loss` is the mean squared error.
 
     Raises:
-        UserError: There are no batches, one is no pair, or targets and scores do not fit.
+        UserError: There are no batches, one is no pair, targets and scores do not fit, or a label is no class index.
 
     >>> from torch import nn
     >>> evaluate(nn.Identity(), [(torch.tensor([[0.0, 9.0], [0.0, 9.0]]), torch.tensor([1, 0]))])["accuracy"]
@@ -49,6 +49,7 @@ def evaluate(
             scores = rule(x, **(inference or {})).float()
             classified = classified and _is_classification(scores, y)
             if classified:
+                y = check_labels(y, scores.shape[1]) if y.ndim == 1 else y
                 loss += F.cross_entropy(scores, y, reduction="sum")
                 correct += (scores.argmax(dim=1) == (y if y.ndim == 1 else y.argmax(dim=1))).sum()
             else:

@@ -59,3 +59,9 @@ def test_nan_in_the_data_is_told_from_a_broken_layer(network):
     x[2, 1] = torch.nan
     with pytest.raises(NonFiniteError, match="the input"):
         Backprop(network).backward(x, torch.randint(3, (5,)))
+
+
+@pytest.mark.parametrize("labels", [[[0, 1, 0], [1, 0, 0]], [[0], [2]]], ids=["one-hot integers", "a column"])
+def test_labels_of_another_shape_are_refused_by_the_default_loss(network, labels):
+    with pytest.raises(UserError, match="class indices of shape"):
+        Backprop(network).backward(torch.randn(2, 4), torch.tensor(labels))

@@ -60,7 +60,7 @@ class NetworkRule(Rule):
             UserError: With the default loss, when a label is no class index.
             NonFiniteError: The loss is NaN or infinite.
         """
-        if self._classifies and y.ndim == 1:
+        if self._classifies and (y.ndim == 1 or (scores.ndim == 2 and not y.is_floating_point())):
             y = check_labels(y, scores.shape[1])
         loss = self.loss(scores, y)
         if not loss.isfinite():

@@ -4,17 +4,20 @@ import numpy as np
 import torch
 
 from beyondprop.data.files import ensure, locate
+from beyondprop.data.made import parity
 from beyondprop.data.readers import Bytes, check_labels, damaged, read_cifar, read_digits, read_idx
 from beyondprop.data.registry import Entry, File, find
 from beyondprop.data.sets import ImageSet, Splits
 from beyondprop.data.splitting import hold_out
+
+MADE = {"xor": 2, "parity-4": 4}  # bits of the parities
 
 
 def load(name: str, *, download: bool = True) -> Splits:
     """Loads a named data set whole into memory.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`, or `"xor"` or `"parity-4"`, which are computed (`beyondprop.data.made.parity`).
         download: Whether files that are absent may be fetched from their publisher.
 
     Returns:
@@ -28,6 +31,8 @@ def load(name: str, *, download: bool = True) -> Splits:
     >>> tuple(train.images.shape), len(test), train.high
     ((1437, 1, 8, 8), 360, 16)
     """
+    if name in MADE:
+        return parity(MADE[name])
     entry = find(name)
     ensure(name, download=download)
     if entry.layout == "csv":

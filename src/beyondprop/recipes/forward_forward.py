@@ -119,7 +119,7 @@ FF = (
     recipe(
         "mnist-small",
         "two hidden layers of 500 units on MNIST",
-        ForwardForwardSettings(epochs=60, hidden=500, learning_rate=3e-3),
+        ForwardForwardSettings(epochs=60, hidden=500, learning_rate=1e-2),
     ),
     recipe(
         "cifar-10",

@@ -49,8 +49,8 @@ def evaluate(
             scores = rule(x, **(inference or {})).float()
             classified = classified and _is_classification(scores, y)
             if classified:
-                y = check_labels(y, scores.shape[1]) if y.ndim == 1 else y
-                loss += F.cross_entropy(scores, y, reduction="sum")
+                targets = check_labels(y, scores.shape[1]) if y.ndim == 1 else y
+                loss += F.cross_entropy(scores, targets, reduction="sum")
                 correct += (scores.argmax(dim=1) == (y if y.ndim == 1 else y.argmax(dim=1))).sum()
             else:
                 loss += (scores - y).square().mean() * len(x)

@@ -85,7 +85,7 @@ def build_parity(settings: ParitySettings, splits: Splits) -> Experiment:
     def measures(_batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         solved, when = rule.solved(), rule.solved_at[rule.solved_at >= 0].double()
         found = {"solved_fraction": float(solved.double().mean())}
-        return found | ({"median_steps_to_solve": float(when.median())} if len(when) else {})
+        return found | ({"steps_to_solve": float(when.median())} if len(when) else {})
 
     optimizer = torch.optim.Adam(rule.parameter_groups(), lr=settings.learning_rate)
     return Experiment(rule, measures=measures, optimizer=optimizer)

@@ -247,7 +247,7 @@ def _add(parameter: Tensor, gradient: Tensor) -> None:
 def _loaded() -> None:
     """Let torch load its forward mode, of which it warns itself that it uses what it calls deprecated."""
     with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # of kinds that differ among versions of torch
         forward_ad.make_dual(torch.ones(1), torch.ones(1))
 
 

@@ -204,6 +204,20 @@ def descend(loss: Tensor, where: str) -> None:
         torch.clear_autocast_cache()  # or the cast weights of every block would stay until the last one has run
 
 
+def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
+    """Add to a parameter's `.grad`, unless it is frozen."""
+    if parameter.requires_grad:
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether all numbers are finite.
+
+    A finite sum tells the same for a fraction of the cost; that of large finite numbers may overflow.
+    """
+    return bool(value.sum().isfinite() or value.isfinite().all())
+
+
 def first_nonfinite_layer(network: nn.Module, x: Tensor) -> str:
     """Name the first layer whose output is NaN or infinite, by one forward pass that leaves no trace.
 

@@ -1101,28 +1101,28 @@ MUTANTS = (
     ),
     Mutant(
         "terms: the batch's length for a tagger",
-        f"{SIGNALS}/network_rule.py",
+        "rules/network_rule.py",
         "if y.is_floating_point() or y.shape == scores.shape:",
         "if True:",
         CONSEQUENTIAL,
     ),
     Mutant(
         "terms: labels of the scores' shape are counted one by one",
-        f"{SIGNALS}/network_rule.py",
+        "rules/network_rule.py",
         "if y.is_floating_point() or y.shape == scores.shape:",
         "if y.is_floating_point():",
         CONSEQUENTIAL,
     ),
     Mutant(
         "terms: padding is counted",
-        f"{SIGNALS}/network_rule.py",
+        "rules/network_rule.py",
         "y.numel() if ignored is None else (y != ignored).sum()",
         "y.numel()",
         CONSEQUENTIAL,
     ),
     Mutant(
         "terms: a sum taken for a mean",
-        f"{SIGNALS}/network_rule.py",
+        "rules/network_rule.py",
         'getattr(loss, "reduction", "mean") == "sum"',
         "False",
         CONSEQUENTIAL,
@@ -1422,10 +1422,10 @@ MUTANTS = (
         CAFO,
     ),
     Mutant(
-        "predictor: sets the gradient",
-        f"{LOCAL}/linear_predictor.py",
-        "change if parameter.grad is None else parameter.grad.add_(change)",
-        "change",
+        "contract: sets the gradient",
+        "rule.py",
+        "gradient if parameter.grad is None else parameter.grad + gradient",
+        "gradient",
         CAFO,
     ),
     Mutant(
@@ -1595,8 +1595,8 @@ MUTANTS = (
     Mutant(
         "forward gradient: activities' directions summed",
         f"{PERTURBATION}/forward_gradient.py",
-        "_add(parameter, gradient / self.directions)",
-        "_add(parameter, gradient)",
+        "add_gradient(parameter, gradient / self.directions)",
+        "add_gradient(parameter, gradient)",
         FORWARD_GRADIENT,
     ),
     Mutant(
@@ -1682,8 +1682,8 @@ MUTANTS = (
     Mutant(
         "blockwise: replaced layers are forgotten",
         "rules/local/blockwise.py",
-        "any(a is not b for a, b in zip(children, self._children))",
-        "False",
+        "children_of(self.network) != [child for block in self._blocks for child in block]",
+        "not self._blocks",
         BLOCKWISE,
     ),
     Mutant(

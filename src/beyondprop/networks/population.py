@@ -27,9 +27,8 @@ class Population(nn.Module):
         networks = [make() for _ in range(count)]
         parameters, buffers = stack_module_state(networks)
         self.count = count
-        self._skeleton = [
-            copy.deepcopy(networks[0]).to("meta")
-        ]  # in a list: its parameters are none of the population's
+        # In a list: its parameters are none of the population's.
+        self._skeleton = [copy.deepcopy(networks[0]).to("meta")]
         self._names = {name: name.replace(".", "_") for name in parameters}
         for name, value in parameters.items():
             self.register_parameter(self._names[name], nn.Parameter(value.detach()))

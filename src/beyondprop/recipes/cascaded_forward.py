@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder, make_network
+from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder, data_of, make_network
 from beyondprop.recipes.recipe import Experiment, Published, Recipe, SolverSettings
 
 if TYPE_CHECKING:
@@ -54,9 +54,6 @@ def recipe(
 ) -> Recipe:
     """Make a recipe; the variant begins with the data set's name."""
     system = "cafo-dfa" if feedback else "cafo"
-    data = next(
-        name for name in ("digits", "fashion-mnist", "mnist", "cifar-100", "cifar-10") if variant.startswith(name)
-    )
     source = "arXiv 2511.01061, re-measured" if feedback else "arXiv 2303.09728, as later papers quote it"
     if variant == "mnist" and feedback:
         source += " (three runs, 98.96 to 99.05)"
@@ -65,7 +62,7 @@ def recipe(
     return Recipe(
         f"{system}/{variant}",
         summary,
-        data,
+        data_of(variant),
         settings,
         build,
         lambda _settings: figures,

@@ -33,7 +33,7 @@ class NetworkSettings(Settings):
     network: NetworkName = "mlp"
     """A multilayer perceptron; or conv 5x5 (32) - pool - linear - linear; or blocks of conv 3x3 - ReLU - pool - BN
     (cascade: 32, 128, 512; channels: 20, 80, 240, 480); or VGG8b; or layers of the image's size with local receptive
-    fields of 11x11; or a recurrent network over the rows.""" ""
+    fields of 11x11; or a recurrent network over the rows."""
     hidden: int = 1000
     """Width of the perceptron's hidden layers, and of conv's; of the recurrent state."""
     depth: int = 2
@@ -142,6 +142,12 @@ class Rates(NamedTuple):
         """That of a recipe's variant; Fashion-MNIST has MNIST's."""
         conv = self.mnist if self.conv is None else self.conv
         return {"digits": self.digits, "cifar-10": self.cifar_10, "mnist-conv": conv}.get(variant, self.mnist)
+
+
+def data_of(variant: str) -> str:
+    """The data set by whose name a recipe's variant begins, such as `cifar-10` of `cifar-10-sparsemax`."""
+    names = ("digits", "fashion-mnist", "mnist", "cifar-100", "cifar-10")
+    return next(name for name in names if variant.startswith(name))
 
 
 def baseline(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from beyondprop.recipes.classifiers import NetworkSettings, baseline, make_network, make_optimizer
+from beyondprop.recipes.classifiers import NetworkSettings, baseline, data_of, make_network, make_optimizer
 from beyondprop.recipes.recipe import Experiment, Published, Recipe
 
 if TYPE_CHECKING:
@@ -95,10 +95,15 @@ def build(settings: Any, splits: Splits) -> Experiment:
 def recipe(variant: str, summary: str, settings: GoodnessSettings, published: Published | None = None) -> Recipe:
     """Make a recipe of the rule that the settings belong to; the variant begins with the data set's name."""
     system = "symba" if isinstance(settings, SymBaSettings) else "ff"
-    data = next(name for name in ("digits", "mnist", "cifar-100", "cifar-10") if variant.startswith(name))
     choices = CHOICES if settings.label == "overlay" else (*CHOICES, "class patterns: our construction")
     return Recipe(
-        f"{system}/{variant}", summary, data, settings, build, lambda _settings: published, lambda _settings: choices
+        f"{system}/{variant}",
+        summary,
+        data_of(variant),
+        settings,
+        build,
+        lambda _settings: published,
+        lambda _settings: choices,
     )
 
 

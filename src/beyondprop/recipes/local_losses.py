@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder
+from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder, data_of
 from beyondprop.recipes.recipe import Published, Recipe
 
 
@@ -57,7 +57,6 @@ def recipe(
     build = PREDSIM if isinstance(settings, PredSimSettings) else MONO
     build = CWCOMP if isinstance(settings, ClassChannelSettings) else build
     variant = recipe_id.partition("/")[2]
-    data = next(name for name in ("digits", "mnist", "cifar-100", "cifar-10") if variant.startswith(name))
     figures = None if published is None else Published({"test_accuracy": published}, source)
     choices = CHOICES
     if isinstance(settings, PredSimSettings):
@@ -65,7 +64,9 @@ def recipe(
         choices += () if settings.augment != "none" else ("no augmentation and no dropout",)
     elif build is MONO:
         choices = (*CHOICES, "all layers at once (in the re-measurement one after another)")
-    return Recipe(recipe_id, summary, data, settings, build, lambda _settings: figures, lambda _settings: choices)
+    return Recipe(
+        recipe_id, summary, data_of(variant), settings, build, lambda _settings: figures, lambda _settings: choices
+    )
 
 
 DIGITS = "a perceptron with three hidden layers on scikit-learn's digits"

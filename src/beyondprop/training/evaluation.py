@@ -51,7 +51,7 @@ def evaluate(
             if classified:
                 targets = check_labels(y, scores.shape[1]) if y.ndim == 1 else y
                 loss += F.cross_entropy(scores, targets, reduction="sum")
-                correct += (scores.argmax(dim=1) == (y if y.ndim == 1 else y.argmax(dim=1))).sum()
+                correct += (scores.argmax(dim=1) == (targets if targets.ndim == 1 else targets.argmax(dim=1))).sum()
             else:
                 loss += (scores - y).square().mean() * len(x)
             count += len(x)

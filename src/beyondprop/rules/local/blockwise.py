@@ -16,8 +16,6 @@ from beyondprop.rules.local.sharing import shared_parameter
 
 Order = Literal["together", "one-by-one"]
 
-NO_HIDDEN_LAYER = "the rule trains hidden layers, and this classifier has none before its output layer"
-
 # These have parameters and yet begin no block: they belong to the layer before them.
 FOLLOWERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.PReLU)
 
@@ -46,7 +44,7 @@ class Blockwise(Rule):
             raise UserError(f"order must be 'together' or 'one-by-one', got {order!r}")
         self.network = network
         self._starts = list(self.default_starts(network) if blocks is None else blocks)
-        self._children: list[nn.Module] = []
+        # In a tuple, so that the modules are not registered a second time.
         self._blocks: tuple[nn.Sequential, ...] = ()
         if reason := shared_parameter(self.blocks):
             raise UnsupportedNetworkError(reason)
@@ -57,10 +55,8 @@ class Blockwise(Rule):
     @property
     def blocks(self) -> tuple[nn.Sequential, ...]:
         """The network's children as blocks; a child that has been replaced is in its block."""
-        children = children_of(self.network)
-        if len(children) != len(self._children) or any(a is not b for a, b in zip(children, self._children)):  # noqa: B905
-            # Kept in a list and a tuple, so that the modules are not registered a second time.
-            self._children, self._blocks = children, tuple(cut(self.network, self._starts))
+        if children_of(self.network) != [child for block in self._blocks for child in block]:
+            self._blocks = tuple(cut(self.network, self._starts))
         return self._blocks
 
     @classmethod
@@ -98,7 +94,7 @@ class Blockwise(Rule):
         Returns:
             The sum of the losses.
         """
-        total = x.new_zeros((), dtype=torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype)
+        total = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
         only = None if self.stage is None else self.stages.index(self.stage)
         for index, block in enumerate(self.blocks):
             trained = only is None or only == index
@@ -130,7 +126,9 @@ class HiddenLayers(Blockwise):
         del example
         if reason := cls.supports(network):
             return reason
-        return None if len(block_starts(network)) > 1 else NO_HIDDEN_LAYER
+        if len(block_starts(network)) < 2:
+            return "the rule trains hidden layers, and this classifier has none before its output layer"
+        return None
 
     @classmethod
     def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:

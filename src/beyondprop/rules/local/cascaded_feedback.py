@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError
-from beyondprop.rule import check_labels, descend
+from beyondprop.rule import check_labels, descend, is_finite
 from beyondprop.rules.local.blockwise import finished
 from beyondprop.rules.local.cascaded_forward import CascadedForward
 
@@ -70,7 +70,7 @@ class CascadedForwardDFA(CascadedForward):
         outputs = []
         for number, block in enumerate(self.blocks, start=1):
             x = block(x.detach())
-            if not (x.sum().isfinite() or x.isfinite().all()):
+            if not is_finite(x):
                 raise NonFiniteError(
                     f"the output of block {number} holds NaN or infinity: check the data, or lower the learning rate"
                 )

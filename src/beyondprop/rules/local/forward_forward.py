@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import check_example, check_labels, descend
+from beyondprop.rule import check_example, check_labels, descend, is_finite
 from beyondprop.rules.local.blockwise import HiddenLayers, Order, finished, output_shapes
 from beyondprop.rules.local.label_input import LabelInput, Overlay
 
@@ -138,12 +138,11 @@ class ForwardForward(HiddenLayers):
         """Run both passes as one batch; each block learns from its own goodness."""
         del phase
         y = check_labels(y, self.classes)
-        # The label may overlay it. Of finite numbers the sum is nearly always finite, and it is much faster to find.
-        if not (x.sum().isfinite() or x.isfinite().all()):
+        if not is_finite(x):  # the label may overlay it
             raise NonFiniteError("the input holds NaN or infinity: clean the data")
         if self.stage == "readout":
             with finished(self):
-                outputs = self._outputs(self.direction(self.label.neutral(x)))
+                outputs = self._unnamed(x)
             return self._train_readout(outputs, y)
         wrong = self.wrong_labels(x, y)
         reads = self.classifier is not None and self.stage is None
@@ -179,7 +178,7 @@ class ForwardForward(HiddenLayers):
         if readout == "softmax":
             if self.classifier is None:
                 raise UserError('this rule has no classifier to read: make it with readout="softmax"')
-            return self.classifier(self._features(self._outputs(self.direction(self.label.neutral(x)))))
+            return self.classifier(self._features(self._unnamed(x)))
         if readout != "scan":
             raise UserError(f"readout must be 'scan' or 'softmax', got {readout!r}")
         return self.scan(x)
@@ -267,6 +266,10 @@ class ForwardForward(HiddenLayers):
         columns = torch.eye(self.classes, marked.shape[1], dtype=x.dtype, device=x.device)
         output, moved = self.blocks[0][place](torch.cat([marked, columns])).split([len(x), self.classes])
         return output, marked[:, :1].to(output.dtype), moved - moved[:1]
+
+    def _unnamed(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The blocks' outputs and their lengths where no class is named."""
+        return self._outputs(self.direction(self.label.neutral(x)))
 
     def _features(self, outputs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """What the classifier reads: directions of the blocks' outputs where no class is named."""

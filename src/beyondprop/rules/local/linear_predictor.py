@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import Rule, check_labels
+from beyondprop.rule import Rule, add_gradient, check_labels
 
 PredictorLoss = Literal["cross-entropy", "sparsemax", "squared"]
 
@@ -77,13 +77,9 @@ class LinearPredictor(Rule):
             error = self.link(wide)
             error[torch.arange(len(y), device=y.device), y] -= 1
             error /= len(y)
-            for parameter, gradient in (
-                (self.linear.weight, lambda: error.to(dtype).T @ features),
-                (self.linear.bias, lambda: error.sum(dim=0)),
-            ):
-                if parameter is not None and parameter.requires_grad:
-                    change = gradient().to(parameter.dtype)
-                    parameter.grad = change if parameter.grad is None else parameter.grad.add_(change)
+            add_gradient(self.linear.weight, (error.to(dtype).T @ features).to(self.linear.weight.dtype))
+            if self.linear.bias is not None:
+                add_gradient(self.linear.bias, error.sum(dim=0).to(self.linear.bias.dtype))
         return loss
 
     def loss_of(self, scores: Tensor, y: Tensor) -> Tensor:

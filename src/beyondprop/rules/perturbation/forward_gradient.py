@@ -16,9 +16,9 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-from beyondprop.rule import check_labels, first_nonfinite_layer
+from beyondprop.rule import add_gradient, first_nonfinite_layer
+from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
-from beyondprop.rules.signals.network_rule import NetworkRule
 
 Perturbed = Literal["activities", "weights"]
 
@@ -106,9 +106,7 @@ class ForwardGradient(NetworkRule):
 
     def _losses(self, scores: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Losses of shape (batch,), or one for all; with a tangent."""
-        if self._classifies and y.ndim == 1:
-            y = check_labels(y, scores.shape[1])
-        losses = self.loss(scores, y)
+        losses = self.loss(scores, self.checked_targets(y, scores.shape))
         if losses.ndim > 1:
             raise UserError(f"loss must give a scalar or one number a sample, got shape {tuple(losses.shape)}")
         if not forward_ad.unpack_dual(losses).primal.isfinite().all():
@@ -145,7 +143,7 @@ class ForwardGradient(NetworkRule):
             buffer.copy_(moved[name])
         gradient = share * (torch.stack(changes) @ drawn)
         for p, part in zip(trained.values(), gradient.split(sizes), strict=True):
-            _add(p, part.view(p.shape))
+            add_gradient(p, part.view(p.shape))
         assert loss is not None
         return loss
 
@@ -172,7 +170,7 @@ class ForwardGradient(NetworkRule):
                     buffer.copy_(after[name])
                 torch.set_rng_state(drawn)
         for parameter, gradient in found.items():
-            _add(parameter, gradient / self.directions)
+            add_gradient(parameter, gradient / self.directions)
         assert loss is not None
         return loss
 
@@ -237,10 +235,6 @@ class _Call:
     kwargs: dict[str, Any]
     noise: Tensor
     state: Tensor
-
-
-def _add(parameter: Tensor, gradient: Tensor) -> None:
-    parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 @functools.cache

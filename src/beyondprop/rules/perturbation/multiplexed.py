@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-from beyondprop.rule import Rule, check_labels, first_nonfinite_layer, without_trace
+from beyondprop.rule import add_gradient, first_nonfinite_layer, without_trace
+from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.codes import Kind, PerturbationCode
 
 
-class MultiplexedGradientDescent(Rule):
+class MultiplexedGradientDescent(NetworkRule):
     r"""Multiplexed gradient descent (McCaughan et al., arXiv 2303.03986, Section II), discrete in time.
 
         C̃(t) = C(θ + θ̃(t)) - C(θ),    G = P · mean over τ_θ steps of C̃(t) θ̃(t) / norm²
@@ -74,17 +75,13 @@ class MultiplexedGradientDescent(Rule):
         at_once: int = 64,
         copies: int = 1,
     ) -> None:
-        super().__init__()
-        if reason := self.supports(network):
-            raise UnsupportedNetworkError(reason)
+        super().__init__(network, loss)
         tau_theta = tau_x if tau_theta is None else tau_theta
         if tau_x < 1 or tau_theta < 1 or tau_theta % tau_x:
             raise UserError(f"tau_theta must be a multiple of tau_x, got tau_theta={tau_theta} and tau_x={tau_x}")
         if cost_noise < 0 or at_once < 1 or (clamp is not None and not clamp > 0):
             raise UserError("cost_noise must be at least 0, at_once at least 1, and clamp positive")
-        self.network, self.loss = network, loss or nn.CrossEntropyLoss()
-        self._classifies = loss is None
-        self._classes: int | None = None  # known when the network has been seen to run
+        self._scores: torch.Size | None = None  # known when the network has been seen to run
         self.tau_x, self.tau_theta = tau_x, tau_theta
         self.cost_noise, self.clamp, self.at_once = cost_noise, clamp, at_once
         self._names = [name for name, p in network.named_parameters() if p.requires_grad]
@@ -115,11 +112,11 @@ class MultiplexedGradientDescent(Rule):
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Wiggle, listen, and let each parameter know what it has heard."""
         del phase
-        if self._classifies and y.ndim == 1:
-            if self._classes is None:
+        if self._classifies:
+            if self._scores is None:
                 with without_trace(self.network):
-                    self._classes = self.network(x[:1]).shape[1]
-            y = check_labels(y, self._classes)
+                    self._scores = self.network(x[:1]).shape
+            y = self.checked_targets(y, self._scores)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # wiggles are below bfloat16's rounding
             perturbations = self.code(self.tau_x).to(self.accumulated.dtype).view(self.tau_x, self._own, -1)
             perturbations = perturbations.expand(-1, self.copies, -1)
@@ -200,6 +197,4 @@ class MultiplexedGradientDescent(Rule):
         parameters = [self.network.get_parameter(name) for name in self._names]
         parts = gradient.split([p.numel() // self.copies for p in parameters], dim=1)
         for parameter, part in zip(parameters, parts, strict=True):
-            if parameter.requires_grad:
-                change = part.reshape(parameter.shape)
-                parameter.grad = change.clone() if parameter.grad is None else parameter.grad.add_(change)
+            add_gradient(parameter, part.reshape(parameter.shape))

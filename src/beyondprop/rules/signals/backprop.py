@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from beyondprop.rules.signals.network_rule import NetworkRule
+from beyondprop.rules.network_rule import NetworkRule
 
 
 class Backprop(NetworkRule):

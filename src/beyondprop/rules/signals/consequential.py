@@ -12,9 +12,10 @@ from torch.autograd.graph import GradientEdge
 from torch.utils import _pytree as trees
 
 from beyondprop.errors import UserError
+from beyondprop.rule import add_gradient
+from beyondprop.rules.network_rule import NetworkRule, Terms, count_terms
 from beyondprop.rules.signals.affine import Ridge, by_parameter, find_affine, input_rows, output_rows, trained
-from beyondprop.rules.signals.layers import Call, add_gradient, differentiable, edges_of, intercepted
-from beyondprop.rules.signals.network_rule import NetworkRule, Terms, count_terms
+from beyondprop.rules.signals.layers import Call, differentiable, edges_of, intercepted
 
 Form = Literal["projection", "normalised"]
 

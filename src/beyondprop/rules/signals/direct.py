@@ -12,11 +12,10 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules import activation
 
 from beyondprop.errors import UnsupportedNetworkError
-from beyondprop.rule import check_example, evaluating, running_example
+from beyondprop.rule import add_gradient, check_example, evaluating, running_example
 from beyondprop.rules.signals.layers import (
     Call,
     Kinds,
-    add_gradient,
     differentiable,
     edges_of,
     find_layers,

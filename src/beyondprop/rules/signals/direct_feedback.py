@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.rule import add_gradient
+from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.signals.direct import Direct, Point
 from beyondprop.rules.signals.feedback import Feedback, kaiming_uniform
 from beyondprop.rules.signals.feedback_alignment import two_groups
-from beyondprop.rules.signals.layers import Kinds, add_gradient
-from beyondprop.rules.signals.network_rule import NetworkRule
+from beyondprop.rules.signals.layers import Kinds
 
 
 class DirectRule(NetworkRule):

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rule import check_example, evaluating, running_example
+from beyondprop.rule import add_gradient, check_example, evaluating, running_example
+from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.signals.chained import Signals, chained
 from beyondprop.rules.signals.feedback import Feedback
 from beyondprop.rules.signals.layers import (
     Call,
     Kinds,
-    add_gradient,
     computes_as,
     find_layers,
     intercepted,
@@ -25,7 +25,6 @@ from beyondprop.rules.signals.layers import (
     unfrozen,
     weight_of,
 )
-from beyondprop.rules.signals.network_rule import NetworkRule
 
 Magnitude = Literal["uniform", "fixed", "batch"]
 

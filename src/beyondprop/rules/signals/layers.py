@@ -155,12 +155,6 @@ def edges_of(tensors: Sequence[Tensor]) -> list[GradientEdge]:
     return [get_gradient_edge(tensor) for tensor in tensors]
 
 
-def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
-    """Add to a parameter's `.grad`, unless it is frozen."""
-    if parameter.requires_grad:
-        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-
-
 @contextmanager
 def intercepted(
     layers: Mapping[str, nn.Module],

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.errors import UserError
+from beyondprop.rule import add_gradient
+from beyondprop.rules.network_rule import NetworkRule, Terms, count_terms
 from beyondprop.rules.signals.affine import Ridge, by_parameter, input_rows, is_affine, output_rows, trained
 from beyondprop.rules.signals.feedback_alignment import transposed
-from beyondprop.rules.signals.layers import add_gradient, find_layers, weight_of
-from beyondprop.rules.signals.network_rule import NetworkRule, Terms, count_terms
+from beyondprop.rules.signals.layers import find_layers, weight_of
 
 Step = tuple[nn.Parameter, Tensor]
 Steps = list[Step]

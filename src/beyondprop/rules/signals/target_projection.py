@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import check_labels
+from beyondprop.rule import check_labels, is_finite
 from beyondprop.rules.signals.direct import Point
 from beyondprop.rules.signals.direct_feedback import DirectRule, feedback_of, feedback_shape, ordered_as
 from beyondprop.rules.signals.feedback import Feedback, kaiming_uniform
@@ -89,8 +89,7 @@ class TargetProjection(DirectRule):
 
         def teach(point: Point) -> None:
             value = point.value.detach()
-            # A finite sum tells the same for a fraction of the cost; one of large numbers may overflow.
-            if not (value.sum().isfinite() or value.isfinite().all()):
+            if not is_finite(value):
                 raise NonFiniteError(
                     f"the activation of layer {point.name} holds NaN or infinity: "
                     "check the data, or lower the learning rate"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
@@ -48,6 +49,23 @@ class NetworkRule(Rule):
         theirs = {id(parameter) for parameter in self.network.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in theirs]
 
+    def checked_targets(self, y: Tensor, scores: torch.Size) -> Tensor:
+        """Refuse labels that the default loss cannot take.
+
+        Args:
+            y: Targets.
+            scores: Shape of the network's output.
+
+        Returns:
+            The targets; class indices as int64.
+
+        Raises:
+            UserError: With the default loss, when a label is no class index.
+        """
+        if self._classifies and (y.ndim == 1 or (len(scores) == 2 and not y.is_floating_point())):
+            return check_labels(y, scores[1])
+        return y
+
     def measured(self, scores: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Compute the loss and check it.
 
@@ -60,9 +78,7 @@ class NetworkRule(Rule):
             UserError: With the default loss, when a label is no class index.
             NonFiniteError: The loss is NaN or infinite.
         """
-        if self._classifies and (y.ndim == 1 or (scores.ndim == 2 and not y.is_floating_point())):
-            y = check_labels(y, scores.shape[1])
-        loss = self.loss(scores, y)
+        loss = self.loss(scores, self.checked_targets(y, scores.shape))
         if not loss.isfinite():
             where = first_nonfinite_layer(self.network, x)
             raise NonFiniteError(

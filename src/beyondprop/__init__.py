@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     )
     from beyondprop.rules.local.predsim import PredSim
     from beyondprop.rules.local.symba import SymBa
+    from beyondprop.rules.perturbation.analog import AnalogMultiplexedGradientDescent
     from beyondprop.rules.perturbation.forward_gradient import ForwardGradient
+    from beyondprop.rules.perturbation.layerwise import LayerwisePerturbation
     from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
+    from beyondprop.rules.perturbation.update_noise import add_update_noise
     from beyondprop.rules.signals.backprop import Backprop
     from beyondprop.rules.signals.consequential import BPC
     from beyondprop.rules.signals.direct_feedback import DFA, DirectKolenPollack, SignDFA
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AnalogMultiplexedGradientDescent": "rules.perturbation.analog",
     "BPC": "rules.signals.consequential",
     "Backprop": "rules.signals.backprop",
     "CascadedForward": "rules.local.cascaded_forward",
@@ -64,6 +68,7 @@ _HOME = {
     "ForwardForward": "rules.local.forward_forward",
     "ForwardGradient": "rules.perturbation.forward_gradient",
     "KolenPollack": "rules.signals.feedback_alignment",
+    "LayerwisePerturbation": "rules.perturbation.layerwise",
     "LearnedSchedule": "rules.local.noprop",
     "LinearPredictor": "rules.local.linear_predictor",
     "LocalLosses": "rules.local.local_losses",
@@ -86,6 +91,7 @@ _HOME = {
     "TimedBlock": "rules.local.noprop",
     "UnsupportedNetworkError": "errors",
     "UserError": "errors",
+    "add_update_noise": "rules.perturbation.update_noise",
     "cosine_schedule": "rules.local.noprop",
     "evaluate": "training",
     "fit": "training",
@@ -96,6 +102,7 @@ __all__ = [
     "DFA",
     "DRTP",
     "TPSGD",
+    "AnalogMultiplexedGradientDescent",
     "Backprop",
     "CascadedForward",
     "CascadedForwardDFA",
@@ -110,6 +117,7 @@ __all__ = [
     "ForwardForward",
     "ForwardGradient",
     "KolenPollack",
+    "LayerwisePerturbation",
     "LearnedSchedule",
     "LinearPredictor",
     "LocalLosses",
@@ -131,6 +139,7 @@ __all__ = [
     "TimedBlock",
     "UnsupportedNetworkError",
     "UserError",
+    "add_update_noise",
     "cosine_schedule",
     "evaluate",
     "fit",

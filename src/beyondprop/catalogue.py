@@ -146,7 +146,13 @@ SYSTEMS: tuple[System, ...] = (
             doi="10.1038/323533a0",
         ),
         "beyondprop.rules.signals.backprop:Backprop",
-        (*backprop.RECIPES, *forward_forward.BASELINES, *cascaded_forward.BASELINES, *local_losses.BASELINES),
+        (
+            *backprop.RECIPES,
+            *forward_forward.BASELINES,
+            *cascaded_forward.BASELINES,
+            *local_losses.BASELINES,
+            *multiplexed.BASELINES,
+        ),
     ),
     System(
         "fa",

@@ -53,6 +53,9 @@ CAFO = ("tests/rules/local/test_cascaded_forward.py",)
 FIELDS = ("tests/layers/test_locally_connected.py",)
 PERTURBATION = "rules/perturbation"
 MGD = ("tests/rules/perturbation/test_multiplexed.py",)
+ANALOG = ("tests/rules/perturbation/test_analog.py",)
+LAYERWISE = ("tests/rules/perturbation/test_layerwise.py",)
+SEEDS = ("tests/parallel/test_parallel_processes.py",)
 FORWARD_GRADIENT = ("tests/rules/perturbation/test_forward_gradient.py",)
 POPULATION = ("tests/networks/test_networks_population.py",)
 CODES = ("tests/rules/perturbation/test_codes.py",)
@@ -1508,14 +1511,14 @@ MUTANTS = (
     Mutant(
         "mgd: sign",
         f"{PERTURBATION}/multiplexed.py",
-        "changes = costs[1:] - costs[0]",
-        "changes = costs[0] - costs[1:]",
+        "changes = self._noisy(costs[1:]) - costs[0]",
+        "changes = costs[0] - self._noisy(costs[1:])",
         MGD,
     ),
     Mutant(
         "mgd: not scaled by the parameters' number",
         f"{PERTURBATION}/multiplexed.py",
-        "(self.accumulated.shape[1] / int(self.steps))",
+        "(self.size / int(self.steps))",
         "(1 / int(self.steps))",
         MGD,
     ),
@@ -1528,21 +1531,21 @@ MUTANTS = (
     ),
     Mutant(
         "mgd: another dropout mask for every part",
-        f"{PERTURBATION}/multiplexed.py",
+        f"{PERTURBATION}/perturbed.py",
         "            torch.set_rng_state(state)  # one",
         "            pass  # one",
         MGD,
     ),
     Mutant(
         "mgd: statistics do not move",
-        f"{PERTURBATION}/multiplexed.py",
+        f"{PERTURBATION}/perturbed.py",
         "            buffer.copy_(first[name])\n",
         "            pass\n",
         MGD,
     ),
     Mutant(
         "mgd: frozen parameters are perturbed",
-        f"{PERTURBATION}/multiplexed.py",
+        f"{PERTURBATION}/perturbed.py",
         "for name, p in network.named_parameters() if p.requires_grad]",
         "for name, p in network.named_parameters()]",
         MGD,
@@ -1702,10 +1705,136 @@ MUTANTS = (
     ),
     Mutant(
         "mgd: random codes of copies too small",
-        "rules/perturbation/multiplexed.py",
+        "rules/perturbation/perturbed.py",
         "norm=norm * self._own**0.5",
         "norm=norm",
         MGD,
+    ),
+    Mutant(
+        "analog: the change of input is heard",
+        f"{PERTURBATION}/analog.py",
+        "if phase == self.phases[0]:",
+        "if False:",
+        ANALOG,
+    ),
+    Mutant(
+        "analog: high-pass without its gain",
+        f"{PERTURBATION}/analog.py",
+        ".mul_(self.tau_hp / (self.tau_hp + 1))",
+        ".mul_(1.0)",
+        ANALOG,
+    ),
+    Mutant(
+        "analog: low-pass forgets at once",
+        f"{PERTURBATION}/analog.py",
+        "self.gradient.mul_(self.tau_theta)",
+        "self.gradient.mul_(0.0)",
+        ANALOG,
+    ),
+    Mutant(
+        "analog: the last cost is not kept",
+        f"{PERTURBATION}/analog.py",
+        "            self.last.copy_(cost)\n            heard",
+        "            heard",
+        ANALOG,
+    ),
+    Mutant(
+        "analog: not divided by the norm twice",
+        f"{PERTURBATION}/analog.py",
+        "(self.size / self.norm**2)",
+        "(self.size / self.norm)",
+        ANALOG,
+    ),
+    Mutant(
+        "layerwise: sign",
+        f"{PERTURBATION}/layerwise.py",
+        "return signs, changed - run.losses",
+        "return signs, run.losses - changed",
+        LAYERWISE,
+    ),
+    Mutant(
+        "layerwise: behind the layer itself",
+        f"{PERTURBATION}/layerwise.py",
+        "run.layers[place + 1 :]",
+        "run.layers[place:]",
+        LAYERWISE,
+    ),
+    Mutant(
+        "layerwise: the length without the steps",
+        f"{PERTURBATION}/layerwise.py",
+        "1 / size + 1 / self.steps - 1 / (size * self.steps)",
+        "1 / size",
+        LAYERWISE,
+    ),
+    Mutant(
+        "layerwise: not averaged over samples",
+        f"{PERTURBATION}/layerwise.py",
+        "(self._scale(size) / len(value))",
+        "self._scale(size)",
+        LAYERWISE,
+    ),
+    Mutant(
+        "layerwise: unbiased only up to the layer",
+        f"{PERTURBATION}/layerwise.py",
+        "return math.sqrt(size) / (self.norm * self.steps)",
+        "return 1 / (self.norm * self.steps)",
+        LAYERWISE,
+    ),
+    Mutant(
+        "layerwise: all samples hear the mean",
+        f"{PERTURBATION}/layerwise.py",
+        "return signs, changed - run.losses",
+        "return signs, (changed - run.losses).mean(dim=1, keepdim=True).expand_as(changed)",
+        LAYERWISE,
+    ),
+    Mutant(
+        "layerwise: in place over the nodes",
+        f"{PERTURBATION}/layerwise.py",
+        'values[-1].clone() if getattr(layer, "inplace", False) else values[-1]',
+        "values[-1]",
+        LAYERWISE,
+    ),
+    Mutant(
+        "noise on updates: one draw for all",
+        f"{PERTURBATION}/update_noise.py",
+        "torch.randn_like(parameter)",
+        "torch.randn(())",
+        ("tests/rules/perturbation/test_update_noise.py",),
+    ),
+    Mutant(
+        "noise on updates: what has not moved",
+        f"{PERTURBATION}/update_noise.py",
+        "if parameter.grad is not None:",
+        "if True:",
+        ("tests/rules/perturbation/test_update_noise.py",),
+    ),
+    Mutant(
+        "defects: all units alike",
+        "layers/defective_sigmoid.py",
+        "torch.randn(units)",
+        "torch.randn(1).expand(units)",
+        ("tests/layers/test_defective_sigmoid.py",),
+    ),
+    Mutant(
+        "seeds: every process evaluates the first rows",
+        f"{PERTURBATION}/division.py",
+        "torch.arange(self.rank, count, self.ranks)",
+        "torch.arange(0, count, self.ranks)[: len(range(self.rank, count, self.ranks))]",
+        SEEDS,
+    ),
+    Mutant(
+        "seeds: statistics go by other rows",
+        f"{PERTURBATION}/perturbed.py",
+        "torch.zeros(extra, dtype=torch.long)",
+        "torch.full((extra,), len(perturbations) - 1)",
+        SEEDS,
+    ),
+    Mutant(
+        "seeds: a process believes itself alone",
+        f"{PERTURBATION}/division.py",
+        "        self.exchange(whole)  # every",
+        "        pass  # every",
+        SEEDS,
     ),
     Mutant(
         "mgd: copies listen to the mean",

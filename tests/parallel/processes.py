@@ -15,11 +15,22 @@ from pathlib import Path
 import torch
 import torch._dynamo  # every optimizer imports it
 import torch.distributed as dist
-from small_parts import EXECUTION, RECIPE, NoiseFree, small_batch, small_rule, small_settings, small_splits
+from small_parts import (
+    EVALUATING,
+    EXECUTION,
+    RECIPE,
+    SEEDS,
+    NoiseFree,
+    small_batch,
+    small_rule,
+    small_settings,
+    small_splits,
+)
 
 from beyondprop import parallel
+from beyondprop.catalogue import find_recipe
 from beyondprop.errors import RunError
-from beyondprop.parallel import Place, Share
+from beyondprop.parallel import Place, SeedShare, Share
 from beyondprop.parallel.share import Share as ShareClass
 
 
@@ -75,6 +86,23 @@ def replicas(folder, place):
         Share(rule, place).backward(*small_batch(4))
         after = torch.randn(1)
         torch.save({**found, "draws": draws, "after": after}, folder / f"replicas-{place.rank}.pt")
+
+
+def seeds(folder, place):
+    """Evaluations shared out: by a loop of our own, and a whole training of a recipe."""
+    with group(place):
+        found = {}
+        for name, make in EVALUATING.items():
+            rule = make()
+            share = SeedShare(rule, place)
+            optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
+            for count in (7, 8, 9):
+                optimizer.zero_grad()
+                share.backward(*small_batch(count))
+                optimizer.step()
+            found[name] = {"weights": rule.state_dict(), "sent": share.sent_bytes, "step": share.step_bytes}
+        torch.save(found, folder / f"seeds-{place.rank}.pt")
+    run(folder / "seeds", place, SEEDS, find_recipe("mgd/digits"))
 
 
 def in_step(folder, place):
@@ -140,14 +168,14 @@ def replicated(place):
 LEARNED = small_settings(epochs=4, embedding="learned", dim=4)
 
 
-def run(folder, place, settings):
+def run(folder, place, settings, recipe=RECIPE):
     # What takes most of the time of a training this short: drawing, and waiting for the disk.
     from beyondprop.training import curves, runs
 
     curves.draw_curves = runs.draw_curves = lambda *_: b""
     os.fsync = lambda _: None
     return parallel.train(
-        RECIPE, settings, EXECUTION, folder, place, resume=True, progress=False, splits=small_splits()
+        recipe, settings, EXECUTION, folder, place, resume=True, progress=False, splits=small_splits()
     )
 
 
@@ -192,6 +220,7 @@ if __name__ == "__main__":
     start(fixed, 2, where)
     start(learned, 3, where)
     start(replicas, 4, where)
+    start(seeds, 3, where)
     start(in_step, 2, where)
     start(killed_in_step, 2, where, lost=[1])
     start(resumed_in_step, 2, where)

@@ -1,11 +1,15 @@
 """A small rule, small data and a small recipe that several processes share out."""
 
+import dataclasses
+
 import torch
 from torch import nn
 
 from beyondprop.catalogue import find_recipe
 from beyondprop.data import Splits, image_set
 from beyondprop.rules.local.noprop import ClassEmbedding, NoPropDT
+from beyondprop.rules.perturbation.layerwise import LayerwisePerturbation
+from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
 from beyondprop.training import Execution
 
 CLASSES, FEATURES = 3, 5
@@ -58,3 +62,23 @@ def small_splits():
     images = torch.randint(0, 256, (96, 1, 4, 4), generator=generator, dtype=torch.uint8)
     labels = images[:, 0, 0, 0].long() % CLASSES
     return Splits(image_set(images[:72], labels[:72]), image_set(images[72:], labels[72:]))
+
+
+def small_network():
+    """With statistics that move, and the same weights in every process."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(FEATURES, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, CLASSES)).double()
+
+
+def small_plain_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(FEATURES, 4), nn.Tanh(), nn.Linear(4, CLASSES)).double()
+
+
+EVALUATING = {
+    "mgd": lambda: MultiplexedGradientDescent(small_network(), tau_x=10, cost_noise=0.01),
+    "few": lambda: MultiplexedGradientDescent(small_network(), tau_x=1),
+    "nodes": lambda: LayerwisePerturbation(small_plain_network(), steps=4),
+    "weights": lambda: LayerwisePerturbation(small_plain_network(), perturb="weights", steps=4, cost_noise=0.01),
+}
+SEEDS = dataclasses.replace(find_recipe("mgd/digits").settings, epochs=2, batch_size=16, hidden=4, tau_x=8)

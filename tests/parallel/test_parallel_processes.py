@@ -8,9 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_parts import EXECUTION, RECIPE, NoiseFree, small_batch, small_rule, small_settings, small_splits
+from small_parts import (
+    EVALUATING,
+    EXECUTION,
+    RECIPE,
+    SEEDS,
+    NoiseFree,
+    small_batch,
+    small_rule,
+    small_settings,
+    small_splits,
+)
 
 from beyondprop import training
+from beyondprop.catalogue import find_recipe
 from beyondprop.parallel import combine
 from beyondprop.training import checkpoint
 
@@ -124,3 +135,38 @@ def test_replicas_go_on_from_the_last_checkpoint_that_all_have(left):
         assert "another process is gone" in (left / f"killed-replica-gone-{rank}.txt").read_text()
     ours, theirs = model(left / "killed-replica"), model(left / "several")
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("mgd", 11), ("few", 2), ("nodes", 2 * 4 * 8), ("weights", 2 * 4 * 8)],  # of 7, 8 and 9 samples: 8 on average
+)
+def test_processes_that_share_evaluations_send_their_costs_alone(left, name, numbers):
+    """And come to the weights of one process; to the same bits among themselves."""
+    alone = EVALUATING[name]()
+    optimizer = torch.optim.SGD(alone.parameters(), lr=0.1)
+    for count in (7, 8, 9):
+        optimizer.zero_grad()
+        alone.backward(*small_batch(count))
+        optimizer.step()
+    found = [torch.load(left / f"seeds-{rank}.pt")[name] for rank in range(3)]
+    for key, value in alone.state_dict().items():
+        torch.testing.assert_close(found[0]["weights"][key], value, rtol=1e-6, atol=1e-9)
+        for other in found[1:]:
+            assert torch.equal(found[0]["weights"][key], other["weights"][key]), key
+    assert all(each["step"] == 8 * numbers for each in found)  # float64
+    assert all(each["sent"] == 3 * 8 * numbers for each in found)
+
+
+def test_a_recipe_whose_evaluations_are_shared_out(left, tmp_path):
+    recipe = find_recipe("mgd/digits")
+    outcome = training.train(recipe, SEEDS, EXECUTION, tmp_path / "alone", progress=False, splits=small_splits())
+    merged = json.loads((left / "seeds" / "result.json").read_text())
+    assert merged["sent_bytes_per_step"] == [4 * 9] * 3
+    ours, theirs = model(left / "seeds"), model(tmp_path / "alone")
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
+    lines = [json.loads(line) for line in (left / "seeds" / "metrics.jsonl").read_text().splitlines()]
+    alone = [json.loads(line) for line in (tmp_path / "alone" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-5)
+    assert outcome.metrics["test_accuracy"] == merged["metrics"]["test_accuracy"]

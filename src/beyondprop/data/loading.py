@@ -1,23 +1,27 @@
 """Named data sets as tensors."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 
 from beyondprop.data.files import ensure, locate
-from beyondprop.data.made import parity
+from beyondprop.data.made import letters, parity
 from beyondprop.data.readers import Bytes, check_labels, damaged, read_cifar, read_digits, read_idx
 from beyondprop.data.registry import Entry, File, find
 from beyondprop.data.sets import ImageSet, Splits
 from beyondprop.data.splitting import hold_out
 
-MADE = {"xor": 2, "parity-4": 4}  # bits of the parities
+MADE: dict[str, Callable[[], Splits]] = {"xor": partial(parity, 2), "parity-4": partial(parity, 4), "nist7x7": letters}
 
 
 def load(name: str, *, download: bool = True) -> Splits:
     """Loads a named data set whole into memory.
 
     Args:
-        name: One of `names()`, or `"xor"` or `"parity-4"`, which are computed (`beyondprop.data.made.parity`).
+        name: One of `names()`, or one of those that are computed, `"xor"`, `"parity-4"` and `"nist7x7"`
+            (`beyondprop.data.made`).
         download: Whether files that are absent may be fetched from their publisher.
 
     Returns:
@@ -32,7 +36,7 @@ def load(name: str, *, download: bool = True) -> Splits:
     ((1437, 1, 8, 8), 360, 16)
     """
     if name in MADE:
-        return parity(MADE[name])
+        return MADE[name]()
     entry = find(name)
     ensure(name, download=download)
     if entry.layout == "csv":

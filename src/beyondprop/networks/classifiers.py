@@ -10,9 +10,14 @@ from torch import nn
 
 from beyondprop.layers.dropout import Dropout
 
-Activation = Literal["tanh", "relu", "leaky-relu"]
+Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid"]
 
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky-relu": nn.LeakyReLU}
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 def perceptron(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from beyondprop.data import Splits
 from beyondprop.errors import RunError
 from beyondprop.parallel.place import Place
+from beyondprop.parallel.seeds import evaluates
 from beyondprop.parallel.share import combine, part_of
 from beyondprop.training import checkpoint
 from beyondprop.training.assembly import assemble_stored
@@ -64,7 +65,8 @@ def merge(folder: str | os.PathLike[str], *, splits: Splits | None = None) -> Ou
             states = [part.checkpoint.model for part in parts]
             combine(built.rule, [part_of(built.rule, p, s) for p, s in zip(places, states, strict=True)])
             if run.checkpoint is None:
-                run.append_metrics(_joint_metrics(parts, first["data_parallel"]))
+                same = len(parts) if evaluates(built.rule) else first["data_parallel"]
+                run.append_metrics(_joint_metrics(parts, same))
                 run.save_checkpoint(parts[0].checkpoint.step, built.rule, {"stage": parts[0].checkpoint.state["stage"]})
             # What is drawn to predict follows the draws of the training, as in one process.
             RandomState(built.device, None).set(parts[0].checkpoint.state["random"])
@@ -117,7 +119,7 @@ def _read_finished(path: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _joint_metrics(parts: list[Part], replicas: int) -> list[dict[str, Any]]:
-    """The parts' records in one: the loss is a sum over blocks, and a mean over replicas."""
+    """The parts' records in one: the loss is a sum over blocks, and a mean over processes that share them."""
     together = zip(*(part.metrics for part in parts), strict=False)
     return [{**records[0], "loss": sum(r["loss"] for r in records) / replicas} for records in together]
 

@@ -21,6 +21,7 @@ from beyondprop.data import Splits
 from beyondprop.errors import RunError
 from beyondprop.parallel.merging import merge, rank_folder
 from beyondprop.parallel.place import Place
+from beyondprop.parallel.seeds import SeedShare, share_of
 from beyondprop.parallel.share import Share, expecting_the_others
 from beyondprop.recipes.recipe import Recipe, SolverSettings
 from beyondprop.rule import Rule
@@ -57,7 +58,7 @@ def train(
     makes one finished run of all parts in `folder`. A process that was started by hand meets nobody: see `merge`.
 
     Args:
-        recipe: Which; its rule's blocks have to learn alone.
+        recipe: Which; its rule's blocks have to learn alone, or it evaluates what processes can share out.
         settings: Of the recipe's own class; the same in every process.
         execution: Where and how, and the seed. With device `"auto"` and CUDA, processes of torchrun divide a machine's
             devices among them.
@@ -85,7 +86,7 @@ def train(
     with use_threads(execution.threads), ExitStack() as meeting:
         meets = meeting.enter_context(_meeting(place))
         built = assemble(recipe, settings, _on_own_device(execution), splits)
-        share = Share(cast(Rule, built.rule), place)  # whose blocks do not learn alone is refused there
+        share = share_of(cast(Rule, built.rule), place)  # what cannot be shared out is refused there
         latest = _agree(about, own, share) if meets else None
         if not share.in_step:  # no group of processes exists while they train
             meeting.close()
@@ -160,7 +161,7 @@ def _name_of_meeting(store: dist.Store, place: Place, patience: timedelta) -> st
     return own
 
 
-def _agree(about: dict[str, Any], own: Path, share: Share) -> int | None:
+def _agree(about: dict[str, Any], own: Path, share: Share | SeedShare) -> int | None:
     """Compare what the processes are to train; where they go in step, find the last checkpoint that all of them have.
 
     Raises:

@@ -135,10 +135,12 @@ def part_of(rule: nn.Module, place: Place, state: dict[str, Any]) -> dict[str, A
     """What of a rule's state one process trains: its blocks, its head, and all that is no block and no head.
 
     Args:
-        rule: A `Divisible` one.
+        rule: A `Divisible` one; of any other, every process has all.
         place: Which process.
         state: As `rule.state_dict()`.
     """
+    if not hasattr(rule, "train_only"):
+        return dict(state)
     blocks = {str(block - 1) for block in place.blocks(len(_divisible(rule).network))}
 
     def mine(name: str) -> bool:
@@ -200,7 +202,7 @@ def _divisible(rule: nn.Module) -> Divisible:
     if not hasattr(rule, "train_only"):
         raise UserError(
             f"{type(rule).__name__} cannot be shared out among processes: its layers do not learn alone (the blocks of "
-            "noprop-dt do)"
+            "noprop-dt do), and it makes no evaluations that could be divided (those of mgd can)"
         )
     return cast(Divisible, rule)
 
@@ -210,18 +212,27 @@ def _averaged(values: list[Tensor]) -> Tensor:
     return stacked.mean(dim=0) if stacked.is_floating_point() else stacked.amax(dim=0)  # a count of batches
 
 
-def _group_of(place: Place) -> dist.ProcessGroup | None:
-    """The processes that train the same blocks."""
+def require_processes(place: Place) -> None:
+    """Refuse to go on without the default process group, or in one of another size.
+
+    Raises:
+        UserError: There is none, or it is not the place's.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         raise UserError(
-            "a learned embedding and --data-parallel need all processes at once: start them with torchrun, and from a "
-            "loop of your own call torch.distributed.init_process_group first"
+            "a learned embedding, --data-parallel and evaluations that are shared out need all processes at once: "
+            "start them with torchrun, and from a loop of your own call torch.distributed.init_process_group first"
         )
     if dist.get_world_size() != place.ranks or dist.get_rank() != place.rank:
         raise UserError(
             f"the process group has rank {dist.get_rank()} of {dist.get_world_size()}, "
             f"the place is {place.rank} of {place.ranks}"
         )
+
+
+def _group_of(place: Place) -> dist.ProcessGroup | None:
+    """The processes that train the same blocks."""
+    require_processes(place)
     if place.replicas == 1:
         return None
     members = [list(range(g * place.replicas, (g + 1) * place.replicas)) for g in range(place.groups)]

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from beyondprop.rule import Rule
 
 
-NetworkName = Literal["mlp", "conv", "cascade", "channels", "vgg8b", "local-fields", "rows"]
+NetworkName = Literal["mlp", "conv", "cascade", "channels", "vgg8b", "local-fields", "rows", "small-conv", "tanh-vgg"]
+Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,14 @@ class NetworkSettings(Settings):
     network: NetworkName = "mlp"
     """A multilayer perceptron; or conv 5x5 (32) - pool - linear - linear; or blocks of conv 3x3 - ReLU - pool - BN
     (cascade: 32, 128, 512; channels: 20, 80, 240, 480); or VGG8b; or layers of the image's size with local receptive
-    fields of 11x11; or a recurrent network over the rows."""
+    fields of 11x11; or a recurrent network over the rows; or three times conv 3x3 - ReLU - pool (small-conv: 16, 32,
+    `hidden`); or three times conv 3x3 - tanh - conv 3x3 - tanh - pool and two hidden linear layers (tanh-vgg: `hidden`,
+    twice and four times that)."""
     hidden: int = 1000
     """Width of the perceptron's hidden layers, and of conv's; of the recurrent state."""
     depth: int = 2
     """Hidden layers of the perceptron, or layers with local fields."""
-    activation: Literal["tanh", "relu", "leaky-relu"] = "tanh"
+    activation: Activation = "tanh"
     """Of the perceptron and of conv."""
     batch_norm: bool = False
     """In the perceptron's hidden layers."""
@@ -64,7 +67,7 @@ def make_network(settings: NetworkSettings, image: Sequence[int], classes: int) 
     """
     import torch
 
-    from beyondprop.networks import cascaded_forward, classifiers, local_fields, recurrent, vgg
+    from beyondprop.networks import cascaded_forward, classifiers, local_fields, multiplexed, recurrent, vgg
 
     channels, height, width = (int(size) for size in image)
     size, hidden, kind = (channels, height, width), settings.hidden, settings.activation
@@ -87,6 +90,10 @@ def make_network(settings: NetworkSettings, image: Sequence[int], classes: int) 
         network = cascaded_forward.cascade(size, classes, widths=(20, 80, 240, 480))
     elif settings.network == "vgg8b":
         network = vgg.vgg8b(size, classes, dropout=settings.dropout)
+    elif settings.network == "small-conv":
+        network = multiplexed.small_convolutional(size, classes, widths=(16, 32, hidden))
+    elif settings.network == "tanh-vgg":
+        network = multiplexed.tanh_vgg(size, classes, width=hidden)
     elif settings.network == "rows":
         network = recurrent.RowReader(size, classes, hidden=hidden)
     else:

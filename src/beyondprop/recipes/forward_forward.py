@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from beyondprop.recipes.classifiers import NetworkSettings, baseline, data_of, make_network, make_optimizer
+from beyondprop.recipes.classifiers import Activation, NetworkSettings, baseline, data_of, make_network, make_optimizer
 from beyondprop.recipes.recipe import Experiment, Published, Recipe
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class GoodnessSettings(NetworkSettings):
     """Settings that Forward-Forward and SymBa share."""
 
-    activation: Literal["tanh", "relu", "leaky-relu"] = "relu"
+    activation: Activation = "relu"
     goodness: Literal["sum", "mean"] = "sum"
     """Of a layer: of the squares of its output."""
     label: Literal["overlay", "pattern", "learned-pattern"] = "overlay"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder, data_of
+from beyondprop.recipes.classifiers import Activation, NetworkName, NetworkSettings, baseline, builder, data_of
 from beyondprop.recipes.recipe import Published, Recipe
 
 
@@ -13,7 +13,7 @@ from beyondprop.recipes.recipe import Published, Recipe
 class BlockwiseSettings(NetworkSettings):
     """Settings of a network trained block by block."""
 
-    activation: Literal["tanh", "relu", "leaky-relu"] = "relu"
+    activation: Activation = "relu"
     order: Literal["together", "one-by-one"] = "together"
     """Train all blocks at every step, or one after another, each for all epochs."""
 
@@ -22,7 +22,7 @@ class BlockwiseSettings(NetworkSettings):
 class PredSimSettings(BlockwiseSettings):
     """Settings of predsim."""
 
-    activation: Literal["tanh", "relu", "leaky-relu"] = "leaky-relu"
+    activation: Activation = "leaky-relu"
     batch_norm: bool = True
     beta: float = 0.99
     """Share of similarity matching in the local loss; the rest is prediction."""

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from beyondprop.recipes.classifiers import NetworkSettings, builder
-from beyondprop.recipes.recipe import Experiment, Recipe, Settings
+from beyondprop.recipes.classifiers import NetworkSettings, baseline, builder, make_network, make_optimizer
+from beyondprop.recipes.recipe import Experiment, Published, Recipe, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from beyondprop.data import Splits
 
+Code = Literal["random", "sequential", "walsh", "sinusoidal"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MultiplexedSettings(NetworkSettings):
     """Settings of multiplexed gradient descent."""
 
-    code: Literal["random", "sequential", "walsh", "sinusoidal"] = "random"
+    code: Code = "random"
     """How perturbations of the parameters share time."""
     norm: float = 0.1
     """Length of a perturbation of all parameters."""
@@ -27,6 +29,26 @@ class MultiplexedSettings(NetworkSettings):
     """Steps for which a batch is presented, each with a perturbation of its own; one update follows."""
     cost_noise: float = 0.0
     """Standard deviation of noise on every read of a perturbed cost."""
+    update_noise: float = 0.0
+    """Standard deviation of noise on every parameter at every update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerwiseSettings(NetworkSettings):
+    """Settings of the perturbation of one layer at a time."""
+
+    perturb: Literal["nodes", "weights"] = "nodes"
+    """What of a layer is perturbed."""
+    steps: int = 100
+    """Perturbations of each layer for a batch; one update follows."""
+    norm: float = 1e-2
+    """Length of a perturbation of all that a layer has."""
+    normalise: bool = True
+    """Give each layer's estimate the length that its gradient is expected to have."""
+    cost_noise: float = 0.0
+    """Standard deviation of noise on every read of a sample's perturbed cost."""
+    update_noise: float = 0.0
+    """Standard deviation of noise on every parameter at every update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +65,26 @@ class ParitySettings(Settings):
     """Units of the one hidden layer."""
     copies: int = 100
     """Networks with weights of their own, which are trained as one batched computation."""
-    code: Literal["random", "sequential", "walsh", "sinusoidal"] = "random"
+    code: Code = "random"
     """How perturbations of the parameters share time."""
     norm: float = 0.05
     """Length of a perturbation of all parameters."""
     tau_x: int = 1
-    """Steps for which a presentation lasts; one update follows."""
+    """Steps for which a presentation lasts; one update follows (analog: an update at each of them)."""
+    tau_p: int = 1
+    """Steps for which a perturbation is held."""
+    analog: bool = False
+    """Filters in the place of a remembered baseline and a counted sum."""
+    tau_theta: float = 0.0
+    """Analog: time constant of the low-pass, in steps."""
+    tau_hp: float = 1.6
+    """Analog: time constant of the high-pass, in steps."""
+    cost_noise: float = 0.0
+    """Standard deviation of noise on every read of a perturbed cost."""
+    update_noise: float = 0.0
+    """Standard deviation of noise on every parameter at every update."""
+    defects: float = 0.0
+    """Spread of the sigmoids' slopes, heights and shifts from unit to unit, and from copy to copy."""
 
 
 def build_parity(settings: ParitySettings, splits: Splits) -> Experiment:
@@ -57,14 +93,19 @@ def build_parity(settings: ParitySettings, splits: Splits) -> Experiment:
     from torch import nn
 
     from beyondprop.data import Statistics
+    from beyondprop.layers.defective_sigmoid import DefectiveSigmoid
     from beyondprop.networks.population import Population
-    from beyondprop.rules.perturbation.solving import NotingMGD
+    from beyondprop.rules.perturbation.solving import NotingAnalogMGD, NotingMGD
+    from beyondprop.rules.perturbation.update_noise import add_update_noise
 
     bits = splits.train.images.shape[1]
 
+    def sigmoid(units: int) -> nn.Module:
+        return DefectiveSigmoid(units, settings.defects) if settings.defects else nn.Sigmoid()
+
     def make() -> nn.Module:
         network = nn.Sequential(
-            nn.Linear(bits, settings.hidden), nn.Sigmoid(), nn.Linear(settings.hidden, 1), nn.Sigmoid()
+            nn.Linear(bits, settings.hidden), sigmoid(settings.hidden), nn.Linear(settings.hidden, 1), sigmoid(1)
         )
         for parameter in network.parameters():
             nn.init.uniform_(parameter, -0.5, 0.5)
@@ -72,15 +113,13 @@ def build_parity(settings: ParitySettings, splits: Splits) -> Experiment:
 
     statistics = Statistics.of(splits.train)
     patterns = ((splits.test.images - statistics.mean) / statistics.std).float()
-    rule = NotingMGD(
-        Population(make, settings.copies),
-        patterns,
-        splits.test.labels,
-        code=settings.code,
-        norm=settings.norm,
-        tau_x=settings.tau_x,
-        copies=settings.copies,
-    )
+    options: dict[str, Any] = {
+        name: getattr(settings, name) for name in ("code", "norm", "tau_x", "tau_p", "cost_noise", "copies")
+    }
+    if settings.analog:
+        options |= {"tau_theta": settings.tau_theta, "tau_hp": settings.tau_hp}
+    kind = NotingAnalogMGD if settings.analog else NotingMGD
+    rule = kind(Population(make, settings.copies), patterns, splits.test.labels, **options)
 
     def measures(_batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         solved, when = rule.solved(), rule.solved_at[rule.solved_at >= 0].double()
@@ -88,10 +127,36 @@ def build_parity(settings: ParitySettings, splits: Splits) -> Experiment:
         return found | ({"steps_to_solve": float(when.median())} if len(when) else {})
 
     optimizer = torch.optim.Adam(rule.parameter_groups(), lr=settings.learning_rate)
+    add_update_noise(optimizer, settings.update_noise)
     return Experiment(rule, measures=measures, optimizer=optimizer)
 
 
-PARITY_CHOICES = ("inputs of mean 0 and deviation 1", "Adam", "patterns in random batches of four")
+def build_layerwise(settings: LayerwiseSettings, splits: Splits) -> Experiment:
+    """Build the network under perturbation of one layer at a time."""
+    from beyondprop.rules.perturbation.layerwise import LayerwisePerturbation
+
+    network, _ = make_network(settings, splits.train.images.shape[1:], splits.train.classes)
+    names = ("perturb", "steps", "norm", "normalise", "cost_noise")
+    rule = LayerwisePerturbation(network, **{name: getattr(settings, name) for name in names})
+    return with_update_noise(Experiment(rule, optimizer=make_optimizer(rule, settings)), settings.update_noise)
+
+
+def build_multiplexed(settings: MultiplexedSettings, splits: Splits) -> Experiment:
+    """Build the network under multiplexed gradient descent."""
+    return with_update_noise(BUILD(settings, splits), settings.update_noise)
+
+
+def with_update_noise(experiment: Experiment, deviation: float) -> Experiment:
+    """Disturb what the experiment's optimizer does, which has to be one of its own."""
+    from beyondprop.errors import UserError
+    from beyondprop.rules.perturbation.update_noise import add_update_noise
+
+    if deviation:
+        if experiment.optimizer is None:
+            raise UserError("update noise needs an optimizer of the experiment's own: choose adam, rmsprop, sgd or nag")
+        add_update_noise(experiment.optimizer, deviation)
+    return experiment
+
 
 BUILD = builder(
     "beyondprop.rules.perturbation.multiplexed:MultiplexedGradientDescent",
@@ -100,14 +165,39 @@ BUILD = builder(
     tau_x="tau_x",
     cost_noise="cost_noise",
 )
-RECIPES = (
-    Recipe(
-        "mgd/digits",
-        "a perceptron with one hidden layer of 32 units on scikit-learn's digits",
-        "digits",
-        MultiplexedSettings(epochs=10, batch_size=64, hidden=32, depth=1, learning_rate=1e-2),
-        BUILD,
-    ),
+PARITY_CHOICES = ("inputs of mean 0 and deviation 1", "Adam", "patterns in random batches of four")
+SCALING = "arXiv 2501.15403, the repository's runs of 1e7 steps: best test accuracy, median of ten seeds"
+
+
+def layerwise(
+    variant: str, summary: str, settings: LayerwiseSettings, published: Published, choices: tuple[str, ...]
+) -> Recipe:
+    """Make a recipe of the perturbation of one layer at a time."""
+    return Recipe(
+        f"mgd/{variant}",
+        summary,
+        variant.removesuffix("-weights"),
+        settings,
+        build_layerwise,
+        lambda _settings: published,
+        lambda _settings: choices,
+    )
+
+
+FASHION = LayerwiseSettings(
+    network="tanh-vgg",
+    hidden=8,
+    optimizer="adam",
+    weight_decay=0.0,
+    batch_size=100,
+    epochs=2,
+    steps=10,
+    learning_rate=3e-3,
+)
+SMALL = LayerwiseSettings(
+    network="small-conv", hidden=64, activation="relu", optimizer="adam", weight_decay=0.0, batch_size=1000, epochs=10
+)
+PARITIES = (
     Recipe(
         "mgd/xor",
         "a hundred networks 2-4-1 learn exclusive or in one run",
@@ -118,6 +208,14 @@ RECIPES = (
             *PARITY_CHOICES,
             "four hidden units (the paper's two often stay in a local minimum)",
         ),
+    ),
+    Recipe(
+        "mgd/xor-analog",
+        "a hundred networks 2-4-1 learn exclusive or with filters in the place of counters",
+        "xor",
+        ParitySettings(analog=True, epochs=15, tau_x=8, tau_theta=4.0, learning_rate=0.02),
+        build_parity,
+        choices=lambda _settings: (*PARITY_CHOICES, "four hidden units"),
     ),
     Recipe(
         "mgd/parity-4",
@@ -131,4 +229,62 @@ RECIPES = (
             "eight hidden units (the paper has four)",
         ),
     ),
+)
+READING = MultiplexedSettings(
+    epochs=5, hidden=4, depth=1, activation="sigmoid", optimizer="adam", weight_decay=0.0, learning_rate=1e-2
+)
+LETTERS = Recipe(
+    "mgd/nist7x7",
+    "a perceptron 49-4-4 reads the letters N, I, S and T in 7x7 pixels",
+    "nist7x7",
+    READING,
+    build_multiplexed,
+    choices=lambda _settings: (
+        "letters of our own drawing",
+        "a tenth of the images for testing (the paper tests on all that it trains on)",
+        "cross-entropy, no sigmoid at the output",
+        "Adam, one-cycle schedule",
+    ),
+)
+FASHION_CHOICES = ("Adam, one-cycle schedule", "fewer steps")
+LAYERWISE = (
+    layerwise(
+        "fashion-mnist",
+        "a convolutional network of 28,674 parameters on Fashion-MNIST, its nodes perturbed",
+        FASHION,
+        Published({"test_accuracy": 0.915}, SCALING),
+        FASHION_CHOICES,
+    ),
+    layerwise(
+        "fashion-mnist-weights",
+        "a convolutional network of 28,674 parameters on Fashion-MNIST, its weights perturbed",
+        replace(FASHION, perturb="weights"),
+        Published({"test_accuracy": 0.905}, SCALING),
+        FASHION_CHOICES,
+    ),
+    layerwise(
+        "cifar-10",
+        "a convolutional network of 26,154 parameters on CIFAR-10, its nodes perturbed",
+        SMALL,
+        Published({"test_accuracy": 0.607}, "arXiv 2303.03986, as a survey quotes it"),
+        ("nodes of one layer at a time (the paper: all weights at once)", *FASHION_CHOICES),
+    ),
+)
+BASELINES = (
+    baseline(LETTERS, 1e-2),
+    baseline(replace(LETTERS, settings=replace(READING, depth=0)), 1e-2, name="nist7x7-linear"),
+    baseline(LAYERWISE[0], 3e-3, epochs=10),
+    baseline(LAYERWISE[2], 3e-3, epochs=10),
+)
+RECIPES = (
+    Recipe(
+        "mgd/digits",
+        "a perceptron with one hidden layer of 32 units on scikit-learn's digits",
+        "digits",
+        MultiplexedSettings(epochs=10, batch_size=64, hidden=32, depth=1, learning_rate=1e-2),
+        build_multiplexed,
+    ),
+    *PARITIES,
+    LETTERS,
+    *LAYERWISE,
 )

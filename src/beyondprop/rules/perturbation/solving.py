@@ -1,4 +1,4 @@
-"""A population under multiplexed gradient descent that notes when each copy has solved its task."""
+"""Populations under multiplexed gradient descent that note when each copy has solved its task."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beyondprop.rules.perturbation.analog import AnalogMultiplexedGradientDescent
 from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
+from beyondprop.rules.perturbation.perturbed import PerturbedNetwork
 
 
-class NotingMGD(MultiplexedGradientDescent):
-    """Multiplexed gradient descent of copies that say yes or no, each with one number in 0..1.
+class _Noting(PerturbedNetwork):
+    """Copies that say yes or no, each with one number in 0..1.
 
     Args:
         network: Gives shape (copies, batch, 1).
@@ -19,7 +21,7 @@ class NotingMGD(MultiplexedGradientDescent):
             the right side of 1/2.
         answers: What is right, zeros and ones, shape (patterns,).
         every: Steps between two checks.
-        **options: As `MultiplexedGradientDescent`; `copies` is needed.
+        **options: The rule's own; `copies` is needed.
 
     Attributes:
         solved_at: The step of the first check at which a copy had solved it, -1 until then; shape (copies,).
@@ -35,6 +37,7 @@ class NotingMGD(MultiplexedGradientDescent):
     ) -> None:
         super().__init__(network, _squared_error, **options)
         self.every = every
+        self.span = options.get("tau_x", 1) if len(self.phases) == 1 else 1  # steps of a call
         self.register_buffer("patterns", patterns.clone())
         self.register_buffer("answers", answers.bool())
         self.register_buffer("solved_at", torch.full((self.copies,), -1))
@@ -43,11 +46,11 @@ class NotingMGD(MultiplexedGradientDescent):
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """As the rule, and look from time to time."""
         before = int(self.taken) // self.every
-        if before != (int(self.taken) - self.tau_x) // self.every:
+        if before != (int(self.taken) - self.span) // self.every:
             with torch.no_grad():
                 self.solved_at[self.solved() & (self.solved_at < 0)] = self.taken
-        self.taken += self.tau_x
-        return super().assign_credit(x, y, phase)
+        self.taken += self.span
+        return super().assign_credit(x, y, phase)  # type: ignore[safe-super]  # that of the rule beside it
 
     @torch.no_grad()
     def solved(self) -> Tensor:
@@ -58,6 +61,14 @@ class NotingMGD(MultiplexedGradientDescent):
         """Return logarithms of the copies' mean answer, no and yes: shape (batch, 2)."""
         yes = self.network(x).mean(dim=0)
         return torch.cat([1 - yes, yes], dim=1).clamp(min=1e-30).log()
+
+
+class NotingMGD(_Noting, MultiplexedGradientDescent):
+    """Multiplexed gradient descent that notes when each copy has solved its task."""
+
+
+class NotingAnalogMGD(_Noting, AnalogMultiplexedGradientDescent):
+    """Analog multiplexed gradient descent that notes when each copy has solved its task."""
 
 
 def _squared_error(outputs: Tensor, y: Tensor) -> Tensor:

@@ -155,9 +155,9 @@ class TPSGD(TargetProjection):
 
         J_l = l(h_l, P_l y*),    grad W_l = dJ_l/dW_l with h_{l-1} held fixed
 
-    with a local loss l: `"l2"` 1/2 |P y* - h|^2, `"l1"` |P y* - h| summed, `"linear"` -<P y*, h>, which is DRTP with
-    B = -P^T; or any function of (activation, target) that gives a scalar for the batch. The built-in ones are summed
-    over the activation and averaged over the batch.
+    with a local loss l of the differences P y* - h: `"l2"` half their squares, `"l1"` their sizes, `"linear"`
+    -<P y*, h>, which is DRTP with B = -P^T; or any function of (activation, target) that gives a scalar for the batch.
+    The built-in ones are summed over the activation and averaged over the batch.
 
     The paper's tables, the range of P and its recurrent equations are not public. Here P is `target_scale` times what
     the activation can reach: U(-0.9, 0.9) for tanh and its like, U(0.1, 0.9) for sigmoids, U(0, 1) for rectifiers, and

@@ -1,0 +1,172 @@
+"""What rules that only evaluate a network at perturbed parameters have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.rule import add_gradient, first_nonfinite_layer, without_trace
+from beyondprop.rules.network_rule import NetworkRule
+from beyondprop.rules.perturbation.codes import Kind, PerturbationCode
+from beyondprop.rules.perturbation.division import Division
+
+
+class PerturbedNetwork(NetworkRule):
+    """A network whose cost is read at perturbed parameters, and never differentiated.
+
+    Args:
+        network: Any module; it is never changed.
+        loss: Maps (network(x), y) to a scalar; with copies, to one cost each, shape (copies,). Default: mean
+            cross-entropy over class scores.
+        code: How perturbations share time; see `PerturbationCode`.
+        norm: Length of a perturbation.
+        tau_p: Steps for which a perturbation is held.
+        cost_noise: Standard deviation of noise that is added to every read of a perturbed cost.
+        at_once: Perturbations that are evaluated as one batch by `torch.vmap`; 1 evaluates one after another, which any
+            network allows.
+        copies: The network holds so many independent ones, as `beyondprop.networks.population.Population` does: the
+            first dimension of all parameters.
+
+    Attributes:
+        size: P, the number of parameters that are trained, of one copy.
+        code: The perturbations to come.
+        division: Which of them this process evaluates, where several train together.
+
+    Raises:
+        UserError: An option is out of range.
+        UnsupportedNetworkError: The network has nothing to train.
+    """
+
+    follows_gradient: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor] | None,
+        *,
+        code: Kind,
+        norm: float,
+        tau_p: int,
+        cost_noise: float,
+        at_once: int,
+        copies: int,
+    ) -> None:
+        super().__init__(network, loss)
+        if cost_noise < 0 or at_once < 1:
+            raise UserError("cost_noise must be at least 0, and at_once at least 1")
+        self._scores: torch.Size | None = None  # known when the network has been seen to run
+        self.cost_noise, self.at_once, self.copies = cost_noise, at_once, copies
+        self._names = [name for name, p in network.named_parameters() if p.requires_grad]
+        trained = [p for p in network.parameters() if p.requires_grad]
+        if copies < 1 or (copies > 1 and any(p.ndim == 0 or len(p) != copies for p in trained)):
+            raise UserError(f"copies must be the first dimension of every parameter, and at least 1: got {copies}")
+        self.norm, self.size = norm, sum(p.numel() for p in trained) // copies
+        self.division = Division()
+        # Random codes are drawn for each copy; the others have one plan, which all follow.
+        self._own = copies if code == "random" else 1
+        self.code = PerturbationCode(code, self.size * self._own, norm=norm * self._own**0.5, tau_p=tau_p)
+        self.code.to(trained[0].device)
+
+    @classmethod
+    def supports(cls, network: nn.Module) -> str | None:
+        """Any module that has something to train."""
+        if any(p.requires_grad for p in network.parameters()):
+            return None
+        return f"{cls.__name__} has nothing to perturb: no parameter of {type(network).__name__} is trainable"
+
+    def perturbations(self, count: int) -> Tensor:
+        """Perturbations of the next steps, shape (count, copies, P), in the parameters' type."""
+        drawn = self.code(count).to(self.network.get_parameter(self._names[0]).dtype)
+        return drawn.view(count, self._own, -1).expand(-1, self.copies, -1)
+
+    def costs(self, perturbations: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Evaluate the cost at perturbed parameters.
+
+        Args:
+            perturbations: Shape (K, copies, P); batch norms keep what the first of them has moved.
+            x: Inputs.
+            y: Targets.
+
+        Returns:
+            Costs, shape (K, copies).
+        """
+        parameters = {name: self.network.get_parameter(name) for name in self._names}
+        buffers = dict(self.network.named_buffers())
+
+        def cost(flat: Tensor, buffers: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            parts = flat.split([p.numel() // self.copies for p in parameters.values()], dim=1)
+            moved = {name: p + d.reshape(p.shape) for (name, p), d in zip(parameters.items(), parts, strict=True)}
+            scores = functional_call(self.network, {**moved, **buffers}, (x,))
+            return self.loss(scores, y).reshape(self.copies), buffers
+
+        found = list[Tensor]()
+        first = buffers
+        state = torch.get_rng_state()
+        for chunk in perturbations.split(self.at_once):
+            torch.set_rng_state(state)  # one dropout mask for all
+            copies = {name: b.expand(len(chunk), *b.shape).clone() for name, b in buffers.items()}
+            if self.at_once == 1:
+                made, moved = cost(chunk[0], {name: b[0] for name, b in copies.items()})
+                values, moved = made[None], {name: b[None] for name, b in moved.items()}
+            else:
+                values, moved = self._mapped(cost, chunk, copies)
+            if not found:
+                first = {name: b[0] for name, b in moved.items()}
+            found.append(values)
+        for name, buffer in buffers.items():
+            buffer.copy_(first[name])
+        return torch.cat(found)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's own output; of several copies the mean of theirs."""
+        output = self.network(x)
+        return output if self.copies == 1 else output.mean(dim=0)
+
+    def _read(self, perturbations: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Costs of shape (K, copies) as `costs` gives them, after a look at the labels, if they are finite."""
+        if self._classifies:
+            if self._scores is None:
+                with without_trace(self.network):
+                    self._scores = self.network(x[:1]).shape
+            y = self.checked_targets(y, self._scores)
+        costs = self._shared_costs(perturbations, x, y)
+        if not costs.isfinite().all():
+            raise NonFiniteError(
+                f"a cost is NaN or infinite, first seen in {first_nonfinite_layer(self.network, x)}: check the "
+                "data, or lower the learning rate or norm"
+            )
+        return costs
+
+    def _shared_costs(self, perturbations: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Evaluate this process's own, and after the first: batch norms go by that one in every process."""
+        rows = self.division.rows(len(perturbations))
+        extra = int(len(rows) == 0 or rows[0] > 0)
+        evaluated = torch.cat([torch.zeros(extra, dtype=torch.long), rows])
+        costs = self.costs(perturbations[evaluated], x, y)
+        return self.division.complete(costs[extra:], len(perturbations))
+
+    def _noisy(self, costs: Tensor) -> Tensor:
+        """What is heard of them."""
+        return costs + self.cost_noise * torch.randn_like(costs) if self.cost_noise > 0 else costs
+
+    @staticmethod
+    def _mapped(cost: Callable[..., Any], chunk: Tensor, buffers: dict[str, Tensor]) -> Any:
+        try:
+            return torch.vmap(cost, randomness="same")(chunk, buffers)
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UnsupportedNetworkError(
+                f"torch.vmap cannot evaluate the network ({reason}): make the rule with at_once=1"
+            ) from error
+
+    def _write(self, gradient: Tensor) -> None:
+        """Add to each `.grad` its part of a gradient of shape (copies, P)."""
+        parameters = [self.network.get_parameter(name) for name in self._names]
+        parts = gradient.split([p.numel() // self.copies for p in parameters], dim=1)
+        for parameter, part in zip(parameters, parts, strict=True):
+            add_gradient(parameter, part.reshape(parameter.shape))

@@ -1,0 +1,193 @@
+"""Perturbing one layer at a time: exact over all signs, the gradient's length, and layers of every kind."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.rules.perturbation.layerwise import LayerwisePerturbation
+
+
+def conv_network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Tanh()),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+        nn.Tanh(),
+        nn.Linear(4, 3),
+    ).double()
+
+
+def batch(count=5):
+    torch.manual_seed(1)
+    return torch.randn(count, 1, 4, 4).double(), torch.arange(count) % 3
+
+
+def flat(tensors):
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def gradient_of(rule):
+    return flat(p.grad for p in rule.network.parameters())
+
+
+def true_gradient(network, x, y):
+    return flat(torch.autograd.grad(F.cross_entropy(network(x), y), list(network.parameters())))
+
+
+@pytest.mark.parametrize("perturb", ["weights", "nodes"])
+def test_summed_over_all_signs_it_is_the_gradient(perturb, monkeypatch):
+    """Exact but for the curvature, which shrinks with the norm."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 3)).double()
+    x, y = torch.randn(4, 3).double(), torch.tensor([0, 1, 2, 0])
+    expected, errors = true_gradient(network, x, y), []
+
+    def every_pattern(_high, shape, **_):
+        """In the place of random ones: all once, and those of small layers several times."""
+        patterns = torch.tensor(list(itertools.product((0, 1), repeat=shape[1])), dtype=torch.int8)
+        return patterns.repeat(shape[0] // len(patterns), 1)
+
+    monkeypatch.setattr(torch, "randint", every_pattern)
+    for norm in (1e-2, 1e-3):
+        rule = LayerwisePerturbation(network, perturb=perturb, norm=norm, normalise=False, steps=2**9)
+        rule.zero_grad()
+        rule.backward(x, y)
+        parts = [p.grad for p in network.parameters()]
+        errors.append((flat(parts) - expected).norm() / expected.norm())
+    assert errors[1] < 1e-4
+    assert errors[1] < 0.05 * errors[0]
+
+
+@pytest.mark.parametrize("perturb", ["weights", "nodes"])
+def test_it_is_unbiased(perturb):
+    """On a network with convolutions and nested sequences; five standard errors over independent calls."""
+    network, (x, y) = conv_network(), batch()
+    rule = LayerwisePerturbation(network, perturb=perturb, steps=400, norm=1e-4, normalise=False)
+    parts = []
+    for _ in range(30):
+        rule.zero_grad()
+        rule.backward(x, y)
+        parts.append(gradient_of(rule))
+    parts, expected = torch.stack(parts), true_gradient(network, x, y)
+    error = parts.std(dim=0) / len(parts) ** 0.5
+    assert ((parts.mean(dim=0) - expected).abs() < 5 * error + 1e-4).all()
+    assert error.norm() < 0.2 * expected.norm()
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_its_expected_length_is_the_gradients(steps):
+    """Of a layer's weights, where the cost is linear: the square's mean over many draws."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(12, 1, bias=False)).double()
+    x = torch.randn(1, 12).double()
+    rule = LayerwisePerturbation(network, lambda z, _: z[:, 0], perturb="weights", steps=steps)
+    squares = []
+    for _ in range(3000):
+        rule.zero_grad()
+        rule.backward(x, x[:, 0])
+        squares.append(float(gradient_of(rule).square().sum()))
+    squares = torch.tensor(squares)
+    assert abs(squares.mean() - x.square().sum()) < 5 * squares.std() / math.sqrt(len(squares))
+
+
+def test_nodes_of_a_sample_hear_their_own_sample():
+    """A sample whose loss does not move has no signal, whatever the others do."""
+    network, (x, _), y = conv_network(), batch(2), torch.tensor([1.0, 0.0]).double()
+    rule = LayerwisePerturbation(network, lambda z, y: y * z.square().sum(dim=1), steps=5)
+    torch.manual_seed(3)
+    rule.backward(x, y)
+    first = gradient_of(rule)
+    other = x.clone()
+    other[1] = 7.0
+    rule.zero_grad()
+    torch.manual_seed(3)
+    rule.backward(other, y)
+    torch.testing.assert_close(gradient_of(rule), first)
+
+
+def test_how_many_are_evaluated_at_once_changes_nothing():
+    network, (x, y) = conv_network(), batch()
+    for perturb in ("weights", "nodes"):
+        found = []
+        for at_once in (1, 12, 10_000):
+            rule = LayerwisePerturbation(network, perturb=perturb, steps=6, at_once=at_once)
+            rule.zero_grad()
+            torch.manual_seed(4)
+            rule.backward(x, y)
+            found.append(gradient_of(rule))
+        torch.testing.assert_close(found[0], found[1])
+        torch.testing.assert_close(found[0], found[2])
+
+
+def test_activations_in_place_are_as_others():
+    x, y = batch()
+    found = []
+    for inplace in (False, True):
+        network = conv_network()
+        network[4] = nn.ReLU(inplace=inplace)
+        network[0][1] = nn.ReLU(inplace=inplace)
+        rule = LayerwisePerturbation(network, steps=6)
+        torch.manual_seed(4)
+        rule.backward(x, y)
+        found.append(gradient_of(rule))
+    torch.testing.assert_close(*found)
+
+
+def test_frozen_layers_keep_none_and_noise_reaches_the_costs():
+    network, (x, y) = conv_network(), batch()
+    network[3].weight.requires_grad_(False)
+    rule = LayerwisePerturbation(network, perturb="weights", steps=50)
+    rule.backward(x, y)
+    assert network[3].weight.grad is None
+    assert network[3].bias.grad.norm() > 0
+    quiet = gradient_norm(network, cost_noise=0.0)
+    assert gradient_norm(network, cost_noise=1.0) > 20 * quiet
+
+
+def gradient_norm(network, **options):
+    x, y = batch()
+    rule = LayerwisePerturbation(network, steps=50, **options)
+    rule.zero_grad()
+    rule.backward(x, y)
+    return float(network[5].weight.grad.norm())
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Linear(4, 3), r"nn\.Sequential, not Linear"),
+        (nn.Sequential(nn.Flatten()), "nothing to perturb"),
+        (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), r"layer 1 \(BatchNorm1d\) mixes samples"),
+        (nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.1)), r"layer 1 \(Dropout\)"),
+    ],
+)
+def test_what_it_cannot_train_is_told(network, message):
+    with pytest.raises(UnsupportedNetworkError, match=message):
+        LayerwisePerturbation(network)
+
+
+@pytest.mark.parametrize(
+    "options", [{"perturb": "all"}, {"steps": 0}, {"norm": 0.0}, {"at_once": 0}, {"cost_noise": -1}]
+)
+def test_what_is_out_of_range_is_refused(options):
+    with pytest.raises(UserError, match=r"must be|at least"):
+        LayerwisePerturbation(conv_network(), **options)
+
+
+def test_bad_losses_and_labels_are_refused():
+    x, y = batch()
+    with pytest.raises(UserError, match="one number a sample"):
+        LayerwisePerturbation(conv_network(), F.cross_entropy).backward(x, y)
+    with pytest.raises(UserError, match=r"labels must lie in 0\.\.2"):
+        LayerwisePerturbation(conv_network()).backward(x, y + 1)
+    rule = LayerwisePerturbation(conv_network())
+    with pytest.raises(NonFiniteError, match="the input"):
+        rule.backward(x * torch.nan, y)
+    assert all(p.grad is None for p in rule.network.parameters())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from beyondprop.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+    from beyondprop.errors import DeviceError, NonFiniteError, UnsupportedNetworkError, UserError
     from beyondprop.rule import Rule
     from beyondprop.rules.local.cascaded_feedback import CascadedForwardDFA
     from beyondprop.rules.local.cascaded_forward import CascadedForward
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.local.predsim import PredSim
     from beyondprop.rules.local.symba import SymBa
     from beyondprop.rules.perturbation.analog import AnalogMultiplexedGradientDescent
+    from beyondprop.rules.perturbation.chip import ChipMGD
     from beyondprop.rules.perturbation.forward_gradient import ForwardGradient
     from beyondprop.rules.perturbation.layerwise import LayerwisePerturbation
     from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
@@ -56,12 +57,14 @@ _HOME = {
     "CascadedForward": "rules.local.cascaded_forward",
     "CascadedForwardDFA": "rules.local.cascaded_feedback",
     "CascadedLeastSquares": "solvers.cascaded_forward",
+    "ChipMGD": "rules.perturbation.chip",
     "ClassChannels": "rules.local.class_channels",
     "ClassEmbedding": "rules.local.noprop",
     "ClassPattern": "rules.local.label_input",
     "DFA": "rules.signals.direct_feedback",
     "DRTP": "rules.signals.target_projection",
     "DenoisingBlock": "rules.local.noprop",
+    "DeviceError": "errors",
     "DirectKolenPollack": "rules.signals.direct_feedback",
     "DiscreteSchedule": "rules.local.noprop",
     "FeedbackAlignment": "rules.signals.feedback_alignment",
@@ -107,10 +110,12 @@ __all__ = [
     "CascadedForward",
     "CascadedForwardDFA",
     "CascadedLeastSquares",
+    "ChipMGD",
     "ClassChannels",
     "ClassEmbedding",
     "ClassPattern",
     "DenoisingBlock",
+    "DeviceError",
     "DirectKolenPollack",
     "DiscreteSchedule",
     "FeedbackAlignment",

@@ -14,6 +14,7 @@ from beyondprop.errors import UserError
 from beyondprop.recipes import (
     backprop,
     cascaded_forward,
+    chip,
     consequential,
     direct_feedback,
     feedback_alignment,
@@ -508,7 +509,7 @@ SYSTEMS: tuple[System, ...] = (
 }""",
         ),
         "beyondprop.rules.perturbation.multiplexed:MultiplexedGradientDescent",
-        multiplexed.RECIPES,
+        multiplexed.RECIPES + chip.RECIPES,
     ),
     System(
         "forward-gradient",

@@ -19,3 +19,7 @@ class UnsupportedNetworkError(UserError):
 
 class NonFiniteError(UserError):
     """A loss or an activation is NaN or infinite; the message names the block where it was seen first."""
+
+
+class DeviceError(UserError):
+    """A device is lost, busy, does not answer in time or reads nonsense; asking again later may help."""

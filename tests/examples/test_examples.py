@@ -46,6 +46,13 @@ def test_predictors_learn_in_processes_of_their_own():
     assert min(float(value) for value in accuracy.values()) > 75
 
 
+@pytest.mark.parametrize("example", ["own_device.py"], indirect=True)
+def test_a_chip_of_ones_own_learns(example, capsys):
+    accuracy = example["main"](epochs=2)
+    assert accuracy > 0.8
+    assert f"test accuracy {accuracy:.1%}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("example", "shape"),
     [("noprop_tabular.py", (30,)), ("noprop_sequence.py", (8, 8))],

@@ -76,7 +76,7 @@ def test_it_learns_on_a_chip_that_is_not_too_bad(tmp_path, changes, least, most)
 def test_copies_have_defects_of_their_own():
     recipe = find_recipe("mgd/xor")
     settings = dataclasses.replace(recipe.settings, defects=0.2, copies=4)
-    slopes = dict(recipe.build(settings, data.load("xor")).rule.network.named_buffers())["1_slope_"]
+    slopes = dict(recipe.build(settings, data.load("xor")).rule.network.named_buffers())["1_k_"]
     assert len(set(slopes[:, 0].tolist())) == 4
 
 

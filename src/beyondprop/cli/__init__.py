@@ -18,6 +18,7 @@ COMMANDS = {
     "merge": ("merge", "put together what processes that were started by hand have trained"),
     "evaluate": ("evaluate", "measure a trained run on a split of its data"),
     "reproduce": ("reproduce", "train several seeds and write the result beside the paper's number"),
+    "device": ("device", "offer a simulated chip to a training in another process"),
     "study": ("study", "compare rules on one network over several seeds, with pictures"),
     "report": ("report", "make the tables of the documentation from the result files"),
     "data": ("data", "say where the data sets lie and whether their files are intact"),

@@ -93,7 +93,7 @@ def build_parity(settings: ParitySettings, splits: Splits) -> Experiment:
     from torch import nn
 
     from beyondprop.data import Statistics
-    from beyondprop.layers.defective_sigmoid import DefectiveSigmoid
+    from beyondprop.layers.defective_activation import DefectiveActivation
     from beyondprop.networks.population import Population
     from beyondprop.rules.perturbation.solving import NotingAnalogMGD, NotingMGD
     from beyondprop.rules.perturbation.update_noise import add_update_noise
@@ -101,7 +101,7 @@ def build_parity(settings: ParitySettings, splits: Splits) -> Experiment:
     bits = splits.train.images.shape[1]
 
     def sigmoid(units: int) -> nn.Module:
-        return DefectiveSigmoid(units, settings.defects) if settings.defects else nn.Sigmoid()
+        return DefectiveActivation(nn.Sigmoid(), (units,), settings.defects) if settings.defects else nn.Sigmoid()
 
     def make() -> nn.Module:
         network = nn.Sequential(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from beyondprop.errors import NonFiniteError, RunError, UserError
+from beyondprop.errors import DeviceError, NonFiniteError, RunError, UserError
 from beyondprop.measure.alignment import Alignment, alignment
 from beyondprop.rule import Rule
 from beyondprop.training.averaging import WeightAverage
@@ -96,6 +96,10 @@ class Trainer:
             saved = f"checkpoint of step {self.saved_step} stands" if self.in_step else "checkpoint is saved"
             message = f"interrupted after {self.totals.step} steps; the {saved}"
             raise Interrupted(message) from None
+        except DeviceError:
+            if not self.in_step:
+                self._save()  # a device that fails leaves its rule as it was before the step
+            raise
         except UserError:
             self.tracker.read()  # what led to it stands in the metrics
             raise

@@ -1,0 +1,445 @@
+"""The chip in the loop: the rule is that of the module itself, and what fails on the way changes nothing."""
+
+import copy
+import itertools
+import time
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from beyondprop import training
+from beyondprop.devices import DeviceServer, ModuleDevice, RemoteDevice, SimulatedChip
+from beyondprop.devices.patience import Patience
+from beyondprop.errors import DeviceError, NonFiniteError, UserError
+from beyondprop.recipes.recipe import Experiment, Recipe, Settings
+from beyondprop.rules.perturbation.chip import ChipMGD
+from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
+from beyondprop.training.checkpoint import load
+from beyondprop.training.execution import Execution
+
+AT_ONCE = {"pause": 0.0}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def batches(count=6):
+    torch.manual_seed(1)
+    return [(torch.randn(8, 3), torch.randint(2, (8,))) for _ in range(count)]
+
+
+def flat(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def train(rule, count=6, optimizer=torch.optim.SGD):
+    """Weights after some steps; every draw comes from the same seed."""
+    stepper = optimizer(rule.parameters(), lr=0.1)
+    torch.manual_seed(2)
+    for x, y in batches(count):
+        stepper.zero_grad()
+        rule.backward(x, y)
+        stepper.step()
+    return flat(rule)
+
+
+def chip_rule(device, **options):
+    initial = flat(network())
+    return ChipMGD(device, **{"initial": initial, "tau_x": 8, "patience": AT_ONCE, **options})
+
+
+def undisturbed(**options):
+    return train(chip_rule(ModuleDevice(network()), **options))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize(
+    "options", [{}, {"code": "walsh"}, {"code": "sequential", "tau_theta": 16}, {"code": "sinusoidal", "clamp": 0.01}]
+)
+def test_it_is_the_rule_of_the_module_itself(options, optimizer):
+    """To the bit: in this process, and through a socket."""
+    torch.manual_seed(3)
+    direct = MultiplexedGradientDescent(network(), tau_x=8, at_once=1, **options)
+    expected = train(direct, optimizer=optimizer)
+    assert not torch.equal(expected, flat(network()))
+    with DeviceServer(ModuleDevice(network(), at_once=1)).running() as server:
+        for device in (ModuleDevice(network(), at_once=1), RemoteDevice(server.address)):
+            initial = flat(network())
+            torch.manual_seed(3)
+            rule = chip_rule(device, initial=initial, **options)
+            assert torch.equal(train(rule, optimizer=optimizer), expected)
+            x, _ = batches(1)[0]
+            assert torch.equal(rule(x), direct(x))
+
+
+def test_a_learned_chip_lowers_its_cost():
+    """By the loss, computed by hand, of what the rule says of the batch; Adam, a hundred updates."""
+    x, y = batches(1)[0]
+    rule = ChipMGD(ModuleDevice(network()), tau_x=64, spread=0.3)
+    assert rule.network.theta.detach().abs().max() <= 0.3
+    assert rule.network.theta.detach().std() == pytest.approx(0.3 / 3**0.5, rel=0.3)
+    optimizer = torch.optim.Adam(rule.parameters(), lr=0.05)
+    costs = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        costs.append(rule.backward(x, y))
+        optimizer.step()
+    assert F.cross_entropy(rule(x), y) < 0.5 * costs[0]
+
+
+def test_the_device_follows_the_parameters():
+    """After a step, after a checkpoint is restored, and after somebody else has written to it."""
+    device = ModuleDevice(network())
+    rule = chip_rule(device)
+    x, y = batches(1)[0]
+    saved = copy.deepcopy(rule.state_dict())
+    train(rule)
+    rule(x)
+    assert torch.equal(device.parameters, rule.network.theta)
+    rule.load_state_dict(saved)
+    with torch.inference_mode():
+        rule(x)
+    assert torch.equal(device.parameters, flat(network()))
+    with torch.no_grad():
+        rule.network.theta += 1
+    rule.backward(x, y)
+    assert torch.equal(device.parameters, flat(network()) + 1)
+
+
+class Counting(ModuleDevice):
+    """A device that fails at given calls, and counts what it is asked."""
+
+    def __init__(self, fails=lambda name, count: None, module=None, **options):
+        super().__init__(module or network(), **options)
+        self.fails, self.counts = fails, dict.fromkeys(("write", "present", "read", "predict"), 0)
+
+    def _meet(self, name):
+        self.counts[name] += 1
+        if (failure := self.fails(name, self.counts[name])) is not None:
+            raise failure
+
+    def write(self, parameters):
+        self._meet("write")
+        super().write(parameters)
+
+    def present(self, x, y):
+        self._meet("present")
+        super().present(x, y)
+
+    def read(self, perturbations):
+        self._meet("read")
+        return super().read(perturbations)
+
+    def predict(self, x):
+        self._meet("predict")
+        return super().predict(x)
+
+
+def test_parameters_are_written_once_for_each_update():
+    device = Counting()
+    train(chip_rule(device, tau_theta=24))
+    assert device.counts == {"write": 2, "present": 6, "read": 6, "predict": 0}
+
+
+class Forgetful(Counting):
+    """When it fails it loses what was written and presented, as a chip does that is started again."""
+
+    def _meet(self, name):
+        try:
+            super()._meet(name)
+        except (OSError, DeviceError):
+            ModuleDevice.write(self, torch.full((self.size,), 99.0))
+            ModuleDevice.present(self, torch.zeros(1, 3), torch.tensor([0]))
+            raise
+
+
+@pytest.mark.parametrize("call", ["write", "present", "read"])
+@pytest.mark.parametrize("error", [TimeoutError("late"), ConnectionResetError("cable"), DeviceError("warm")])
+def test_a_failing_device_is_asked_again_and_nothing_is_lost(call, error):
+    """At the second and third of the calls: the retry fails as well."""
+    device = Forgetful(lambda name, count: error if name == call and count in (2, 3) else None)
+    assert torch.equal(train(chip_rule(device)), undisturbed())
+    assert device.counts[call] >= 8
+
+
+def test_predictions_are_asked_again_as_well():
+    device = Forgetful(lambda name, count: OSError("cable") if (name, count) == ("predict", 1) else None)
+    rule, (x, _) = chip_rule(device), batches(1)[0]
+    torch.testing.assert_close(rule(x), network()(x))
+
+
+class Nonsense(Counting):
+    """Some reads, counted from 1, give other numbers than the cost."""
+
+    def __init__(self, wrong, value):
+        super().__init__()
+        self.wrong, self.value = wrong, value
+
+    def read(self, perturbations):
+        costs = super().read(perturbations)
+        if self.counts["read"] in self.wrong:
+            costs[self.value != self.value :] = self.value  # NaN from the second on; else all
+        return costs
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_cost_that_is_not_finite_is_read_again(value):
+    device = Nonsense({2, 3, 7}, value)
+    assert torch.equal(train(chip_rule(device)), undisturbed())
+    assert device.counts["read"] == 9
+    assert device.counts["write"] == 9  # each time anew
+
+
+def test_a_cost_that_stays_nan_stops_the_training(one_line):
+    device = Nonsense(range(3, 100), torch.nan)
+    rule = chip_rule(device, patience={"rereads": 4})
+    with one_line(DeviceError, "not finite", "5 times"):
+        train(rule)
+    assert device.counts["read"] == 2 + 5
+
+
+def test_a_stuck_read_is_read_again_and_told(one_line):
+    """Sixteen and more costs in a row that are one number, over two reads."""
+    patience = {"stuck_after": 16, **AT_ONCE}
+    device = Nonsense({2, 3}, 0.25)
+    assert not torch.equal(train(chip_rule(device)), undisturbed())  # not noticed by default: 18 are less than 256
+    device = Nonsense(range(2, 100), 0.25)
+    rule = chip_rule(device, patience=patience)
+    with one_line(DeviceError, "0.25 whatever is perturbed", "4 times"):
+        train(rule)
+    device = Nonsense(range(2, 100), 0.25)
+    train(chip_rule(device, patience={"stuck_after": 0, **AT_ONCE}))  # who wants to go on may
+
+
+def test_a_stuck_read_that_comes_loose_loses_nothing():
+    device = Nonsense({3}, 0.25)
+    assert torch.equal(train(chip_rule(device, patience={"stuck_after": 9, **AT_ONCE})), undisturbed())
+    assert device.counts["read"] == 7
+
+
+def test_equal_costs_with_others_between_them_are_not_stuck():
+    patience = Patience(ModuleDevice(network()), stuck_after=4)
+    for value in (1.0, 2.0) * 5:
+        assert patience._fault(torch.full((3,), value)) is None
+    assert patience._fault(torch.tensor([2.0, 3.0])) is None
+    assert patience._fault(torch.full((3,), 2.0)) is None
+    assert "whatever" in patience._fault(torch.full((3,), 2.0))
+
+
+def test_pauses_double_to_the_longest_and_end(monkeypatch, one_line):
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    device = Counting(lambda name, count: OSError("gone"))
+    patience = Patience(device, retries=6, pause=0.5, longest=3.0)
+    with one_line(DeviceError, "gone", "asked 7 times", "resume"):
+        patience.costs(torch.zeros(32), torch.zeros(1, 32), *batches(1)[0])
+    assert waits == [0.0, 0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+def test_what_is_no_failure_of_the_moment_is_not_asked_again():
+    device = Counting(lambda name, count: ValueError("a defect in the driver"))
+    with pytest.raises(ValueError, match="driver"):
+        chip_rule(device).backward(*batches(1)[0])
+    assert device.counts["write"] == 1
+
+
+def test_a_call_that_failed_can_be_made_again():
+    """The device is given up in the third call; the same call, once it is mended, goes on to the same weights."""
+    broken = {"now": True}
+    device = Counting(lambda name, count: OSError("gone") if broken["now"] and count >= 3 else None)
+    rule = chip_rule(device, code="walsh", patience={"retries": 1, **AT_ONCE})
+    torch.manual_seed(3)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
+    data = batches()
+    torch.manual_seed(2)
+    for x, y in data:
+        optimizer.zero_grad()
+        try:
+            rule.backward(x, y)
+        except DeviceError:
+            broken["now"] = False
+            rule.backward(x, y)
+        optimizer.step()
+    assert not broken["now"]
+    other = chip_rule(ModuleDevice(network()), code="walsh")
+    other.code.load_state_dict({**rule.code.state_dict(), "time": torch.tensor(0)})
+    assert torch.equal(flat(rule), train(other))
+
+
+def test_random_perturbations_of_a_call_that_failed_are_drawn_again():
+    rule = chip_rule(Counting(lambda name, count: OSError("gone")), tau_p=3, patience={"retries": 0})
+    (x, y) = batches(1)[0]
+    before, drawn = copy.deepcopy(rule.state_dict()), torch.get_rng_state()
+    with pytest.raises(DeviceError):
+        rule.backward(x, y)
+    assert all(torch.equal(before[name], value) for name, value in rule.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_nan_in_the_data_is_the_datas_fault():
+    device = Counting()
+    x, y = batches(1)[0]
+    x[2, 1] = torch.nan
+    with pytest.raises(NonFiniteError, match="the input"):
+        chip_rule(device).backward(x, y)
+    assert device.counts["read"] == 1
+
+
+class Mute:
+    """All that a device must have, and a cost that is a cross-entropy."""
+
+    size = 32
+
+    def __init__(self):
+        self.inner = ModuleDevice(network())
+
+    def write(self, parameters):
+        self.inner.write(parameters)
+
+    def present(self, x, y):
+        self.inner.present(x, y)
+
+    def read(self, perturbations):
+        return self.inner.read(perturbations).tolist()
+
+
+def test_a_device_that_shows_nothing_but_its_cost_classifies(one_line):
+    x, _ = batches(1)[0]
+    rule = ChipMGD(Mute(), initial=flat(network()), classes=2)
+    torch.testing.assert_close(rule(x), network()(x).log_softmax(dim=1))
+    with one_line(UserError, "predict", "classes"):
+        ChipMGD(Mute())(x)
+    with pytest.raises(UserError, match=r"0\.\.1"):
+        rule.backward(x, torch.full((8,), 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ChipMGD(nn.Linear(2, 2)), "has no size"),
+        (lambda: ChipMGD(Mute(), initial=torch.zeros(31)), "32 parameters"),
+        (lambda: ChipMGD(Mute(), patience={"retries": -1}), "at least 0"),
+        (lambda: ChipMGD(Mute(), copies=2), "first dimension"),
+        (lambda: ChipMGD(type("Empty", (Mute,), {"size": 0})()), "number of parameters"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_wrong_shapes_of_costs_are_refused():
+    class Short(Mute):
+        def read(self, perturbations):
+            return super().read(perturbations)[1:]
+
+    with pytest.raises(UserError, match="9 perturbations"):
+        chip_rule(Short()).backward(*batches(1)[0])
+
+
+def test_low_precision_still_learns_and_noise_is_averaged():
+    """Stored with four bits, read with noise: what is measured is at the parameters as the chip has them."""
+    x, y = batches(1)[0]
+    chip = SimulatedChip(ModuleDevice(network()), bits=4, span=2.0, noise=1e-2)
+    rule = ChipMGD(chip, initial=flat(network()), tau_x=512, code="walsh", norm=0.5)
+    rule.backward(x, y)
+    rounded = network()
+    with torch.no_grad():
+        nn.utils.vector_to_parameters(chip.stored(flat(rounded)), rounded.parameters())
+    expected = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(F.cross_entropy(rounded(x), y), rounded.parameters())]
+    )
+    torch.testing.assert_close(rule.network.theta.grad, expected, atol=0.05, rtol=0.1)
+
+
+def test_a_servers_restart_in_a_training_changes_nothing():
+    """It ends in the middle of a read, and comes back at its address with nothing of what was written."""
+    device, other = Counting(), ModuleDevice(network())
+    server = DeviceServer(device)
+    port, again = int(server.address.rpartition(":")[2]), []
+
+    def fails(name, count):
+        if (name, count) == ("read", 3) and not again:
+            server.close()
+            again.append(DeviceServer(other, port=port))
+            again[0].thread = again[0].running()
+            again[0].thread.__enter__()
+
+    device.fails = fails
+    with server.running():
+        remote = RemoteDevice(server.address, timeout=5)
+        found = train(chip_rule(remote, patience={"pause": 0.05}))
+    again[0].thread.__exit__(None, None, None)
+    assert torch.equal(found, undisturbed())
+
+
+def test_an_answer_that_does_not_come_is_given_up_and_asked_for_again():
+    def fails(name, count):
+        if (name, count) == ("read", 3):
+            time.sleep(0.5)
+
+    with DeviceServer(Counting(fails)).running() as server:
+        remote = RemoteDevice(server.address, timeout=0.2)
+        assert torch.equal(train(chip_rule(remote, patience={"pause": 0.1})), undisturbed())
+
+
+def recipe(make_device):
+    def build(settings, splits):
+        rule = ChipMGD(make_device(), spread=0.1, classes=10, tau_x=16, patience={"retries": 0})
+        return Experiment(rule)
+
+    return Recipe("mgd/test", "a chip", "digits", Settings(epochs=2, batch_size=256), build)
+
+
+def digits_module():
+    with torch.random.fork_rng():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def run(make_device, folder, **options):
+    return training.train(
+        recipe(make_device), Settings(epochs=2, batch_size=256), Execution(threads=1), folder, progress=False, **options
+    )
+
+
+def weights(folder):
+    return {name: value for name, value in load(folder).model.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize(("call", "failing", "done"), [("read", 3, 2), ("read", 9, 8), ("predict", 2, 6)])
+def test_a_training_that_the_device_ended_resumes_to_the_same_bits(tmp_path, call, failing, done):
+    """The checkpoint is of the step before, whether it fails in a step or in an evaluation."""
+    run(lambda: Counting(module=digits_module()), tmp_path / "whole")
+    fails = lambda name, count: OSError("gone") if (name, count) == (call, failing) else None  # noqa: E731
+    with pytest.raises(DeviceError, match="gone"):
+        run(lambda: Counting(fails, module=digits_module()), tmp_path / "parts")
+    again = Counting(module=digits_module())
+    run(lambda: again, tmp_path / "parts", resume=True)
+    assert again.counts["read"] == 12 - done
+    ends = [weights(tmp_path / name) for name in ("whole", "parts")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_noisy_simulated_chip_resumes_to_the_same_bits(tmp_path):
+    """Its noise and drift go on where they were."""
+
+    class Ends(SimulatedChip):
+        def __init__(self, last):
+            super().__init__(ModuleDevice(digits_module()), noise=0.01, drift=1e-3)
+            self.calls, self.last = itertools.count(), last
+
+        def read(self, perturbations):
+            if next(self.calls) == self.last:
+                raise OSError("gone")
+            return super().read(perturbations)
+
+    run(lambda: Ends(None), tmp_path / "whole")
+    with pytest.raises(DeviceError):
+        run(lambda: Ends(8), tmp_path / "parts")
+    run(lambda: Ends(None), tmp_path / "parts", resume=True)
+    ends = [weights(tmp_path / name) for name in ("whole", "parts")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

@@ -36,7 +36,7 @@ class MultiplexedGradientDescent(PerturbedNetwork):
         cost_noise: Standard deviation of noise that is added to every read of a perturbed cost.
         clamp: Largest size of C̃ that is believed; None for any.
         at_once: Perturbations that are evaluated as one batch by `torch.vmap`; 1 evaluates one after another, which any
-            network allows.
+            network allows. By default 64, or 1 where there are convolutions, which are several times slower in groups.
         copies: The network holds so many independent ones, as `beyondprop.networks.population.Population` does: the
             first dimension of all parameters. The loss gives a cost for each, shape (copies,), and each listens to its
             own. What one of them learns is what it would learn alone.
@@ -69,7 +69,7 @@ class MultiplexedGradientDescent(PerturbedNetwork):
         tau_theta: int | None = None,
         cost_noise: float = 0.0,
         clamp: float | None = None,
-        at_once: int = 64,
+        at_once: int | None = None,
         copies: int = 1,
     ) -> None:
         super().__init__(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rule import add_gradient, first_nonfinite_layer, without_trace
@@ -28,7 +29,7 @@ class PerturbedNetwork(NetworkRule):
         tau_p: Steps for which a perturbation is held.
         cost_noise: Standard deviation of noise that is added to every read of a perturbed cost.
         at_once: Perturbations that are evaluated as one batch by `torch.vmap`; 1 evaluates one after another, which any
-            network allows.
+            network allows. By default 64, or 1 where there are convolutions, which are several times slower in groups.
         copies: The network holds so many independent ones, as `beyondprop.networks.population.Population` does: the
             first dimension of all parameters.
 
@@ -53,10 +54,12 @@ class PerturbedNetwork(NetworkRule):
         norm: float,
         tau_p: int,
         cost_noise: float,
-        at_once: int,
+        at_once: int | None,
         copies: int,
     ) -> None:
         super().__init__(network, loss)
+        if at_once is None:
+            at_once = 1 if any(isinstance(module, _ConvNd) for module in network.modules()) else 64
         if cost_noise < 0 or at_once < 1:
             raise UserError("cost_noise must be at least 0, and at_once at least 1")
         self._scores: torch.Size | None = None  # known when the network has been seen to run

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.perturbation.chip import ChipMGD
     from beyondprop.rules.perturbation.forward_gradient import ForwardGradient
     from beyondprop.rules.perturbation.layerwise import LayerwisePerturbation
+    from beyondprop.rules.perturbation.local_forward_gradient import LocalForwardGradient
     from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
     from beyondprop.rules.perturbation.update_noise import add_update_noise
     from beyondprop.rules.signals.backprop import Backprop
@@ -74,6 +75,7 @@ _HOME = {
     "LayerwisePerturbation": "rules.perturbation.layerwise",
     "LearnedSchedule": "rules.local.noprop",
     "LinearPredictor": "rules.local.linear_predictor",
+    "LocalForwardGradient": "rules.perturbation.local_forward_gradient",
     "LocalLosses": "rules.local.local_losses",
     "MonoForward": "rules.local.mono_forward",
     "MultiplexedGradientDescent": "rules.perturbation.multiplexed",
@@ -125,6 +127,7 @@ __all__ = [
     "LayerwisePerturbation",
     "LearnedSchedule",
     "LinearPredictor",
+    "LocalForwardGradient",
     "LocalLosses",
     "MonoForward",
     "MultiplexedGradientDescent",

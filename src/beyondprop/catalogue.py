@@ -20,6 +20,7 @@ from beyondprop.recipes import (
     feedback_alignment,
     forward_forward,
     forward_gradient,
+    local_forward_gradient,
     local_losses,
     multiplexed,
     semi_implicit,
@@ -529,6 +530,25 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.perturbation.forward_gradient:ForwardGradient",
         forward_gradient.RECIPES,
+    ),
+    System(
+        "local-forward-gradient",
+        "Forward gradient of local losses",
+        "perturbation",
+        Paper(
+            "Scaling Forward Gradient With Local Losses",
+            "Mengye Ren, Simon Kornblith, Renjie Liao, Geoffrey Hinton",
+            2023,
+            "2210.03310",
+            """@inproceedings{ren2023scaling,
+  title     = {Scaling Forward Gradient With Local Losses},
+  author    = {Ren, Mengye and Kornblith, Simon and Liao, Renjie and Hinton, Geoffrey},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2023}
+}""",
+        ),
+        "beyondprop.rules.perturbation.local_forward_gradient:LocalForwardGradient",
+        local_forward_gradient.RECIPES,
     ),
 )
 

@@ -39,7 +39,7 @@ class Settings(SolverSettings):
     """Of the optimizer; the highest one where a schedule moves it."""
     weight_decay: float = 1e-3
     """Decoupled (AdamW)."""
-    lr_schedule: Literal["constant", "one-cycle", "cosine"] = "constant"
+    lr_schedule: Literal["constant", "one-cycle", "cosine", "linear"] = "constant"
     """How the learning rate moves over the run, step by step."""
     augment: Literal["none", "crop-flip", "crop-flip-cutout"] = "none"
     """Random changes to the training images."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, SequentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 
 from beyondprop.data import Batches, ImageSet, Splits, Statistics, hold_out, load
 from beyondprop.errors import RunError, UserError
@@ -206,7 +206,7 @@ def make_scheduler(optimizer: Optimizer, name: str, steps: int, stages: int = 1)
 
     Args:
         optimizer: Its groups' learning rates are the highest ones.
-        name: `"constant"`, `"one-cycle"` or `"cosine"` (to zero).
+        name: `"constant"`, `"one-cycle"`, or to zero by `"cosine"` or `"linear"`.
         steps: Batches of the whole training.
         stages: As many times it begins anew, after equal numbers of steps.
 
@@ -233,7 +233,9 @@ def make_scheduler(optimizer: Optimizer, name: str, steps: int, stages: int = 1)
         )
     if name == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
-    raise UserError(f"lr_schedule must be constant, one-cycle or cosine, not {name!r}")
+    if name == "linear":
+        return LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=steps)
+    raise UserError(f"lr_schedule must be constant, one-cycle, cosine or linear, not {name!r}")
 
 
 def _restored(defaults: Any, stored: dict[str, Any], folder: Path) -> Any:

@@ -65,7 +65,7 @@ def true_gradient(network, x, y):
     return flat(torch.autograd.grad(F.cross_entropy(network(x), y), list(network.parameters())))
 
 
-@pytest.mark.parametrize("name", ["perceptron", "convolutional", "batch norm", "layer norm"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_weights_along_a_whole_basis_give_the_gradient(name):
     """As many orthogonal directions as parameters: nothing is left to chance."""
     network, x, y = make(name)
@@ -76,12 +76,37 @@ def test_weights_along_a_whole_basis_give_the_gradient(name):
     torch.testing.assert_close(loss, F.cross_entropy(network(x), y).detach())
 
 
+class Sharing(nn.Module):
+    """Uses a linear layer's weight by itself, a frozen weight with a bias that learns, and one weight twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.second.weight.requires_grad_(False)
+
+    def forward(self, x):
+        h = self.second(torch.tanh(self.first(x)))
+        return self.third(torch.tanh(F.linear(h, self.first.weight) + self.second.bias))
+
+
+def test_weights_are_followed_wherever_they_are_used():
+    torch.manual_seed(0)
+    network, x, y = Sharing().double(), torch.randn(4, 3).double(), torch.tensor([0, 1, 1, 0])
+    trained = [p for p in network.parameters() if p.requires_grad]
+    rule = ForwardGradient(network, perturb="weights", directions=flat(trained).numel(), orthogonal=True)
+    rule.backward(x, y)
+    expected = torch.autograd.grad(F.cross_entropy(network(x), y), trained)
+    torch.testing.assert_close(flat(p.grad for p in trained), flat(expected))
+
+
 @pytest.mark.parametrize("name", ["perceptron", "convolutional", "layer norm"])
 def test_activities_along_a_whole_basis_give_the_gradient(name, monkeypatch):
     """One unit of one layer moves at a time, for all samples; the estimates are added."""
     network, x, y = make(name)
     rule, sizes = ForwardGradient(network), []
-    monkeypatch.setattr(rule, "noise", lambda value, _: sizes.append(value[0].numel()) or torch.zeros_like(value))
+    monkeypatch.setattr(
+        rule, "noise", lambda value, generator: sizes.append(value[0].numel()) or torch.zeros_like(value)
+    )
     rule.backward(x, y)
     layers = list(sizes)
     rule.zero_grad()
@@ -89,7 +114,7 @@ def test_activities_along_a_whole_basis_give_the_gradient(name, monkeypatch):
         for unit in range(size):
             calls = []
 
-            def one(value, _, layer=layer, unit=unit, calls=calls):
+            def one(value, generator, layer=layer, unit=unit, calls=calls):
                 calls.append(value)
                 noise = torch.zeros_like(value)
                 if len(calls) == layer + 1:

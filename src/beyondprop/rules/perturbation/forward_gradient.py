@@ -7,18 +7,22 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rule import add_gradient, first_nonfinite_layer
 from beyondprop.rules.network_rule import NetworkRule
-from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
+from beyondprop.rules.perturbation.noise import draw_noise
+from beyondprop.rules.signals.layers import NORMS, computes_as, find_layers, modules_between
 
 Perturbed = Literal["activities", "weights"]
 
@@ -99,8 +103,7 @@ class ForwardGradient(NetworkRule):
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Add up the estimates of all directions."""
         del phase
-        # Tangents in bfloat16 would lose the sums of many small products that the estimate is.
-        with torch.autocast(x.device.type, enabled=False), torch.no_grad(), _forward_mode():
+        with torch.no_grad(), forward_mode():
             estimate = self._by_activities if self.perturb == "activities" else self._by_weights
             return estimate(x, y)
 
@@ -119,33 +122,46 @@ class ForwardGradient(NetworkRule):
 
     def _by_weights(self, x: Tensor, y: Tensor) -> Tensor:
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        sizes = [p.numel() for p in trained.values()]
-        drawn = torch.randn(self.directions, sum(sizes), dtype=next(iter(trained.values())).dtype, device=x.device)
-        share = 1 / self.directions
-        if self.orthogonal:
-            drawn, share = torch.linalg.qr(drawn.T).Q.T, sum(sizes) / self.directions
         buffers = dict(self.network.named_buffers())
-        state, moved, changes, loss = torch.get_rng_state(), dict[str, Tensor](), list[Tensor](), None
+        share, drawn = self._directions(list(trained.values()))
+        state, moved, loss = torch.get_rng_state(), dict[str, Tensor](), None
+        found: list[Tensor] = []
         for direction in drawn:
             torch.set_rng_state(state)  # one dropout mask for all: they are directions of one loss
             copies = {name: b.clone() for name, b in buffers.items()}
             with forward_ad.dual_level():
-                duals = {
-                    name: forward_ad.make_dual(p.detach(), v.view(p.shape))
-                    for (name, p), v in zip(trained.items(), direction.split(sizes), strict=True)
-                }
-                losses = self._losses(functional_call(self.network, {**duals, **copies}, (x,)), x, y)
+                along = dict(zip(trained.values(), direction, strict=True))
+                scores = evaluated_along(self.network, along, copies, x)
+                losses = self._losses(scores, x, y)
                 primal, tangent = forward_ad.unpack_dual(losses.mean())
-                changes.append(primal.new_zeros(()) if tangent is None else tangent)
+            change = primal.new_zeros(()) if tangent is None else share * tangent
+            for number, v in enumerate(direction):
+                v.mul_(change)
+                if number < len(found):
+                    found[number] += v
+                else:
+                    found.append(v)
             loss = primal if loss is None else loss
             moved = moved or {name: forward_ad.unpack_dual(b).primal for name, b in copies.items()}
         for name, buffer in buffers.items():
             buffer.copy_(moved[name])
-        gradient = share * (torch.stack(changes) @ drawn)
-        for p, part in zip(trained.values(), gradient.split(sizes), strict=True):
-            add_gradient(p, part.view(p.shape))
+        for p, gradient in zip(trained.values(), found, strict=True):
+            add_gradient(p, gradient)
         assert loss is not None
         return loss
+
+    def _directions(self, trained: list[nn.Parameter]) -> tuple[float, Iterator[list[Tensor]]]:
+        """The share of each direction in the estimate, and the directions, one tensor for each parameter."""
+        # Of its own, so that what the network draws is the same for every direction.
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        if not self.orthogonal:
+            return 1 / self.directions, ([self.noise(p, generator) for p in trained] for _ in range(self.directions))
+        sizes = [p.numel() for p in trained]
+        drawn = self.noise(trained[0].new_empty(self.directions, sum(sizes)), generator)
+        spanned = torch.linalg.qr(drawn.T).Q.T
+        rows = (zip(row.split(sizes), trained, strict=True) for row in spanned)
+        # Clones: forward mode would copy a part of a larger tensor for itself.
+        return sum(sizes) / self.directions, ([v.view(p.shape).clone() for v, p in row] for row in rows)
 
     def _by_activities(self, x: Tensor, y: Tensor) -> Tensor:
         state, loss = torch.get_rng_state(), None
@@ -158,76 +174,28 @@ class ForwardGradient(NetworkRule):
                 for name, buffer in buffers.items():
                     buffer.copy_(before[name])
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) + number)
-            with forward_ad.dual_level(), self._watched(generator) as calls:
+            with forward_ad.dual_level(), watched(self.network, partial(self.noise, generator=generator)) as calls:
                 losses = self._losses(self.network(x), x, y)
                 primal, change = forward_ad.unpack_dual(losses)
             loss = primal.mean() if loss is None else loss
             if change is not None:
-                after, drawn = {name: b.clone() for name, b in buffers.items()}, torch.get_rng_state()
-                for call in calls:
-                    self._teach(call, change / (len(x) if losses.ndim else 1), len(x), found)
-                for name, buffer in buffers.items():  # layers that were run anew have left no trace
-                    buffer.copy_(after[name])
-                torch.set_rng_state(drawn)
+                with leaving_no_trace(self.network):
+                    for call in calls:
+                        for parameter, gradient in call.gradients(change / (len(x) if losses.ndim else 1), len(x)):
+                            found[parameter] = found[parameter] + gradient if parameter in found else gradient
         for parameter, gradient in found.items():
-            add_gradient(parameter, gradient / self.directions)
+            add_gradient(parameter, gradient.div_(self.directions))
         assert loss is not None
         return loss
-
-    @contextmanager
-    def _watched(self, generator: torch.Generator) -> Iterator[list[_Call]]:
-        """Let the output of every layer move along noise of its own, and note what it was called with."""
-        calls: list[_Call] = []
-        states: list[Tensor] = []
-        layers = find_layers(self.network)
-        layers |= modules_between(self.network, layers.values(), NORMS)
-
-        def before(_module: nn.Module, _args: Any) -> None:
-            states.append(torch.get_rng_state())  # a layer that drops something inside will drop it again
-
-        def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            state = states.pop()
-            if not any(p.requires_grad for p in module.parameters()):
-                return output
-            value = output[0] if isinstance(output, tuple) else output
-            primal, tangent = forward_ad.unpack_dual(value)
-            noise = self.noise(primal, generator)
-            plain = [forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for a in args]
-            named = {k: forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for k, a in kwargs.items()}
-            calls.append(_Call(module, plain, named, noise, state))
-            dual = forward_ad.make_dual(primal, noise if tangent is None else tangent + noise)
-            return (dual, *output[1:]) if isinstance(output, tuple) else dual
-
-        with ExitStack() as hooks:
-            for layer in dict.fromkeys(layers.values()):
-                hooks.callback(layer.register_forward_pre_hook(before).remove)
-                hooks.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
-            yield calls
 
     @staticmethod
     def noise(value: Tensor, generator: torch.Generator) -> Tensor:
         """Draw u ~ N(0, I) of a layer's output, of its shape."""
-        return torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
-
-    def _teach(self, call: _Call, change: Tensor, batch: int, found: dict[nn.Parameter, Tensor]) -> None:
-        """Call the layer's own vector-Jacobian product with its noise, times how the loss has changed."""
-        if change.ndim and len(call.noise) == batch:
-            signal = call.noise * change.view(-1, *[1] * (call.noise.ndim - 1))
-        else:
-            signal = call.noise * change.sum()
-        parameters = [p for p in call.layer.parameters() if p.requires_grad]
-        torch.set_rng_state(call.state)
-        with torch.enable_grad():
-            output = call.layer(*call.args, **call.kwargs)
-            value = output[0] if isinstance(output, tuple) else output
-            gradients = torch.autograd.grad(value, parameters, signal, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                found[parameter] = found[parameter] + gradient if parameter in found else gradient
+        return draw_noise(value, generator)
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """One evaluation of a layer: with what, the noise along which its output moved, and the generator's state."""
 
     layer: nn.Module
@@ -235,6 +203,127 @@ class _Call:
     kwargs: dict[str, Any]
     noise: Tensor
     state: Tensor
+
+    def gradients(self, change: Tensor, batch: int) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Call the layer's own vector-Jacobian product with its noise, times how the loss has changed.
+
+        Args:
+            change: Of each sample's loss, shape (batch,), or of one loss for all.
+            batch: Number of samples.
+        """
+        if change.ndim and len(self.noise) == batch:
+            signal = self.noise * change.view(-1, *[1] * (self.noise.ndim - 1))
+        else:
+            signal = self.noise * change.sum()
+        parameters = [p for p in self.layer.parameters() if p.requires_grad]
+        if computes_as(self.layer, (nn.Linear,)):
+            yield from _linear_gradients(parameters, self.args[0] if self.args else self.kwargs["input"], signal)
+            return
+        torch.set_rng_state(self.state)
+        with torch.enable_grad():
+            output = self.layer(*self.args, **self.kwargs)
+            value = output[0] if isinstance(output, tuple) else output
+            gradients = torch.autograd.grad(value, parameters, signal, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                yield parameter, gradient
+
+
+def evaluated_along(
+    network: nn.Module, along: dict[nn.Parameter, Tensor], buffers: dict[str, Tensor], x: Tensor
+) -> Any:
+    """Evaluate a network in dual numbers, its parameters moving.
+
+    Args:
+        network: Any module.
+        along: The direction of each parameter that moves.
+        buffers: In the place of the network's own.
+        x: Its input, with a tangent or without.
+    """
+    duals = {name: forward_ad.make_dual(p.detach(), along[p]) for name, p in network.named_parameters() if p in along}
+    with _LinearByHand():
+        return functional_call(network, {**duals, **buffers}, (x,))
+
+
+class _LinearByHand(TorchFunctionMode):
+    """Multiply tangents in linear layers by hand: torch would also multiply by those that are zero."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_dual_linear if func is F.linear else func)(*args, **(kwargs or {}))
+
+
+def _dual_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # torch's names
+    (x, dx), (w, dw) = forward_ad.unpack_dual(input), forward_ad.unpack_dual(weight)
+    b, db = (None, None) if bias is None else forward_ad.unpack_dual(bias)
+    output = F.linear(x, w, b)
+    if dw is not None:
+        tangent = F.linear(x, dw, db)
+    elif db is not None:
+        tangent = db.to(output.dtype).expand_as(output).clone()
+    elif dx is None:
+        return output
+    if dx is not None:
+        passed = F.linear(dx, w)
+        tangent = passed if dw is None and db is None else tangent.add_(passed)
+    return forward_ad.make_dual(output, tangent)
+
+
+def _linear_gradients(
+    parameters: list[nn.Parameter], x: Tensor, signal: Tensor
+) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Multiply by hand, for which a linear layer need not be evaluated again."""
+    rows = signal.reshape(-1, signal.shape[-1])
+    for parameter in parameters:
+        gradient = rows.sum(dim=0) if parameter.ndim == 1 else rows.T @ x.reshape(-1, x.shape[-1])
+        yield parameter, gradient.to(parameter.dtype)
+
+
+@contextmanager
+def watched(network: nn.Module, draw: Callable[[Tensor], Tensor]) -> Iterator[list[Call]]:
+    """Let the output of every layer move along noise of its own, and note what it was called with.
+
+    Args:
+        network: Evaluated in the context, in dual numbers.
+        draw: Makes noise of the shape of a layer's output.
+    """
+    calls: list[Call] = []
+    states: list[Tensor] = []
+    layers = find_layers(network)
+    layers |= modules_between(network, layers.values(), NORMS)
+
+    def before(_module: nn.Module, _args: Any) -> None:
+        states.append(torch.get_rng_state())  # a layer that drops something inside will drop it again
+
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        state = states.pop()
+        if not any(p.requires_grad for p in module.parameters()):
+            return output
+        value = output[0] if isinstance(output, tuple) else output
+        primal, tangent = forward_ad.unpack_dual(value)
+        noise = draw(primal)
+        plain = [forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for a in args]
+        named = {k: forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for k, a in kwargs.items()}
+        calls.append(Call(module, plain, named, noise, state))
+        dual = forward_ad.make_dual(primal, noise if tangent is None else tangent + noise)
+        return (dual, *output[1:]) if isinstance(output, tuple) else dual
+
+    with ExitStack() as hooks:
+        for layer in dict.fromkeys(layers.values()):
+            hooks.callback(layer.register_forward_pre_hook(before).remove)
+            hooks.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
+        yield calls
+
+
+@contextmanager
+def leaving_no_trace(network: nn.Module) -> Iterator[None]:
+    """Within it layers are run anew: statistics and the generator are as before at the end."""
+    buffers, state = [(b, b.clone()) for b in network.buffers()], torch.get_rng_state()
+    try:
+        yield
+    finally:
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        torch.set_rng_state(state)
 
 
 @functools.cache
@@ -246,7 +335,7 @@ def _loaded() -> None:
 
 
 @contextmanager
-def _forward_mode() -> Iterator[None]:
+def forward_mode() -> Iterator[None]:
     """What forward mode cannot pass, run by what it can: attention by plain products; and say what is left."""
     _loaded()
     try:

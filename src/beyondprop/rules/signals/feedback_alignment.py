@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.layers.grouped_linear import GroupedLinear
 from beyondprop.rule import add_gradient, check_example, evaluating, running_example
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.signals.chained import Signals, chained
@@ -29,7 +30,7 @@ from beyondprop.rules.signals.layers import (
 Magnitude = Literal["uniform", "fixed", "batch"]
 
 
-KINDS: Kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+KINDS: Kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, GroupedLinear)
 """Layers that are linear in their input, or take none that a signal could pass."""
 
 
@@ -256,7 +257,7 @@ def transposed(layer: nn.Module, weight: Tensor, signal: Tensor, shape: torch.Si
     """Apply the transpose of a layer's linear map, with another weight in it.
 
     Args:
-        layer: Linear or a convolution.
+        layer: Linear, grouped or not, or a convolution.
         weight: Of the shape of the layer's own.
         signal: Of the shape of the layer's output.
         shape: Of the layer's input.
@@ -266,6 +267,8 @@ def transposed(layer: nn.Module, weight: Tensor, signal: Tensor, shape: torch.Si
     """
     if isinstance(layer, nn.Linear):
         return signal @ weight
+    if isinstance(layer, GroupedLinear):
+        return layer.transposed(signal, weight)
     assert isinstance(layer, _ConvNd)
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         # Whatever happens at the borders is linear too: differentiate it at an input that does not matter.

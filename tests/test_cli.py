@@ -44,7 +44,7 @@ def test_help_of_a_recipe_shows_its_own_settings(command: str, capsys: pytest.Ca
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for text in (
         "--epochs INT Passes over the training set. (default: 100)",
-        "--lr-schedule {constant,one-cycle,cosine}",
+        "--lr-schedule {constant,one-cycle,cosine,linear}",
         "--eta FLOAT Weight of the denoising term. (default: 0.1)",
         "--threads INT",
         "--precision {float32,bf16}",

@@ -46,7 +46,7 @@ BAD = [
     ("train --epochs 1.5", "--epochs: '1.5' is not a whole number"),
     ("train --learning-rate fast", "--learning-rate: 'fast' is not a number"),
     ("train --threads two", "--threads: 'two' is not a whole number"),
-    ("train --lr-schedule linear", "invalid choice 'linear' for argument '--lr-schedule'"),
+    ("train --lr-schedule slanted", "invalid choice 'slanted' for argument '--lr-schedule'"),
     ("train --precision float16", "invalid choice 'float16' for argument '--precision'"),
     # values out of range
     ("train --epochs 0", "--epochs must be at least 1, not 0"),

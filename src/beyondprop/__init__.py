@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.perturbation.layerwise import LayerwisePerturbation
     from beyondprop.rules.perturbation.local_forward_gradient import LocalForwardGradient
     from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
+    from beyondprop.rules.perturbation.node_perturbation import NodePerturbation
     from beyondprop.rules.perturbation.update_noise import add_update_noise
     from beyondprop.rules.signals.backprop import Backprop
     from beyondprop.rules.signals.consequential import BPC
@@ -82,6 +83,7 @@ _HOME = {
     "NoPropCT": "rules.local.noprop",
     "NoPropDT": "rules.local.noprop",
     "NoPropFM": "rules.local.noprop",
+    "NodePerturbation": "rules.perturbation.node_perturbation",
     "NonFiniteError": "errors",
     "Overlay": "rules.local.label_input",
     "PredSim": "rules.local.predsim",
@@ -134,6 +136,7 @@ __all__ = [
     "NoPropCT",
     "NoPropDT",
     "NoPropFM",
+    "NodePerturbation",
     "NonFiniteError",
     "Overlay",
     "PredSim",

@@ -23,6 +23,7 @@ from beyondprop.recipes import (
     local_forward_gradient,
     local_losses,
     multiplexed,
+    node_perturbation,
     semi_implicit,
     target_projection,
 )
@@ -549,6 +550,27 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.perturbation.local_forward_gradient:LocalForwardGradient",
         local_forward_gradient.RECIPES,
+    ),
+    System(
+        "node-perturbation",
+        "Node, weight and activity perturbation",
+        "perturbation",
+        Paper(
+            "Gradient-free training of recurrent neural networks using random perturbations",
+            "Jesús García Fernández, Sander Keemink, Marcel van Gerven",
+            2024,
+            "2405.08967",
+            """@article{garciafernandez2024gradient,
+  title   = {Gradient-free training of recurrent neural networks using random perturbations},
+  author  = {García Fernández, Jesús and Keemink, Sander and van Gerven, Marcel},
+  journal = {Frontiers in Neuroscience},
+  volume  = {18},
+  pages   = {1439155},
+  year    = {2024}
+}""",
+        ),
+        "beyondprop.rules.perturbation.node_perturbation:NodePerturbation",
+        node_perturbation.RECIPES,
     ),
 )
 

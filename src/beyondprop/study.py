@@ -170,6 +170,8 @@ def _matched(x: Tensor, y: Tensor) -> float:
 def _about(recipes: Sequence[Recipe], settings: Mapping[str, SolverSettings], execution: Execution) -> Results:
     """What is compared; refuses recipes that are not of one network and one data set."""
     first, *others = recipes
+    if first.data is not None:
+        raise UserError(f"{first.id} predicts numbers: a study compares classifiers")
     for other in others:
         if other.dataset != first.dataset:
             raise UserError(

@@ -66,6 +66,9 @@ NORMED_LINEAR = ("tests/layers/test_normed_linear.py",)
 GROUPED_LINEAR = ("tests/layers/test_grouped_linear.py",)
 LOCAL_MIXER = ("tests/networks/test_networks_local_mixer.py",)
 NOISE = ("tests/rules/perturbation/test_noise.py",)
+NODES = ("tests/rules/perturbation/test_node_perturbation.py",)
+SEQUENCES = ("tests/data/test_data_sequences.py",)
+SEQUENCE_RECIPES = ("tests/recipes/test_recipes_sequences.py",)
 BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 
 
@@ -2213,6 +2216,160 @@ MUTANTS = (
         "if size > len(body) - place:",
         "if False:",
         DEVICES,
+    ),
+    Mutant(
+        "perturbed nodes: sign of the change",
+        "rules/perturbation/node_perturbation.py",
+        "change = self._against(losses)",
+        "change = -self._against(losses)",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: scale of node noise",
+        "rules/perturbation/node_perturbation.py",
+        "product = product / self.sigma**2",
+        "product = product / self.sigma",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: scale of weight noise",
+        "rules/perturbation/node_perturbation.py",
+        "gradient / (self.samples * self.sigma**2)",
+        "gradient / self.sigma**2",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: no share of batch and time",
+        "rules/perturbation/node_perturbation.py",
+        "share, own, reached = 1 / (self.samples * change[0].numel())",
+        "share, own, reached = 1 / self.samples",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: half a pair is not halved",
+        "rules/perturbation/node_perturbation.py",
+        "(values[1::2] - values[2::2]) / 2",
+        "(values[1::2] - values[2::2])",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: credit for the past",
+        "rules/perturbation/node_perturbation.py",
+        "own.flip(0).cumsum(dim=0).flip(0)",
+        "own.cumsum(dim=0)",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: readout credited with later losses",
+        "rules/perturbation/node_perturbation.py",
+        "own if layer is network.readout else reached",
+        "reached",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: activities at their noise",
+        "rules/perturbation/node_perturbation.py",
+        'drawn if self.kind == "node" else outputs',
+        "drawn",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: states forgotten between windows",
+        "rules/perturbation/node_perturbation.py",
+        "states=self._states if number else None",
+        "states=None",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: states kept for the next batch",
+        "rules/perturbation/node_perturbation.py",
+        "states=self._states if number else None",
+        "states=self._states",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: decorrelating matrix is perturbed",
+        "rules/perturbation/node_perturbation.py",
+        "if p.requires_grad and id(p) not in apart",
+        "if p.requires_grad",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: dropout of each rollout's own",
+        "rules/perturbation/rollouts.py",
+        'randomness="same"',
+        'randomness="different"',
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: statistics of a noisy rollout",
+        "rules/perturbation/rollouts.py",
+        "buffer.copy_(buffers[name][0])",
+        "buffer.copy_(buffers[name][1])",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: activations in place spoil the notes",
+        "rules/perturbation/rollouts.py",
+        "return output.clone()  #",
+        "return output  #",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: lopsided signs",
+        "rules/perturbation/rollouts.py",
+        "byte >> bit & 1",
+        "byte >> (bit // 2) & 1",
+        NODES,
+    ),
+    Mutant(
+        "perturbed nodes: decorrelation keeps the diagonal",
+        "layers/decorrelation.py",
+        "(correlation - torch.diag(correlation.diagonal()))",
+        "correlation",
+        NODES,
+    ),
+    Mutant(
+        "sequences: the same in every epoch",
+        "data/batches.py",
+        "self.image_set.of_epoch(epoch) if self.shuffle else self.image_set",
+        "self.image_set",
+        SEQUENCES,
+    ),
+    Mutant(
+        "sequences: scaled by all rows",
+        "data/sequences.py",
+        "values[:split].mean(dim=0)",
+        "values.mean(dim=0)",
+        SEQUENCES,
+    ),
+    Mutant(
+        "sequences: Mackey-Glass without its delay",
+        "data/sequences.py",
+        "now, begin, end = x[place], x[place - lag], x[place - lag + 1]",
+        "now, begin, end = x[place], x[place - 1], x[place]",
+        SEQUENCES,
+    ),
+    Mutant(
+        "sequences: recall and forecast exchanged",
+        "data/sequences.py",
+        '(early, late) if task == "forecast"',
+        '(early, late) if task == "recall"',
+        SEQUENCES,
+    ),
+    Mutant(
+        "sequences: the first ones held out",
+        "data/splitting.py",
+        "return image_set.subset(range(kept)), image_set.subset(range(kept, len(image_set)))",
+        "return image_set.subset(range(count, len(image_set))), image_set.subset(range(count))",
+        SEQUENCES,
+    ),
+    Mutant(
+        "sequences: floors fitted to the test",
+        "recipes/sequences.py",
+        "tapped(splits.train.images, count).flatten(0, 1), splits.train.labels",
+        "tapped(splits.test.images, count).flatten(0, 1), splits.test.labels",
+        SEQUENCE_RECIPES,
     ),
 )
 

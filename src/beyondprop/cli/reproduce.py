@@ -76,9 +76,13 @@ def run(argv: list[str]) -> None:
 
 
 def _summarise(path: Path, result: dict[str, Any]) -> None:
-    accuracy = result["metrics"]["test_accuracy"]
-    figures = f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} %"
-    say(f"test accuracy  {figures} (seeds: {len(result['seeds'])})")
+    metrics, seeds = result["metrics"], f"(seeds: {len(result['seeds'])})"
+    if "test_mse" in metrics:
+        for name, figure in metrics.items():
+            say(f"{name:15}{figure['mean']:.4g} ± {figure['std']:.2g} {seeds}")
+    else:
+        accuracy = metrics["test_accuracy"]
+        say(f"test accuracy  {100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} % {seeds}")
     if result["paper"] and "test_accuracy" in result["paper"]:
         say(f"paper          {100 * result['paper']['test_accuracy']:.2f} % ({result['paper']['source']})")
     for departure in result["departures"]:

@@ -168,7 +168,10 @@ def summarise(outcome: Any, resume: str | None = None) -> None:
         resume: The command that opens the run again; a merged one has none.
     """
     folder = Path(outcome.folder)
-    say(f"test accuracy  {100 * outcome.metrics['test_accuracy']:.2f} %")
+    if "test_mse" in outcome.metrics:
+        say(f"test error     {outcome.metrics['test_mse']:.4g} (mean squared)")
+    else:
+        say(f"test accuracy  {100 * outcome.metrics['test_accuracy']:.2f} %")
     say(f"time           {outcome.train_seconds:.1f} s, {outcome.images_per_second:.0f} images/s")
     say(f"run folder     {folder}")
     if (folder / "curves.png").exists():  # a solver has none

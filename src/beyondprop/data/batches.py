@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from beyondprop.data.augmentation import crop_flip, cutout, draw_crop_flip, draw_cutout
-from beyondprop.data.sets import ImageSet, whole
+from beyondprop.data.sets import ImageSet, SequenceSet, whole
 from beyondprop.data.statistics import Statistics
 from beyondprop.errors import DataError
 
@@ -32,6 +32,7 @@ class Batches:
         normalise: Whether to subtract the mean and divide by the standard deviation, per channel (a constant channel is
             only centred). Without it, pixels are scaled to 0..1 where the set says what their largest value is.
         statistics: Mean and deviation; by default those of `image_set`. For test images give the training set's.
+            Sequences have none: they are not normalised.
         device: Where the batches are made; by default where the set is.
         dtype: Floating-point type of `x`.
         channels_last: Whether `x` has torch's channels-last memory format (images only).
@@ -79,6 +80,7 @@ class Batches:
         self.image_set = image_set if device is None else image_set.to(device)
         self.shuffle, self.augment, self.drop_last = shuffle, augment, drop_last
         self.dtype, self.channels_last = dtype, channels_last and image_set.images.ndim == 4
+        normalise = normalise and not isinstance(image_set, SequenceSet)
         self.statistics = (statistics or Statistics.of(image_set)) if normalise else None
         # Narrow types are rounded once, at the end.
         self._compute_dtype = dtype if dtype in {torch.float32, torch.float64} else torch.float32
@@ -111,7 +113,8 @@ class Batches:
         return self._batches(epoch, start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels = self.image_set.images, self.image_set.labels
+        current = self.image_set.of_epoch(epoch) if self.shuffle else self.image_set
+        images, labels = current.images, current.labels
         order = torch.arange(len(labels))
         if self.shuffle:
             order = torch.randperm(len(labels), generator=self._generator(epoch, 0))

@@ -1,7 +1,7 @@
 """Image sets: what a data set is once it is in memory, and how a user's own tensors become one."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -57,6 +57,35 @@ class ImageSet:
             raise DataError(f"indices must lie in 0..{len(self) - 1}, not {low if low < 0 else high}")
         chosen = chosen.to(self.labels.device, torch.int64)
         return replace(self, images=self.images.index_select(0, chosen), labels=self.labels.index_select(0, chosen))
+
+    def of_epoch(self, epoch: int) -> "ImageSet":
+        """What an epoch trains on: the set itself."""
+        del epoch
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceSet(ImageSet):
+    """Sequences with targets at every step, whole on one device. What reads image sets reads these too.
+
+    They come scaled, and are not normalised.
+
+    Attributes:
+        images: Inputs, float32 `(N, time, inputs)`.
+        labels: Targets, float32 `(N, time, outputs)`.
+        classes: Outputs of a step.
+        redraw: Makes other inputs and targets for an epoch, from its number, so that no sequence is seen twice; None
+            where there are only these.
+    """
+
+    redraw: Callable[[int], tuple[Tensor, Tensor]] | None = None
+
+    def of_epoch(self, epoch: int) -> "SequenceSet":
+        """These in the first epoch, fresh ones later where there is a way to draw them."""
+        if self.redraw is None or epoch == 0:
+            return self
+        images, labels = (part[: len(self)].to(self.images.device) for part in self.redraw(epoch))
+        return replace(self, images=images, labels=labels)
 
 
 class Splits(NamedTuple):

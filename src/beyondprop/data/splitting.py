@@ -2,12 +2,14 @@
 
 import numpy as np
 
-from beyondprop.data.sets import ImageSet, whole
+from beyondprop.data.sets import ImageSet, SequenceSet, whole
 from beyondprop.errors import DataError
 
 
 def hold_out(image_set: ImageSet, count: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
     """Sets images aside, stratified by class: every class keeps its share in both parts, up to rounding.
+
+    Of sequences the last ones are set aside: in a series they are the latest.
 
     Args:
         image_set: The set to divide.
@@ -26,6 +28,11 @@ def hold_out(image_set: ImageSet, count: int, *, seed: int) -> tuple[ImageSet, I
     (1337, 100)
     """
     count, seed = whole(count, "count", at_least=1), whole(seed, "seed", at_least=0)
+    if isinstance(image_set, SequenceSet):
+        kept = len(image_set) - count
+        if kept < 1:
+            raise DataError(f"{image_set.name}: count must lie in 1..{len(image_set) - 1} sequences, not {count}")
+        return image_set.subset(range(kept)), image_set.subset(range(kept, len(image_set)))
     labels = image_set.labels.cpu().numpy()
     present, sizes = np.unique(labels, return_counts=True)
     if sizes.min() < 2:

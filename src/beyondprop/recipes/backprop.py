@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Literal
 from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes, row_recipes
 from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
 from beyondprop.recipes.recipe import Experiment, Recipe
+from beyondprop.recipes.sequences import CopyingSettings, MackeyGlassSettings, SequenceSettings
+from beyondprop.recipes.sequences import builder as sequence_builder
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits
+    from beyondprop.networks.recurrent import Recurrent
+    from beyondprop.rule import Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,15 @@ def build(settings: BackpropSettings, splits: Splits) -> Experiment:
 def choices(settings: BackpropSettings) -> tuple[str, ...]:
     """Name what is settled where the paper is silent."""
     return (*block_choices(settings), "shares a_t start at 0.5")
+
+
+def through_time(network: Recurrent, _settings: SequenceSettings) -> Rule:
+    """Put back-propagation through all time steps around a sequence network."""
+    from torch import nn
+
+    from beyondprop.rules.signals.backprop import Backprop
+
+    return Backprop(network, nn.MSELoss())
 
 
 VARIANTS = ("embedding",)
@@ -128,5 +141,29 @@ RECIPES = (
         ClassifierSettings(),
         digits=0.03,
         mnist=0.003,
+    ),
+    Recipe(
+        "bp/copying",
+        "back-propagation through time, the network of node-perturbation/copying",
+        "copying",
+        CopyingSettings(epochs=30, length=5, delay=1, hidden=12, learning_rate=4e-2),
+        sequence_builder(through_time),
+        data=CopyingSettings.data,
+    ),
+    Recipe(
+        "bp/mackey-glass",
+        "back-propagation through time, the network of node-perturbation/mackey-glass",
+        "mackey-glass",
+        MackeyGlassSettings(epochs=40, batch_size=25, task="recall"),
+        sequence_builder(through_time),
+        data=MackeyGlassSettings.data,
+    ),
+    Recipe(
+        "bp/mackey-glass-forecast",
+        "back-propagation through time, the network of node-perturbation/mackey-glass-forecast",
+        "mackey-glass-forecast",
+        MackeyGlassSettings(epochs=40, batch_size=25),
+        sequence_builder(through_time),
+        data=MackeyGlassSettings.data,
     ),
 )

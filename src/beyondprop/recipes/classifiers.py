@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from beyondprop.recipes.recipe import Experiment, Recipe, Settings
+from beyondprop.recipes.recipe import Experiment, Recipe, Schedule, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +25,7 @@ class NetworkSettings(Settings):
     """A network that classifies images, and an optimizer."""
 
     epochs: int = 10
-    lr_schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
+    lr_schedule: Schedule = "one-cycle"
     weight_decay: float = 1e-4
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "nag"] = "adamw"
     """All but AdamW add weight decay to the gradient; nag is SGD with Nesterov's momentum, sgd has none."""

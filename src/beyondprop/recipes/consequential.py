@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes
+from beyondprop.recipes.recipe import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +14,7 @@ class BPCSettings(ClassifierSettings):
     """Settings of consequential updates."""
 
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "nag"] = "sgd"
-    lr_schedule: Literal["constant", "one-cycle", "cosine"] = "cosine"
+    lr_schedule: Schedule = "cosine"
     form: Literal["projection", "normalised"] = "projection"
     """Affine projection of the batch, or each sample's own normalised step."""
     regularisation: float = 30.0
@@ -29,7 +30,7 @@ class ProxPropSettings(ClassifierSettings):
 
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "nag"] = "nag"
     momentum: float = 0.95
-    lr_schedule: Literal["constant", "one-cycle", "cosine"] = "cosine"
+    lr_schedule: Schedule = "cosine"
     tau: float = 1.0
     """Step size of the proximal step."""
     cg_steps: int | None = None

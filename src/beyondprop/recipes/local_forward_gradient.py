@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, Settings
+from beyondprop.recipes.recipe import Experiment, Published, Recipe, Schedule, Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ class LocalMixerSettings(Settings):
     """Of SGD."""
     weight_decay: float = 1e-4
     """Of weights, not of biases; added to the gradient."""
-    lr_schedule: Literal["constant", "one-cycle", "cosine", "linear"] = "linear"
+    lr_schedule: Schedule = "linear"
     method: Method = "lg-fg-a"
     """How credit is assigned: forward gradients of activities (-a) or weights (-w), back-propagation (bp), feedback
     alignment (fa) or direct (dfa); with local losses added (l-), or local and greedy ones (lg-)."""

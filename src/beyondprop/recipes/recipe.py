@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from beyondprop.rule import Rule
     from beyondprop.solver import Solver
 
+Schedule = Literal["constant", "one-cycle", "cosine", "linear"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SolverSettings:
@@ -39,7 +41,7 @@ class Settings(SolverSettings):
     """Of the optimizer; the highest one where a schedule moves it."""
     weight_decay: float = 1e-3
     """Decoupled (AdamW)."""
-    lr_schedule: Literal["constant", "one-cycle", "cosine", "linear"] = "constant"
+    lr_schedule: Schedule = "constant"
     """How the learning rate moves over the run, step by step."""
     augment: Literal["none", "crop-flip", "crop-flip-cutout"] = "none"
     """Random changes to the training images."""
@@ -83,6 +85,7 @@ class Recipe:
             table prints it.
         variants: Fields by which the paper itself varies the experiment: another value is no departure.
         inference: Fields that only tell how the trained rule predicts: `beyondprop evaluate` can change them.
+        data: Makes the data from the settings, in place of loading a named set.
     """
 
     id: str
@@ -94,6 +97,7 @@ class Recipe:
     choices: Callable[[Any], tuple[str, ...]] = lambda _settings: ()
     variants: tuple[str, ...] = ()
     inference: tuple[str, ...] = ()
+    data: Callable[[Any], Splits] | None = None
 
     def departures_of(self, settings: SolverSettings) -> list[str]:
         """List how a run with these settings differs from the paper: its choices, then each changed field."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes
-from beyondprop.recipes.recipe import Recipe
+from beyondprop.recipes.recipe import Recipe, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class SemiImplicitSettings(ClassifierSettings):
     """Settings of semi-implicit back-propagation; SGD with learning rate 1 takes its steps as they are."""
 
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "nag"] = "sgd"
-    lr_schedule: Literal["constant", "one-cycle", "cosine"] = "cosine"
+    lr_schedule: Schedule = "cosine"
     weight_decay: float = 0.0
     step: float = 1.0
     """eta, of the scores."""

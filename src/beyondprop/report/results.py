@@ -33,7 +33,7 @@ def read_result(path: Path) -> dict[str, Any]:
     document = _read_json(path)
     whole = isinstance(document, dict) and document.keys() >= _FIELDS.keys()
     whole = whole and all(isinstance(document[name], kind) for name, kind in _FIELDS.items())
-    if not whole or "test_accuracy" not in document["metrics"] or not document["settings"]:
+    if not whole or not document["metrics"].keys() & {"test_accuracy", "test_mse"} or not document["settings"]:
         raise UserError(f"{path} is no result file of `beyondprop reproduce`: move it elsewhere")
     return document
 

@@ -13,6 +13,18 @@ from beyondprop.errors import UserError
 from beyondprop.report.results import read_benchmark, read_results
 
 _RESULT_HEADS = ("Recipe", "Test accuracy, %", "Seeds", "Epochs", "Paper, %", "Difference", "Time a seed", "Departures")
+_ERROR_HEADS = (
+    "Recipe",
+    "Test error (MSE)",
+    "Memoryless",
+    "Linear filter",
+    "Variance",
+    "Seeds",
+    "Epochs",
+    "Time a seed",
+    "Departures",
+)
+_FLOORS = ("memoryless_mse", "linear_filter_mse", "target_variance")
 _BENCHMARK_HEADS = ("Case", "Measured", "beyondprop", "Beside", "Theirs", "Ratio")
 _WORDS = {"Recipe", "Departures", "System", "Family", "Paper", "Recipes", "Case", "Measured", "Beside"}  # on the left
 
@@ -26,7 +38,14 @@ def tables(results: Path) -> dict[str, str]:
     Raises:
         UserError: A result file is damaged.
     """
-    return {"results": results_table(read_results(results)), "systems": systems_table()}
+    found = read_results(results)
+    classified = [result for result in found if "test_accuracy" in result["metrics"]]
+    predicted = [result for result in found if "test_mse" in result["metrics"]]
+    return {
+        "results": results_table(classified),
+        "sequence-results": errors_table(predicted),
+        "systems": systems_table(),
+    }
 
 
 def benchmark_tables(folder: Path) -> dict[str, str]:
@@ -85,6 +104,33 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
     table = markdown_table(_RESULT_HEADS, rows)
     listed = "\n".join(f"{number}. {_escaped(text)}" for number, text in enumerate(notes, 1))
     return f"{table}\n\nDepartures from the paper:\n\n{listed}" if notes else table
+
+
+def errors_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a result of regression: the test error, beside what was measured without a network that has memory.
+
+    Args:
+        results: Documents of the result files, in the order of their rows.
+    """
+    if not results:
+        return "No results yet."
+    rows = []
+    for result in results:
+        metrics, many = result["metrics"], len(result["seeds"]) > 1
+        error = metrics["test_mse"]
+        floors = [f"{metrics[name]['mean']:.3g}" if name in metrics else "" for name in _FLOORS]
+        rows.append(
+            (
+                _label(result),
+                f"{error['mean']:.3g}" + (f" ± {error['std']:.1g}" if many else ""),
+                *floors,
+                str(len(result["seeds"])),
+                str(result["settings"].get("epochs", "")),
+                duration(result["cost"]["train_seconds"]),
+                _escaped("; ".join(result["departures"])) or "none",
+            )
+        )
+    return markdown_table(_ERROR_HEADS, rows)
 
 
 def benchmark_table(document: dict[str, Any]) -> str:

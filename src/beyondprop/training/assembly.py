@@ -98,7 +98,7 @@ def assemble(recipe: Recipe, settings: SolverSettings, execution: Execution, spl
         UserError: There is no such device, or the data or the settings are out of range.
     """
     device = resolve_device(execution.device)
-    splits = splits or load(recipe.dataset)
+    splits = splits or (load(recipe.dataset) if recipe.data is None else recipe.data(settings))
     validation = None
     if settings.validation:
         rest, validation = hold_out(splits.train, settings.validation, seed=execution.seed)

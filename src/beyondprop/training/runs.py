@@ -33,7 +33,8 @@ class Outcome:
 
     Attributes:
         metrics: `test_accuracy` (of the last epoch), `train_accuracy` (on at most 10000 images), `validation_accuracy`
-            where images were held out, all in 0..1; and the experiment's own measures.
+            where images were held out, all in 0..1; for regression `test_mse` and so on, mean squared errors; and the
+            experiment's own measures.
         folder: The run folder.
         train_seconds: Spent in training steps, over all pieces of the run.
         images_per_second: Training images, over the same time.
@@ -163,7 +164,7 @@ def write_outcome(run: RunFolder, built: LoadedRun, about: dict[str, Any]) -> No
     metrics = _final_metrics(built)
     records = run.metrics()
     if any("loss" in record for record in records):  # a solver has none to draw
-        run.write_curves(draw_curves(records, f"{built.recipe.id}: test accuracy {metrics['test_accuracy']:.2%}"))
+        run.write_curves(draw_curves(records, f"{built.recipe.id}: {headline(metrics)}"))
     run.write_result(
         {
             **run.settings,
@@ -186,8 +187,22 @@ def _final_metrics(built: LoadedRun) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for name, images in splits.items():
         if images is not None:
-            metrics[f"{name}_accuracy"] = built.evaluate(images)["accuracy"]
+            figures = built.evaluate(images)
+            metrics |= (
+                {f"{name}_accuracy": figures["accuracy"]} if "accuracy" in figures else {f"{name}_mse": figures["loss"]}
+            )
     return metrics | built.measures(built.splits.test)
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    """The figure of a finished run that counts first.
+
+    >>> headline({"test_accuracy": 0.9312}), headline({"test_mse": 0.01234})
+    ('test accuracy 93.12 %', 'test error (MSE) 0.01234')
+    """
+    if "test_accuracy" in metrics:
+        return f"test accuracy {100 * metrics['test_accuracy']:.2f} %"
+    return f"test error (MSE) {metrics['test_mse']:.4g}"
 
 
 def outcome_of(run: RunFolder) -> Outcome:

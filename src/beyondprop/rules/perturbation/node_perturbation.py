@@ -1,0 +1,297 @@
+"""Perturbed nodes, weights and activities: two rollouts, one of them noisy, and no derivative through the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.layers.decorrelation import Decorrelation
+from beyondprop.networks.recurrent import Recurrent
+from beyondprop.rule import add_gradient, first_nonfinite_layer
+from beyondprop.rules.network_rule import NetworkRule
+from beyondprop.rules.perturbation.rollouts import Rollouts, draw, joined, output_shapes, roll_out, teach
+from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
+
+Kind = Literal["activity", "node", "weight"]
+Noise = Literal["gaussian", "signs"]
+Credit = Literal["future", "step"]
+RIDGE = 1e-3  # of the mean variance, where covariances are divided by
+
+
+class NodePerturbation(NetworkRule):
+    r"""Node, weight and activity perturbation (García Fernández et al., arXiv 2405.08967).
+
+        NP   g_t = δL ξ_t / σ²              ξ_t ~ σ N(0, I) added to the output h_t of every layer
+        ANP  g_t = δL Δ_t / ⟨Δ_t²⟩          Δ_t = noisy h_t - clean h_t: new noise, and what earlier noise did
+        WP   G   = δL Ξ / σ²                Ξ ~ σ N(0, I) added to all weights
+        W gets Σ_t g_t x_tᵀ                 x_t the clean input of the layer;    D gets offdiag(E[x̂ x̂ᵀ]) D
+
+    δL is by how much noise changes the loss of an example, over the steps that the noise can reach. NP and WP are
+    unbiased for the gradient of the loss smoothed by the noise. ANP, where ⟨⟩ is the mean over samples, examples and
+    units, gives each layer's output C ∂L/∂h_t with C = E[Δ Δᵀ] / ⟨Δ²⟩, positive semidefinite with mean eigenvalue 1:
+    unbiased where noise reaches all units alike.
+
+    All rollouts, the clean one among them, are one batched evaluation. In a sequence network (`Recurrent`) noise is
+    fresh at every step for nodes and activities, and weights keep theirs.
+
+    Args:
+        network: Any module; of a `Recurrent`, inputs are (batch, time, inputs). Its `Decorrelation` layers are not
+            perturbed.
+        loss: Maps (network(x), y) to losses of shape (batch, ...), such as `nn.MSELoss(reduction="none")`, of which the
+            mean is taken; for a `Recurrent` (batch, time, ...). A scalar does too, but then all examples have one
+            signal, with more variance. Default: cross-entropy of each example.
+        kind: `"activity"` (ANP), `"node"` (NP) or `"weight"` (WP).
+        sigma: Standard deviation σ of the noise.
+        samples: Noisy rollouts, whose estimates are averaged.
+        antithetic: Whether every sample is a pair, with the noise and with its opposite, in place of the clean pass.
+        noise: `"gaussian"`, or `"signs"` for ±σ, which is cheaper and has less variance.
+        whiten: Of activities only: divide δL Δ by the covariance of Δ in place of ⟨Δ²⟩, so that C becomes the identity.
+            That of an example is estimated from its samples and, the fewer they are, from those of the whole batch. A
+            variation of ours.
+        credit: `"future"`: noise at a step of a `Recurrent` is credited with the losses of that step and all later
+            ones; `"step"`: of that step alone, as in the authors' code.
+        windows: Optimizer steps in which a sequence is learned, one part in time after another, the states of all
+            rollouts being carried on; as many as time steps is learning online. They are the rule's `phases`.
+        decorrelation: Learning rate η of the group "decorrelation"; 0 leaves `Decorrelation` layers as they are.
+
+    Raises:
+        UserError: An option is out of range or does not fit the network; in `backward`, with the default loss, a label
+            is no class index.
+        UnsupportedNetworkError: A layer cannot be perturbed, or evaluations cannot be batched; the message says why.
+        NonFiniteError: In `backward`, when a loss is NaN or infinite; nothing is added to any `.grad`.
+
+    >>> rule = NodePerturbation(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), kind="node", samples=4)
+    >>> rule.backward(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])).shape
+    torch.Size([])
+    """
+
+    follows_gradient: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        kind: Kind = "activity",
+        sigma: float = 1e-2,
+        samples: int = 1,
+        antithetic: bool = False,
+        noise: Noise = "gaussian",
+        credit: Credit = "future",
+        windows: int = 1,
+        decorrelation: float = 0.0,
+        whiten: bool = False,
+    ) -> None:
+        super().__init__(network, loss)
+        for name, value, known in (("kind", kind, Kind), ("noise", noise, Noise), ("credit", credit, Credit)):
+            if value not in get_args(known):
+                raise UserError(f"{name} must be one of {', '.join(map(repr, get_args(known)))}, got {value!r}")
+        if not sigma > 0:
+            raise UserError(f"sigma must be above 0, got {sigma}")
+        if min(samples, windows) < 1:
+            raise UserError(f"samples and windows must be at least 1, got {samples} and {windows}")
+        if not decorrelation >= 0:
+            raise UserError(f"decorrelation must be at least 0, got {decorrelation}")
+        if windows > 1 and not isinstance(network, Recurrent):
+            raise UserError("windows divide the time of a sequence network (`networks.recurrent.Recurrent`): give one")
+        self.kind, self.sigma, self.samples, self.antithetic = kind, sigma, samples, antithetic
+        self.whiten, self.noise, self.credit = whiten, noise, credit
+        self.windows, self.decorrelation = windows, decorrelation
+        if self._classifies:
+            self.loss = nn.CrossEntropyLoss(reduction="none")
+        if windows > 1:
+            self.phases = tuple(f"window {number}" for number in range(1, windows + 1))
+        self._states: Tensor | None = None  # of all rollouts, from window to window of one batch
+        self._shapes: dict[Any, list[torch.Size]] = {}
+        taught = {id(p) for layer in self._layers for p in layer.parameters()}
+        for name, parameter in self._weights.items() if kind != "weight" else ():
+            if id(parameter) not in taught:
+                raise UnsupportedNetworkError(
+                    f"parameter {name} belongs to no innermost layer, whose output noise could move: perturb weights"
+                )
+
+    @classmethod
+    def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
+        """Use the classifier itself; eight samples unless the options say otherwise."""
+        del example, classes
+        return cls(network, **{"samples": 8, **options})
+
+    @classmethod
+    def supports(cls, network: nn.Module) -> str | None:
+        """All but recurrent modules of torch's own."""
+        for name, module in network.named_modules():
+            if isinstance(module, nn.RNNBase):
+                kind = type(module).__name__
+                return (
+                    f"layer {name or 'network'} ({kind}) runs over time inside itself: write it with cells and a loop"
+                )
+        return None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The network's, and those of the decorrelation with a learning rate of their own."""
+        groups: list[dict[str, Any]] = [{"name": "network", "params": list(self._weights.values())}]
+        theirs = [layer.weight for layer in self.network.modules() if isinstance(layer, Decorrelation)]
+        if self.decorrelation and theirs:
+            groups.append({"name": "decorrelation", "params": theirs, "lr": self.decorrelation, "weight_decay": 0.0})
+        return groups
+
+    def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
+        """Compare noisy rollouts with the clean one, and credit what the noise has moved."""
+        # In bfloat16 the small differences of losses would be lost.
+        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
+            number = self.phases.index(phase)
+            x, y = self._window(x, number), self._window(y, number)
+            moves, noise = self._drawn_moves(x), self._drawn_noise()
+            rollouts = roll_out(
+                self.network,
+                x,
+                1 + self.samples * (1 + self.antithetic),
+                layers=self._layers,
+                moves=moves,
+                weights={name: self._weights[name] + drawn for name, drawn in noise.items()},
+                states=self._states if number else None,
+            )
+            losses = self._losses(rollouts.outputs, x, y)
+            self._states = rollouts.states if number + 1 < self.windows else None
+            change = self._against(losses)
+            if self.kind == "weight":
+                share = change.flatten(1).mean(dim=1) if change.ndim > 1 else change
+                for name, drawn in noise.items():
+                    gradient = torch.tensordot(share, self._against(drawn), dims=1)
+                    add_gradient(self._weights[name], gradient / (self.samples * self.sigma**2))
+            else:
+                self._credit_nodes(rollouts, change, moves)
+            if self.decorrelation:
+                for layer, outputs in rollouts.decorrelated.items():
+                    add_gradient(layer.weight, layer.direction(torch.stack(outputs)))
+            return losses[0].mean()
+
+    def _credit_nodes(self, rollouts: Rollouts, change: Tensor, moves: list[Tensor]) -> None:
+        """Give each layer Σ g_t x_tᵀ, from δL of shape (samples,), (samples, batch) or (samples, batch, time)."""
+        network, timed = self.network, change.ndim == 3
+        found: dict[nn.Module, list[tuple[tuple[Tensor, ...], Tensor]]] = {}
+        for (layer, inputs, outputs), drawn in zip(rollouts.calls, moves, strict=True):
+            found.setdefault(layer, []).append((inputs, self._against(drawn if self.kind == "node" else outputs)))
+        share, own, reached = 1 / (self.samples * change[0].numel()), change.unsqueeze(0), change.unsqueeze(0)
+        if timed:
+            own = reached = change.movedim(2, 0)
+            if self.credit == "future":
+                reached = own.flip(0).cumsum(dim=0).flip(0)
+        for layer, calls in found.items():
+            if isinstance(network, Recurrent):  # all steps at once; a readout acts on its own step alone
+                moved = torch.stack([difference for _, difference in calls])
+                signal = share * self._signal(own if layer is network.readout else reached, moved)
+                teach(layer, [(joined([inputs for inputs, _ in calls]), signal.flatten(0, 1))])
+            else:
+                teach(layer, [(inputs, share * self._signal(own, moved[None])[0]) for inputs, moved in calls])
+
+    def _signal(self, change: Tensor, moved: Tensor) -> Tensor:
+        """Sum g over the samples.
+
+        Args:
+            change: δL, shape (steps or 1, samples) or (steps or 1, samples, batch).
+            moved: Noise or differences, shape (steps, samples, batch, ...).
+        """
+        along = moved.reshape(*moved.shape[:3], -1)
+        product = (change.view(*change.shape, *[1] * (4 - change.ndim)) * along).sum(dim=1)
+        if self.kind == "node":
+            product = product / self.sigma**2
+        elif self.whiten:
+            product = divided(product, along)
+        else:
+            squares = along.square().flatten(1).mean(dim=1)
+            product = product / squares.clamp_min(torch.finfo(along.dtype).tiny).view(-1, 1, 1)
+        return product.view(moved.shape[0], *moved.shape[2:])
+
+    def _against(self, values: Tensor) -> Tensor:
+        """What noise has changed in each sample: against the clean rollout, or half of one against its opposite."""
+        return (values[1::2] - values[2::2]) / 2 if self.antithetic else values[1:] - values[0]
+
+    def _losses(self, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Losses of all rollouts: (rollouts,), (rollouts, batch) or, of a sequence, (rollouts, batch, time)."""
+        y = self.checked_targets(y, outputs.shape[1:])
+        losses = torch.vmap(lambda scores: self.loss(scores, y))(outputs)
+        kept = 3 if isinstance(self.network, Recurrent) else 2
+        if losses.ndim > kept:
+            losses = losses.flatten(kept).mean(dim=kept)
+        if losses.shape[1:] != outputs.shape[1 : losses.ndim]:
+            raise UserError(
+                f"loss must give a scalar or one number an example (a step), got shape {tuple(losses.shape[1:])}"
+            )
+        if not losses.isfinite().all():
+            where = first_nonfinite_layer(self.network, x)
+            raise NonFiniteError(
+                f"the loss is NaN or infinite and that appears first in {where}: check the data, or lower the "
+                "learning rate"
+            )
+        return losses
+
+    def _window(self, values: Tensor, number: int) -> Tensor:
+        if self.windows == 1:
+            return values
+        if values.ndim < 2 or values.shape[1] < self.windows:
+            raise UserError(f"sequences of shape {tuple(values.shape)} cannot be divided into {self.windows} windows")
+        return values.tensor_split(self.windows, dim=1)[number]
+
+    def _drawn_moves(self, x: Tensor) -> list[Tensor]:
+        """Noise for every call of a layer and every rollout; zero for the clean one."""
+        if self.kind == "weight":
+            return []
+        key = (x.shape, self.training)
+        if key not in self._shapes:
+            self._shapes[key] = output_shapes(self.network, self._layers, x)
+        like, shapes = next(iter(self._weights.values())), self._shapes[key]
+        alike = {
+            shape: iter(self._drawn((shapes.count(shape), *shape), like).unbind(1)) for shape in dict.fromkeys(shapes)
+        }
+        return [next(alike[shape]) for shape in shapes]
+
+    def _drawn_noise(self) -> dict[str, Tensor]:
+        """Noise for every weight and every rollout; zero for the clean one."""
+        return {n: self._drawn(w.shape, w) for n, w in self._weights.items()} if self.kind == "weight" else {}
+
+    def _drawn(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        noise = self.sigma * draw((self.samples, *shape), like, signs=self.noise == "signs")
+        pairs = torch.stack([noise, -noise], dim=1).flatten(0, 1) if self.antithetic else noise
+        return torch.cat([torch.zeros_like(pairs[:1]), pairs])
+
+    @property
+    def _weights(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters, without those of decorrelating layers."""
+        apart = {id(layer.weight) for layer in self.network.modules() if isinstance(layer, Decorrelation)}
+        return {n: p for n, p in self.network.named_parameters() if p.requires_grad and id(p) not in apart}
+
+    @property
+    def _layers(self) -> dict[nn.Module, str]:
+        """The perturbed layers, with their names."""
+        if self.kind == "weight":
+            return {}
+        layers = find_layers(self.network)
+        layers |= modules_between(self.network, layers.values(), NORMS)
+        return {
+            layer: name or "network"
+            for name, layer in layers.items()
+            if not isinstance(layer, Decorrelation) and any(True for _ in layer.parameters())
+        }
+
+
+def divided(product: Tensor, differences: Tensor) -> Tensor:
+    """Divide Σ δL Δ by the covariance of Δ.
+
+    That of an example is estimated from its own samples and, with the weight of n further ones, from those of all.
+
+    Args:
+        product: Shape (steps, batch, n).
+        differences: Δ, shape (steps, samples, batch, n).
+    """
+    own = differences.movedim(1, 2)
+    samples, n = own.shape[2:]
+    squares = own.mT @ own
+    covariance = (squares + n / samples * squares.mean(dim=1, keepdim=True)) / (samples + n)
+    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+    diagonal += RIDGE * diagonal.mean(dim=-1, keepdim=True)
+    return torch.linalg.solve(covariance, product)

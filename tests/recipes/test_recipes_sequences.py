@@ -1,0 +1,125 @@
+"""Sequence tasks as recipes: errors beside their floors, files of the user's own, and one network for all rules."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from beyondprop import data, training
+from beyondprop.catalogue import SYSTEMS, find_recipe
+from beyondprop.cli import main
+from beyondprop.data.sequences import weather_like
+from beyondprop.errors import UserError
+from beyondprop.recipes.sequences import baselines
+from beyondprop.report.tables import tables
+from beyondprop.reproduce import reproduce
+from beyondprop.study import study
+from beyondprop.training.execution import Execution
+
+RECIPES = [r for system in SYSTEMS for r in system.recipes if r.data is not None]
+SMALL = {"epochs": 2, "hidden": 8, "sequences": 64, "length": 3, "steps": 300, "window": 20, "series": 1, "samples": 2}
+
+
+def small(recipe, **changes):
+    names = {f.name for f in dataclasses.fields(recipe.settings)}
+    return dataclasses.replace(recipe.settings, **{n: v for n, v in {**SMALL, **changes}.items() if n in names})
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.id)
+def test_every_sequence_recipe_trains(recipe, tmp_path):
+    path = str(weather_like(tmp_path / "weather.csv", rows=400))
+    settings = small(recipe, path=path, validation=2)
+    outcome = training.train(recipe, settings, Execution(threads=1), tmp_path / "run", progress=False)
+    figures = {"test_mse", "train_mse", "validation_mse", "memoryless_mse", "linear_filter_mse", "target_variance"}
+    assert set(outcome.metrics) == figures
+    if recipe.dataset != "csv":  # there the newest row tells most, and a filter of few rows fits noise
+        assert outcome.metrics["linear_filter_mse"] < outcome.metrics["memoryless_mse"]
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
+@pytest.mark.parametrize("variant", ["copying", "mackey-glass", "mackey-glass-forecast"])
+def test_back_propagation_has_the_same_network_and_data(variant):
+    ours, theirs = find_recipe(f"node-perturbation/{variant}"), find_recipe(f"bp/{variant}")
+    shared = {f.name for f in dataclasses.fields(theirs.settings)} - {"learning_rate"}
+    assert all(getattr(ours.settings, name) == getattr(theirs.settings, name) for name in shared)
+    weights = []
+    for recipe in (ours, theirs):
+        settings = small(recipe)
+        torch.manual_seed(0)
+        weights.append(recipe.build(settings, recipe.data(settings)).rule.network.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_the_memoryless_floor_of_copying_is_a_uniform_guess():
+    """One of eight at each of L in 2L + D steps: an error of (1/8)(7/8) in eight of ten numbers."""
+    recipe = find_recipe("bp/copying")
+    settings = dataclasses.replace(recipe.settings, length=10, delay=1, sequences=2000, taps=16)
+    found = baselines(recipe.data(settings), 16)
+    assert found["memoryless_mse"] == pytest.approx(8 * (1 / 8) * (7 / 8) / 10 * 10 / 21, rel=0.02)
+    assert found["linear_filter_mse"] < 1e-6  # it sees the symbol eleven steps ago
+
+
+def test_floors_are_fitted_to_training_sequences_alone():
+    splits = find_recipe("bp/mackey-glass").data(small(find_recipe("bp/mackey-glass")))
+    other = data.Splits(splits.train, dataclasses.replace(splits.test, labels=splits.test.labels + 1))
+    found, shifted = baselines(splits, 5), baselines(other, 5)
+    assert shifted["linear_filter_mse"] > 0.9
+    assert shifted["target_variance"] == pytest.approx(found["target_variance"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "seen"),
+    [
+        ("kind", "node", lambda rule: rule.kind),
+        ("sigma", 0.5, lambda rule: rule.sigma),
+        ("samples", 7, lambda rule: rule.samples),
+        ("noise", "gaussian", lambda rule: rule.noise),
+        ("whiten", True, lambda rule: rule.whiten),
+        ("credit", "step", lambda rule: rule.credit),
+        ("windows", 3, lambda rule: rule.windows),
+        ("decorrelation", 0.25, lambda rule: rule.parameter_groups()[-1].get("lr")),
+        ("hidden", 5, lambda rule: rule.network.hidden),
+        ("cell", "gru", lambda rule: {"GatedRNN": "gru"}.get(type(rule.network).__name__)),
+        ("bias", True, lambda rule: rule.network.readout.bias is not None),
+    ],
+)
+def test_setting_reaches_the_rule(field, value, seen):
+    recipe = find_recipe("node-perturbation/copying")
+    splits = recipe.data(small(recipe))
+    assert seen(recipe.build(small(recipe, **{field: value}), splits).rule) == value
+    usual = dataclasses.replace(small(recipe), **{field: getattr(recipe.settings, field)})
+    if getattr(recipe.settings, field) != value:
+        assert seen(recipe.build(usual, splits).rule) != value
+
+
+def test_result_files_and_their_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
+    recipe = find_recipe("bp/copying")
+    path, document = reproduce(recipe, small(recipe), seeds=2, results=tmp_path / "results", progress=False)
+    assert path.name == "copying.json"
+    assert len(document["metrics"]["test_mse"]["values"]) == 2
+    made = tables(tmp_path / "results")
+    assert made["results"] == "No results yet."
+    row = made["sequence-results"].splitlines()[2]
+    assert row.startswith("| `bp/copying` |")
+    assert f"{document['metrics']['memoryless_mse']['mean']:.3g}" in row
+
+
+def test_the_command_line_tells_errors(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
+    path = str(weather_like(tmp_path / "weather.csv", rows=300))
+    flags = ["--path", path, "--epochs", "1", "--window", "20", "--samples", "2", "--quiet"]
+    assert main(["train", "node-perturbation/csv", *flags[:-1], "--out", str(tmp_path / "run")]) == 0
+    assert "test error" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] > 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert main(["train", "node-perturbation/csv"]) == 2
+    assert "--path FILE.csv" in capsys.readouterr().err
+
+
+def test_a_study_compares_classifiers(tmp_path):
+    recipe = find_recipe("bp/copying")
+    with pytest.raises(UserError, match="a study compares classifiers"):
+        study([recipe, find_recipe("node-perturbation/copying")], seeds=2, out=tmp_path)

@@ -30,6 +30,7 @@ tables:  ## write the tables of README and documentation anew from result files 
 	$(PYTHON) benchmarks/noprop_report.py tables
 	$(PYTHON) benchmarks/signals_report.py
 	$(PYTHON) benchmarks/local_report.py
+	$(PYTHON) benchmarks/perturbation_report.py
 
 pictures:  ## draw the pictures of documentation anew from result files
 	$(PYTHON) benchmarks/noprop_report.py pictures

@@ -1,6 +1,6 @@
 """Speed and memory of a step of the perturbative rules, beside public peers.
 
-    python benchmarks/perturbation_step.py --rounds 5 --threads 2 --fwdgrad /path/to/fwdgrad
+    python benchmarks/perturbation_step.py --rounds 5 --threads 2 --fwdgrad FWDGRAD --np-rnns NP_RNNS
 
 A step is one random direction, the forward pass with tangents, the rule and SGD, on one batch of random images in
 memory; no evaluation. Every case is a function below, and writes its own rows of the result file: those of cases that
@@ -12,9 +12,11 @@ are not run now (`--cases`) stay as they are.
   ours in bf16 beside the peer as it is published, in float32.
 - `local losses`: LocalMixer M/1/16 and M/8/16, where no public code runs beside torch: beside local and greedy
   back-propagation by the library, and, rows `forward_passes`, how many forward passes alone a step takes.
+- `multiplexed`: multiplexed gradient descent beside a plain loop, see `multiplexed_step.py`.
+- `recurrent`: activity-based node perturbation beside the authors' code, see `recurrent_step.py`.
 
-Each side is a process of its own, and they take turns, as in `local_step.py`. A peer's value is null without a
-checkout. Memory is counted tensor by tensor, in float32.
+In the first two, each side is a process of its own, and they take turns, as in `local_step.py`. A peer's value is null
+without a checkout. Memory is counted tensor by tensor, in float32.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,16 @@ import torch
 
 from _timing import Row, compare, environment, spread, write_results
 from local_step import PRECISIONS, check_parameters, table
+from multiplexed_step import MultiplexedSize
+from multiplexed_step import rows as multiplexed_rows
 from noprop_timed import Side
+from recurrent_step import PEER as NP_RNNS
+from recurrent_step import RecurrentSize
+from recurrent_step import rows as recurrent_rows
 from signals_step import DRIVERS, KEEP_MEMORY
 
 OUT = Path(__file__).resolve().parent / "results" / "perturbation_step.json"
-PEERS = {"fwdgrad": "orobix/fwdgrad@300af55"}
+PEERS = {"fwdgrad": "orobix/fwdgrad@300af55", "np-rnns": NP_RNNS}
 FORWARD = "forward pass"
 CALLS, TURN_SECONDS = 20, 0.5
 
@@ -70,6 +77,8 @@ class Size:
         Network("LocalMixer M/8/16", (3, 32, 32), 512, (4, 8, 16)),
     )
     mixer_batch: int = 100
+    multiplexed: MultiplexedSize = field(default_factory=MultiplexedSize)
+    recurrent: RecurrentSize = field(default_factory=RecurrentSize)
 
 
 Turn = tuple[str, str, str, str]  # side, method, precision, switches
@@ -138,6 +147,8 @@ def local_losses(size: Size, options: argparse.Namespace) -> list[Row]:
 CASES: dict[str, Callable[[Size, argparse.Namespace], list[Row]]] = {
     "forward gradient": forward_gradient,
     "local losses": local_losses,
+    "multiplexed": lambda size, options: multiplexed_rows(size.multiplexed, options.rounds),
+    "recurrent": lambda size, options: recurrent_rows(size.recurrent, options.np_rnns, options.rounds),
 }
 
 

@@ -1,6 +1,4 @@
-"""Speed of a step of activity-based node perturbation in a recurrent network, beside the authors' code.
-
-    python benchmarks/recurrent_step.py --rounds 5 --threads 1 --checkout /path/to/NP_RNNs
+"""The recurrent part of `perturbation_step.py`: activity-based node perturbation beside the authors' code.
 
 The peer is github.com/jesusgf96/NP_RNNs at commit 0a33229:
 
@@ -14,14 +12,11 @@ The peer is github.com/jesusgf96/NP_RNNs at commit 0a33229:
   beside ours with as many windows as steps. Of its loops the first takes some steps, and that for testing none. Stubbed
   are Weights & Biases, tensorflow, which it imports for another task, and the progress bar; no file of its is changed.
 
-Noise, σ and the number of noisy rollouts, one, are the same; plain float32. The sides take turns, and a row has the
-ratio of their medians. Without a checkout the peer's values are null. The table is written to
-`benchmarks/results/recurrent_step.json`.
+Noise, σ and the number of noisy rollouts, one, are the same; plain float32. The sides take turns.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import io
@@ -35,13 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from _timing import Row, compare, environment, interleave, spread, write_results
+from _timing import Row, compare, interleave, spread
 from beyondprop.data.sequences import copying_memory, mackey_glass
 from beyondprop.networks.recurrent import VanillaRNN
 from beyondprop.rules.perturbation.node_perturbation import NodePerturbation
 from peers._common import check_commit
 
-OUT = Path(__file__).resolve().parent / "results" / "recurrent_step.json"
 COMMIT = "0a33229c2bc114ad5ebb24132e34b8ac56384f85"
 PEER = f"jesusgf96/NP_RNNs@{COMMIT[:7]}"
 SIGMA, RATE = 1e-3, 1e-4
@@ -49,7 +43,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Size:
+class RecurrentSize:
     """What is measured."""
 
     hidden: int = 500
@@ -81,7 +75,7 @@ def import_peer(checkout: Path) -> Any:
         sys.modules.update(present)
 
 
-def sequence_steps(size: Size, peer: Any, *, decorrelated: bool) -> dict[str, Callable[[], object]]:
+def sequence_steps(size: RecurrentSize, peer: Any, *, decorrelated: bool) -> dict[str, Callable[[], object]]:
     """Make a step on one sequence of each side."""
     train, _ = copying_memory(size.length, size.delay, train=1, test=1)
     x, y = train.images, train.labels
@@ -101,7 +95,7 @@ def sequence_steps(size: Size, peer: Any, *, decorrelated: bool) -> dict[str, Ca
     return steps
 
 
-def online_steps(size: Size, peer: Any) -> dict[str, Callable[[], object]]:
+def online_steps(size: RecurrentSize, peer: Any) -> dict[str, Callable[[], object]]:
     """Make an epoch of some time steps, with an update after each, of each side."""
     train, _ = mackey_glass(task="recall", steps=size.steps, window=size.steps, series=size.series)
     step = our_step(size.hidden, train.images, train.labels, windows=size.steps)
@@ -154,67 +148,28 @@ def our_step(
     return step
 
 
-def recurrent_case(
-    case: str, steps: Mapping[str, Callable[[], object]], count: int, metric: str, rounds: int
-) -> tuple[Row, dict[str, list[float]]]:
+def rows(size: RecurrentSize, checkout: Path | None, rounds: int) -> list[Row]:
+    """Measure all of it; the peer's values are None without a checkout."""
+    peer = None if checkout is None else import_peer(checkout.resolve())
+    sequence = f"ANP step, a sequence of {2 * size.length + size.delay} steps, {size.hidden} units, batch 1"
+    online = f"ANP online, {size.hidden} units, batch {size.series}"
+    return [
+        measured(sequence, sequence_steps(size, peer, decorrelated=False), 1, "sequences", rounds),
+        measured(f"{sequence}, decorrelated", sequence_steps(size, peer, decorrelated=True), 1, "sequences", rounds),
+        measured(online, online_steps(size, peer), size.steps, "time_steps", rounds),
+    ]
+
+
+def measured(case: str, steps: Mapping[str, Callable[[], object]], count: int, unit: str, rounds: int) -> Row:
     """Time the sides in turns.
 
     Args:
         case: For the row.
         steps: `"ours"`, and `"theirs"` where the peer is there.
-        count: What one call of a side does, in the unit of the metric.
-        metric: What is counted.
+        count: What one call of a side does, in units.
+        unit: What is counted.
         rounds: Turns.
-
-    Returns:
-        The row, and each side's seconds.
     """
     seconds = interleave(steps, rounds, 1, CPU)
     rates = {name: count / spread(taken)[1] for name, taken in seconds.items()}
-    row = compare(case, f"{metric} per second", rates["ours"], PEER, rates.get("theirs"), less_is_better=False)
-    return row, seconds
-
-
-def main(arguments: list[str] | None = None, size: Size | None = None) -> None:
-    """Measure, print, write."""
-    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_argument("--rounds", type=int, default=5, help="turns of each side")
-    command.add_argument("--threads", type=int, default=1, help="of the processor")
-    command.add_argument("--checkout", type=Path, help=f"a clone of NP_RNNs at commit {COMMIT}")
-    command.add_argument("--out", type=Path, default=OUT, help="result file")
-    options = command.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    size = size or Size()
-    peer = None
-    if options.checkout is None:
-        print(f"{PEER} is left out: name a checkout by --checkout")
-    else:
-        peer = import_peer(options.checkout.resolve())
-    time, shape = 2 * size.length + size.delay, f"{size.hidden} units"
-    rows = []
-    for case, steps, count, metric in (
-        (
-            f"ANP step, a sequence of {time} steps, {shape}, batch 1",
-            sequence_steps(size, peer, decorrelated=False),
-            1,
-            "sequences",
-        ),
-        (
-            f"ANP step, a sequence of {time} steps, {shape}, batch 1, decorrelated",
-            sequence_steps(size, peer, decorrelated=True),
-            1,
-            "sequences",
-        ),
-        (f"ANP online, {shape}, batch {size.series}", online_steps(size, peer), size.steps, "time steps"),
-    ):
-        row, seconds = recurrent_case(case, steps, count, metric, options.rounds)
-        rows.append(row)
-        for name, taken in seconds.items():
-            low, median, high = (1e3 * value for value in spread(taken))
-            print(f"{case}, {name:8} {low:9.1f} {median:9.1f} {high:9.1f} ms", flush=True)
-    write_results(options.out, {**environment(CPU), "rounds": options.rounds}, rows)
-    print(f"written: {options.out}")
-
-
-if __name__ == "__main__":
-    main()
+    return compare(case, f"{unit}_per_second", rates["ours"], PEER, rates.get("theirs"), less_is_better=False)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,12 @@ def test_the_result_has_the_shape_that_other_programs_read_and_keeps_other_cases
     out = tmp_path / "results" / "perturbation_step.json"
     network = script.Network("tiny", (1, 8, 8), 12, (2, 2, 3))
     size = script.Size(image=(1, 8, 8), hidden=12, batches=(4,), networks=(network,), mixer_batch=4)
-    for cases in (["forward gradient", "local losses"], ["local losses"]):
+    size = dataclasses.replace(
+        size,
+        multiplexed=script.MultiplexedSize(populations=(3,), image=(1, 28, 28), batch=2, steps=2, width=1),
+        recurrent=script.RecurrentSize(hidden=6, length=3, delay=1, series=2, steps=4),
+    )
+    for cases in (list(script.CASES), ["local losses"]):
         script.main(["--rounds", "1", "--threads", "1", "--cases", *cases, "--out", str(out)], size)
     result = json.loads(out.read_text())
     assert set(result) == {"environment", "rows"}
@@ -40,3 +46,13 @@ def test_the_result_has_the_shape_that_other_programs_read_and_keeps_other_cases
     )
     saved = {row["case"]: row["ours"] for row in result["rows"] if row["metric"] == "peak_saved_for_backward_bytes"}
     assert set(saved.values()) == {0}
+    sent = next(row for row in result["rows"] if row["metric"] == "sent_bytes_per_step_and_process")
+    assert (sent["ours"], sent["peer_value"]) == (4 * 3, 4 * 520)
+    assert sent["ratio"] == pytest.approx(520 / 3)
+    found = {row["case"]: row["peer_value"] for row in result["rows"] if row["case"].startswith("recurrent")}
+    assert list(found) == [
+        "recurrent: ANP step, a sequence of 7 steps, 6 units, batch 1",
+        "recurrent: ANP step, a sequence of 7 steps, 6 units, batch 1, decorrelated",
+        "recurrent: ANP online, 6 units, batch 2",
+    ]
+    assert set(found.values()) == {None}  # without a checkout

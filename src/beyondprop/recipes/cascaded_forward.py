@@ -86,10 +86,15 @@ def least_squares(variant: str, summary: str, settings: LeastSquaresSettings, pu
 
 RANDOM = (
     recipe("digits", "random convolutions on scikit-learn's digits", CascadeSettings(learning_rate=1e-2)),
-    recipe("mnist", f"{CONV} on MNIST", CascadeSettings(), 0.988),
-    recipe("cifar-10", f"{CONV} on CIFAR-10", CascadeSettings(), 0.6743),
-    recipe("cifar-10-sparsemax", f"{CONV} on CIFAR-10, sparsemax loss", CascadeSettings(loss="sparsemax"), 0.6635),
-    recipe("cifar-100", f"{CONV} on CIFAR-100", CascadeSettings(), 0.4076),
+    recipe("mnist", f"{CONV} on MNIST", CascadeSettings(learning_rate=3e-3), 0.988),
+    recipe("cifar-10", f"{CONV} on CIFAR-10", CascadeSettings(learning_rate=3e-3), 0.6743),
+    recipe(
+        "cifar-10-sparsemax",
+        f"{CONV} on CIFAR-10, sparsemax loss",
+        CascadeSettings(loss="sparsemax", learning_rate=3e-3),
+        0.6635,
+    ),
+    recipe("cifar-100", f"{CONV} on CIFAR-100", CascadeSettings(learning_rate=3e-3), 0.4076),
     least_squares("digits-mse", "random convolutions on scikit-learn's digits", LeastSquaresSettings(), None),
     least_squares("mnist-mse", f"{CONV} on MNIST", LeastSquaresSettings(), None),
     least_squares("cifar-10-mse", f"{CONV} on CIFAR-10", LeastSquaresSettings(), 0.6514),

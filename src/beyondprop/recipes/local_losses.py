@@ -78,7 +78,7 @@ MONO_FORWARD = (
         recipe(
             f"mono-forward/{data}",
             f"{THREE} of 2000 units, on {title}",
-            BlockwiseSettings(epochs=15, hidden=2000, depth=3),
+            BlockwiseSettings(epochs=15, hidden=2000, depth=3, learning_rate=3e-3),
             {"cifar-10": 0.6201, "cifar-100": 0.3035}.get(data),
             REMEASURED,
         )
@@ -121,8 +121,8 @@ CLASS_CHANNELS = (
 )
 BASELINES = (
     baseline(MONO_FORWARD[1], 1e-3),
-    baseline(MONO_FORWARD[2], 1e-3),
-    baseline(MONO_FORWARD[3], 1e-3),
+    baseline(MONO_FORWARD[2], 3e-4),
+    baseline(MONO_FORWARD[3], 3e-4),
     baseline(PRED_SIM[1], 1e-3),
     baseline(PRED_SIM[2], 1e-3),
     baseline(PRED_SIM[3], 1e-3),

@@ -175,7 +175,7 @@ def read_csv(path: Path | str, *, columns: tuple[str, ...] = ()) -> tuple[list[s
 
     Args:
         path: The file, of UTF-8 text.
-        columns: Those wanted; by default all that hold numbers in the first row.
+        columns: Those wanted; by default all that hold numbers in at least half of the rows.
 
     Returns:
         Names, and float64 values of shape (rows, columns).
@@ -194,6 +194,10 @@ def read_csv(path: Path | str, *, columns: tuple[str, ...] = ()) -> tuple[list[s
     if len(rows) < 2:
         raise DataError(f"{path} needs a line of column names and at least one row of numbers")
     names = [name.strip() for name in rows[0][1]]
+    if all(_number(name) is not None for name in names):
+        raise DataError(
+            f"{path}, line {rows[0][0]}: numbers where column names are expected: put a line of names first"
+        )
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"{path} names the column {repeated!r} twice: rename one")
     if absent := next((name for name in columns if name not in names), None):
@@ -201,11 +205,9 @@ def read_csv(path: Path | str, *, columns: tuple[str, ...] = ()) -> tuple[list[s
     for line, row in rows[1:]:
         if len(row) != len(names):
             raise DataError(f"{path}, line {line}: {len(row)} values where the first line names {len(names)} columns")
-    wanted = list(columns) or [
-        name for name, value in zip(names, rows[1][1], strict=True) if _number(value) is not None
-    ]
+    wanted = list(columns) or _columns_of_numbers(names, [row for _, row in rows[1:]])
     if not wanted:
-        raise DataError(f"{path}, line {rows[1][0]}: no column holds a finite number")
+        raise DataError(f"{path}: no column holds finite numbers")
     places, values = [names.index(name) for name in wanted], np.empty((len(rows) - 1, len(wanted)))
     for index, (line, row) in enumerate(rows[1:]):
         for column, place in enumerate(places):
@@ -215,6 +217,12 @@ def read_csv(path: Path | str, *, columns: tuple[str, ...] = ()) -> tuple[list[s
                 raise DataError(f"{where}: {row[place]!r} is no finite number: mend it or drop the row")
             values[index, column] = number
     return wanted, torch.from_numpy(values)
+
+
+def _columns_of_numbers(names: list[str], rows: list[list[str]]) -> list[str]:
+    """Those of which at least half is numbers: what else stands in them are gaps, which are told, and not text."""
+    numbers = [sum(_number(row[place]) is not None for row in rows) for place in range(len(names))]
+    return [name for name, count in zip(names, numbers, strict=True) if 2 * count >= len(rows)]
 
 
 def csv_forecast(

@@ -128,9 +128,8 @@ class DeviceServer:
         if kind != Kind.HELLO or len(arrays) != 1 or arrays[0].dtype != torch.uint8:
             raise FrameError("no greeting")
         if self._token is not None and not hmac.compare_digest(arrays[0].numpy().tobytes(), self._token.encode()):
-            self._answer(
-                connection, Kind.REFUSED, [protocol.text_array("the device asks for a token, and this is not it")]
-            )
+            given = "and this is not it" if len(arrays[0]) else "and none was given"
+            self._answer(connection, Kind.REFUSED, [protocol.text_array(f"the device asks for a token, {given}")])
             return
         if not self._device_lock.acquire(timeout=HANDOVER):
             self._answer(connection, Kind.FAILED, [protocol.text_array("the device is busy with another training")])

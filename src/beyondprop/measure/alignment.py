@@ -93,7 +93,7 @@ def _loss(rule: Rule, x: Tensor, y: Tensor) -> Tensor:
         y = y.long()  # rules take labels of any integer type, torch's losses do not
     if isinstance(network, nn.Module) and callable(loss):
         found: Tensor = loss(network(x), y)
-        return found
+        return found.mean()  # of rules that hear each sample's own
     return F.cross_entropy(rule(x), y)
 
 

@@ -58,12 +58,14 @@ def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
     """
     steps = [record for record in records if "seconds" not in record and "loss" in record]
     epochs = [record for record in records if "seconds" in record]
-    figure = Figure(figsize=(9.6, 3.8), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
+    measured = not epochs or any(name.endswith("_accuracy") for record in epochs for name in record)
+    figure = Figure(figsize=(9.6 if measured else 6.4, 3.8), dpi=110, layout="constrained")
+    plots = figure.subplots(1, 1 + measured, squeeze=False)[0]
     figure.suptitle(title, fontsize=12, fontweight="bold")
-    _draw_loss(left, steps)
-    _draw_accuracy(right, epochs)
-    return _png(figure, left, right)
+    _draw_loss(plots[0], steps)
+    if measured:
+        _draw_accuracy(plots[1], epochs)
+    return _png(figure, *plots)
 
 
 def draw_alignment(records: Sequence[dict[str, Any]], title: str) -> bytes:

@@ -386,3 +386,15 @@ def test_nan_names_the_block_and_nothing_is_added(gradient):
     with pytest.raises(NonFiniteError, match="block 2"):
         LocalForwardGradient(network, gradient=gradient).backward(x, y)
     assert all(p.grad is None for name, p in network.named_parameters() if name.startswith(("blocks.1", "heads.1")))
+
+
+def test_convolutions_before_a_flattened_readout_are_a_block():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    x, y = torch.randn(5, 1, 4, 4), torch.arange(5) % 3
+    rule = LocalForwardGradient.for_classifier(network, x, 3)
+    torch.testing.assert_close(rule(x), network(x))
+    rule.backward(x, y)
+    expected = torch.autograd.grad(nn.functional.cross_entropy(network(x), y), network[3].weight)[0]
+    torch.testing.assert_close(network[3].weight.grad, expected)  # the readout learns by its own derivative
+    assert network[0].weight.grad.norm() > 0

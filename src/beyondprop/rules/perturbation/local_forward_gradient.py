@@ -123,7 +123,11 @@ class LocalForwardGradient(Rule):
         if not isinstance(network, nn.Sequential) or type(network).forward is not nn.Sequential.forward:
             return f"only an nn.Sequential can be cut into blocks, and {cls.supports(network)}"
         starts = block_starts(network)
-        if len(starts) < 2 or starts[-1] != len(network) - 1 or not isinstance(network[-1], nn.Linear):
+        if (
+            len(starts) < 2
+            or starts[-1] not in (len(network) - 1, len(network) - 2)
+            or not isinstance(network[-1], nn.Linear)
+        ):
             return "a sequence must have a hidden layer and end in a linear one, the readout"
         return None
 

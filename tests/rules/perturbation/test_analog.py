@@ -99,7 +99,17 @@ def test_nan_moves_no_filter():
         assert torch.equal(rule.state_dict()[name], value)
 
 
-@pytest.mark.parametrize("options", [{"tau_x": 1}, {"tau_theta": -1.0}, {"tau_hp": 0.0}, {"cost_noise": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"code": "walsh"},
+        {"code": "sequential"},
+        {"tau_x": 1},
+        {"tau_theta": -1.0},
+        {"tau_hp": 0.0},
+        {"cost_noise": -1.0},
+    ],
+)
 def test_what_is_out_of_range_is_refused(options):
     with pytest.raises(UserError, match="must be"):
         Analog(Linear(), mean, **options)

@@ -82,3 +82,20 @@ def test_a_saved_code_goes_on_where_it_stopped():
 def test_what_is_out_of_range_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         PerturbationCode(**{"kind": "random", "size": 5, **options})
+
+
+def test_sinusoids_are_uncorrelated_after_many_steps_too():
+    """float32 holds no phase of 2e7 steps, as many as the paper's longest run has."""
+    torch.manual_seed(0)
+    code = PerturbationCode("sinusoidal", 40)
+    code.time += 20_000_000
+    rows = code(20_000).double()
+    correlation = rows.T @ rows / len(rows) * 40 / code.norm**2
+    torch.testing.assert_close(correlation, torch.eye(40).double(), atol=0.05, rtol=0)
+
+
+def test_sinusoids_are_held_for_tau_p_steps():
+    torch.manual_seed(0)
+    rows = PerturbationCode("sinusoidal", 5, tau_p=3)(9)
+    assert torch.equal(rows[::3], rows[1::3])
+    assert not torch.equal(rows[0], rows[3])

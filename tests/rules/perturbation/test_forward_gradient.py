@@ -257,3 +257,24 @@ def test_nan_is_told_and_nothing_is_added():
     assert all(p.grad is None for p in network.parameters())
     with pytest.raises(UserError, match="one number a sample"):
         ForwardGradient(network, lambda z, _: z).backward(x.nan_to_num(), y)
+
+
+class Reader(nn.Module):
+    """torch's own LSTM over the rows, which forward mode passes without its fused kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.read = nn.LSTM(2, 2, batch_first=True), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.read(self.lstm(x)[0][:, -1])
+
+
+def test_weights_of_an_lstm_by_all_directions_give_its_gradient():
+    torch.manual_seed(0)
+    network, x, y = Reader().double(), torch.randn(3, 4, 2).double(), torch.tensor([0, 1, 1])
+    count = sum(p.numel() for p in network.parameters())
+    ForwardGradient(network, perturb="weights", directions=count, orthogonal=True).backward(x, y)
+    expected = torch.autograd.grad(nn.functional.cross_entropy(network(x), y), list(network.parameters()))
+    for p, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient)

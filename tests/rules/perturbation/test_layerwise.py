@@ -166,6 +166,8 @@ def gradient_norm(network, **options):
         (nn.Sequential(nn.Flatten()), "nothing to perturb"),
         (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), r"layer 1 \(BatchNorm1d\) mixes samples"),
         (nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.1)), r"layer 1 \(Dropout\)"),
+        (nn.Sequential(nn.Linear(4, 3), nn.RReLU()), r"layer 1 \(RReLU\)"),
+        (nn.Sequential(nn.TransformerEncoderLayer(4, 2, dropout=0.5)), r"\(MultiheadAttention\)"),
     ],
 )
 def test_what_it_cannot_train_is_told(network, message):
@@ -191,3 +193,51 @@ def test_bad_losses_and_labels_are_refused():
     with pytest.raises(NonFiniteError, match="the input"):
         rule.backward(x * torch.nan, y)
     assert all(p.grad is None for p in rule.network.parameters())
+
+
+class Residual(nn.Sequential):
+    """A sequence with a path beside it."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class InPlace(nn.Module):
+    """Works on its input in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.activation, self.linear = nn.ReLU(inplace=True), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(self.activation(x))
+
+
+@pytest.mark.parametrize("perturb", ["weights", "nodes"])
+@pytest.mark.parametrize("middle", [Residual, InPlace])
+def test_blocks_of_several_layers_are_one_layer(middle, perturb):
+    torch.manual_seed(0)
+    block = InPlace() if middle is InPlace else Residual(nn.Linear(4, 4), nn.Tanh())
+    network = nn.Sequential(nn.Linear(3, 4), block, nn.Linear(4, 3)).double()
+    x, y = torch.randn(4, 3).double(), torch.tensor([0, 1, 2, 0])
+    rule = LayerwisePerturbation(network, perturb=perturb, steps=4000, norm=1e-4, normalise=False)
+    loss = rule.backward(x, y)
+    torch.testing.assert_close(loss, F.cross_entropy(network(x), y).detach())
+    expected = true_gradient(network, x, y)
+    assert torch.cosine_similarity(gradient_of(rule), expected, dim=0) > 0.97
+
+
+def test_noise_of_reads_is_drawn_for_each_step_and_sample():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 1, bias=False)).double()
+    x = torch.randn(2, 2).double()
+    rule = LayerwisePerturbation(network, lambda z, _: 0 * z[:, 0], steps=1, cost_noise=1.0, normalise=False)
+    found = []
+    for _ in range(400):
+        rule.zero_grad()
+        torch.manual_seed(len(found))
+        rule.backward(x, x[:, 0])
+        found.append(network[0].weight.grad.clone())
+    spread = torch.cat(found).std(dim=0)
+    expected = x.square().sum(dim=0).sqrt() / (2 * rule.norm)  # of independent noise; a common one adds up with signs
+    torch.testing.assert_close(spread, expected, rtol=0.15, atol=0)

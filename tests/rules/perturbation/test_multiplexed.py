@@ -310,3 +310,23 @@ def test_a_hundred_seeds_of_xor_are_one_run():
     solved = ((rule.network(x) > 0.5) == (y > 0.5)).flatten(1).all(dim=1)
     assert solved.double().mean() >= 0.95
     assert rule(x).shape == (4, 1)
+
+
+def test_noise_is_drawn_for_every_read_and_copy_and_is_clamped_with_the_change():
+    """A cost that never changes: what is heard is the noise alone."""
+    torch.manual_seed(0)
+    population = Population(lambda: nn.Linear(1, 1, bias=False), 500)
+    x = torch.zeros(1, 1)
+    for clamp, expected in ((None, 1.0), (0.01, 0.01)):
+        rule = MGD(population, lambda z, _: z.flatten(1).sum(dim=1), norm=1.0, copies=500, cost_noise=1.0, clamp=clamp)
+        heard = []
+        for _ in range(40):
+            rule.zero_grad()
+            rule.backward(x, x[:, 0])
+            heard.append(next(population.parameters()).grad.abs().flatten())
+        heard = torch.stack(heard)
+        if clamp is None:
+            assert abs(float(heard.square().mean()) - 1) < 0.05
+            assert abs(float(heard.mean(dim=1).std())) < 0.1  # no read's noise is that of all copies
+            assert abs(float(heard.mean(dim=0).std()) - 0.6 / 40**0.5) < 0.03
+        assert heard.max() <= expected + 1e-6 or clamp is None

@@ -30,7 +30,8 @@ class AnalogMultiplexedGradientDescent(PerturbedNetwork):
     Args:
         network: Any module; it is never changed.
         loss: As `MultiplexedGradientDescent`.
-        code: As `MultiplexedGradientDescent`.
+        code: `"random"` or `"sinusoidal"`, whose gain lies between a third and all of it, by frequency. Of the others a
+            parameter would hear its neighbours in time, which are always the same.
         norm: As `MultiplexedGradientDescent`.
         tau_x: Steps for which a batch is presented, at least 2: nothing is heard in the first of them.
         tau_p: Steps for which a perturbation is held.
@@ -70,6 +71,8 @@ class AnalogMultiplexedGradientDescent(PerturbedNetwork):
         super().__init__(
             network, loss, code=code, norm=norm, tau_p=tau_p, cost_noise=cost_noise, at_once=1, copies=copies
         )
+        if code not in ("random", "sinusoidal"):
+            raise UserError(f"code must be 'random' or 'sinusoidal' where filters listen, got {code!r}")
         if tau_x < 2 or tau_theta < 0 or not tau_hp > 0:
             raise UserError(
                 "tau_x must be at least 2, tau_theta at least 0 and tau_hp positive: "

@@ -24,14 +24,14 @@ class PerturbationCode(nn.Module):
     - `"random"`: every parameter by ±norm/√P, signs drawn anew for each slot;
     - `"walsh"`: ±norm/√P by rows of a Hadamard matrix of the next power of two, so that no two parameters are moved
       alike over a pass through all its columns; signs are turned round after each pass;
-    - `"sinusoidal"`: norm √(2/P) sin(2π f_i t + φ_i), frequencies evenly spread and dealt out at random.
+    - `"sinusoidal"`: norm √(2/P) sin(2π f_i t + φ_i), frequencies evenly spread, dealt out at random; t counts slots.
 
     Args:
         kind: Which.
         size: P.
         norm: Length of θ̃ (of the sinusoids: its root mean square).
         tau_p: Steps for which a slot's perturbation is held.
-        frequencies: Lowest and highest, in cycles a step, of the sinusoids.
+        frequencies: Lowest and highest, in cycles a slot, of the sinusoids.
 
     Raises:
         UserError: An argument is out of range.
@@ -79,7 +79,8 @@ class PerturbationCode(nn.Module):
         if self.kind == "random":
             return self._random(slots, start)
         if self.kind == "sinusoidal":
-            angles = 2 * math.pi * self.places * times[:, None] + self.phases
+            turns = (self.places.double() * slots[:, None]) % 1  # float32 would lose the phase in a few million steps
+            angles = (2 * math.pi * turns).to(self.phases.dtype) + self.phases
             return self.norm * math.sqrt(2 / self.size) * angles.sin()
         passes, place = slots // self.period, slots % self.period
         if self.kind == "sequential":

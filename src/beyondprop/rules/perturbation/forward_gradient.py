@@ -79,6 +79,13 @@ class ForwardGradient(NetworkRule):
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         if orthogonal and directions > trained:
             raise UserError(f"there are no {directions} orthogonal directions among {trained} parameters")
+        recurrent = (name for name, module in network.named_modules() if isinstance(module, nn.RNNBase))
+        if perturb == "activities" and (name := next(recurrent, None)) is not None:
+            kind = type(network.get_submodule(name)).__name__
+            raise UnsupportedNetworkError(
+                f"layer {name or 'network'} ({kind}) runs over time inside itself: write it with cells and a loop, or "
+                'perturb="weights"'
+            )
         self.perturb, self.directions, self.orthogonal = perturb, directions, orthogonal
         if self._classifies:
             self.loss = nn.CrossEntropyLoss(reduction="none")
@@ -91,19 +98,14 @@ class ForwardGradient(NetworkRule):
 
     @classmethod
     def supports(cls, network: nn.Module) -> str | None:
-        """All but recurrent modules of torch's own."""
-        for name, module in network.named_modules():
-            if isinstance(module, nn.RNNBase):
-                kind = type(module).__name__
-                return (
-                    f"layer {name or 'network'} ({kind}) runs over time inside itself: write it with cells and a loop"
-                )
+        """Any module; activities of recurrent modules of torch's own cannot be moved, which the constructor tells."""
+        del network
         return None
 
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Add up the estimates of all directions."""
         del phase
-        with torch.no_grad(), forward_mode():
+        with torch.no_grad(), forward_mode(self.network):
             estimate = self._by_activities if self.perturb == "activities" else self._by_weights
             return estimate(x, y)
 
@@ -335,12 +337,17 @@ def _loaded() -> None:
 
 
 @contextmanager
-def forward_mode() -> Iterator[None]:
-    """What forward mode cannot pass, run by what it can: attention by plain products; and say what is left."""
+def forward_mode(network: nn.Module) -> Iterator[None]:
+    """What forward mode cannot pass, run by what it can: attention and LSTM by plain products; say what is left."""
     _loaded()
+    enabled = torch._C._get_mkldnn_enabled()  # `torch.backends.mkldnn.flags` warns of Intel's GPUs
+    if any(isinstance(module, nn.LSTM) for module in network.modules()):  # only then: convolutions are slow without
+        torch._C._set_mkldnn_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     except NotImplementedError as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnsupportedNetworkError(f"forward-mode differentiation cannot pass the network: {reason}") from error
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)

@@ -37,7 +37,8 @@ class LayerwisePerturbation(NetworkRule):
     once, those behind it on all perturbed copies as one batch.
 
     Args:
-        network: An `nn.Sequential`, which may hold others; each child that has parameters is a layer.
+        network: An `nn.Sequential`, which may hold others; each child that has parameters is a layer. A sequence with a
+            `forward` of its own is one layer.
         loss: Maps (network(x), y) to one loss a sample, shape (batch,). Default: cross-entropy.
         perturb: `"weights"` or `"nodes"`.
         steps: τ, perturbations of each layer in a call, which writes `.grad`. All samples have the same signs.
@@ -86,7 +87,7 @@ class LayerwisePerturbation(NetworkRule):
     @classmethod
     def supports(cls, network: nn.Module) -> str | None:
         """A sequence of layers that treat every sample alike, whatever else is in the batch."""
-        if not isinstance(network, nn.Sequential):
+        if not _is_plain(network):
             return (
                 f"{cls.__name__} evaluates what stands behind each layer: it takes an nn.Sequential, "
                 f"not {type(network).__name__}"
@@ -96,7 +97,8 @@ class LayerwisePerturbation(NetworkRule):
         for name, module in network.named_modules():
             if isinstance(module, _BatchNorm):
                 return f"layer {name} ({type(module).__name__}) mixes samples of a batch: use GroupNorm or LayerNorm"
-            if isinstance(module, _DropoutNd) and module.p > 0:
+            drops = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
+            if isinstance(module, nn.RReLU) or (isinstance(drops, float) and drops > 0):
                 return f"layer {name} ({type(module).__name__}) would drop others in every perturbed copy: leave it out"
         return None
 
@@ -114,8 +116,9 @@ class LayerwisePerturbation(NetworkRule):
             layers = flattened(self.network)
             values = [x]
             for layer in layers:
-                # An activation in place would overwrite the nodes' values.
-                values.append(layer(values[-1].clone() if getattr(layer, "inplace", False) else values[-1]))
+                # What works in place would overwrite the nodes' values.
+                inplace = any(getattr(module, "inplace", False) for module in layer.modules())
+                values.append(layer(values[-1].clone() if inplace else values[-1]))
             y = self.checked_targets(y, values[-1].shape)
             run = _Run(layers, values, y, self._losses(values[-1], y, x))
             trained = [place for place, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())]
@@ -213,9 +216,14 @@ class LayerwisePerturbation(NetworkRule):
 
 def flattened(network: nn.Module) -> list[nn.Module]:
     """The layers of a sequence, those of sequences within it in their places."""
-    if not isinstance(network, nn.Sequential):
+    if not _is_plain(network):
         return [network]
-    return [layer for child in network for layer in flattened(child)]
+    return [layer for child in network.children() for layer in flattened(child)]
+
+
+def _is_plain(network: nn.Module) -> bool:
+    """Whether it does nothing but call its children one after another."""
+    return isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward
 
 
 class _Run(NamedTuple):

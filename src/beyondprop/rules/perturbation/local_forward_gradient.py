@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-from beyondprop.rule import Rule, add_gradient, check_labels
+from beyondprop.rule import Rule, add_gradient, check_labels, descend
 from beyondprop.rules.local.blockwise import block_starts, cut, output_shapes
 from beyondprop.rules.perturbation.forward_gradient import evaluated_along, forward_mode, leaving_no_trace, watched
 from beyondprop.rules.perturbation.noise import draw_noise
@@ -203,13 +203,13 @@ class LocalForwardGradient(Rule):
             loss = F.cross_entropy(head(read.mean(dim=1)), y)
             _check(loss, f"block {number}")
             if self._greedy:
-                loss.backward()
+                descend(loss, f"block {number}")
                 h = h.detach()
             else:
                 total = total + loss
         loss = F.cross_entropy(network.readout(network.features(h).mean(dim=1)), y)
         _check(loss, "the readout")
-        (loss + total).backward()
+        descend(loss + total, "the readout")
         return loss
 
     def forward(self, x: Tensor) -> Tensor:
@@ -275,7 +275,7 @@ class CutClassifier(nn.Module):
 
 def _in_dual_numbers(block: nn.Module, h: Tensor, dh: Tensor | None, *, weights: bool, draw: Draw) -> Perturbed:
     """Evaluate any block with random tangents; how all of its losses change together serves all that moves in it."""
-    with forward_mode():
+    with forward_mode(block):
         return (_with_moving_weights if weights else _with_moving_activities)(block, h, dh, draw)
 
 

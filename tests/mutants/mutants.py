@@ -66,6 +66,7 @@ NORMED_LINEAR = ("tests/layers/test_normed_linear.py",)
 GROUPED_LINEAR = ("tests/layers/test_grouped_linear.py",)
 LOCAL_MIXER = ("tests/networks/test_networks_local_mixer.py",)
 NOISE = ("tests/rules/perturbation/test_noise.py",)
+LATER_NOISE = ("tests/rules/perturbation/test_later_noise.py",)
 NODES = ("tests/rules/perturbation/test_node_perturbation.py",)
 SEQUENCES = ("tests/data/test_data_sequences.py",)
 SEQUENCE_RECIPES = ("tests/recipes/test_recipes_sequences.py",)
@@ -2216,6 +2217,90 @@ MUTANTS = (
         "if size > len(body) - place:",
         "if False:",
         DEVICES,
+    ),
+    Mutant(
+        "later noise: nothing taken off",
+        "rules/perturbation/later_noise.py",
+        "left = left - explained",
+        "left = left",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: taken off twice the other way",
+        "rules/perturbation/later_noise.py",
+        "left = left - explained",
+        "left = left + explained",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: own sample not left out",
+        "rules/perturbation/later_noise.py",
+        "(noise @ signal).squeeze(2) - own * error",
+        "(noise @ signal).squeeze(2)",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: leverage forgotten",
+        "rules/perturbation/later_noise.py",
+        ".squeeze(2) / (1 - leverage)",
+        ".squeeze(2)",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: differences in place of noise",
+        "rules/perturbation/later_noise.py",
+        "along, noise, y = call.differences.movedim(1, 0), call.noise.movedim(1, 0)",
+        "along, noise, y = call.differences.movedim(1, 0), call.differences.movedim(1, 0)",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: later losses forgotten",
+        "rules/perturbation/later_noise.py",
+        "left = target + left if future else target",
+        "left = target",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: later losses always",
+        "rules/perturbation/later_noise.py",
+        "left = target + left if future else target",
+        "left = target + left",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: first call to last",
+        "rules/perturbation/later_noise.py",
+        "return found[::-1]",
+        "return found",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: too few samples",
+        "rules/perturbation/later_noise.py",
+        "return samples > units + 2",
+        "return True",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: readout is no end of a step",
+        "rules/perturbation/node_perturbation.py",
+        ".flatten(2), layer is readout)",
+        ".flatten(2), False)",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: share of batch and time",
+        "rules/perturbation/node_perturbation.py",
+        "signal / change[0].numel() for",
+        "signal / len(change) for",
+        LATER_NOISE,
+    ),
+    Mutant(
+        "later noise: one loss for all examples",
+        "rules/perturbation/node_perturbation.py",
+        '        if change.ndim == 1:\n            raise UserError("explain needs',
+        '        if False:\n            raise UserError("explain needs',
+        LATER_NOISE,
     ),
     Mutant(
         "perturbed nodes: sign of the change",

@@ -76,6 +76,8 @@ def test_floors_are_fitted_to_training_sequences_alone():
         ("samples", 7, lambda rule: rule.samples),
         ("noise", "gaussian", lambda rule: rule.noise),
         ("whiten", True, lambda rule: rule.whiten),
+        ("explain", False, lambda rule: rule.explain),
+        ("antithetic", True, lambda rule: rule.antithetic),
         ("credit", "step", lambda rule: rule.credit),
         ("windows", 3, lambda rule: rule.windows),
         ("decorrelation", 0.25, lambda rule: rule.parameter_groups()[-1].get("lr")),

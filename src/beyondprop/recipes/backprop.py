@@ -146,7 +146,7 @@ RECIPES = (
         "bp/copying",
         "back-propagation through time, the network of node-perturbation/copying",
         "copying",
-        CopyingSettings(epochs=30, length=5, delay=1, hidden=12, learning_rate=4e-2),
+        CopyingSettings(epochs=30, length=5, delay=1, hidden=12, learning_rate=0.16),
         sequence_builder(through_time),
         data=CopyingSettings.data,
     ),

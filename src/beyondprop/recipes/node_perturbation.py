@@ -42,6 +42,10 @@ class InTime(Perturbation):
 
     whiten: bool = False
     """Whether the covariance of the activities is divided by."""
+    explain: bool = False
+    """Whether later noise is taken off the change of the loss as far as later signals tell its effect."""
+    antithetic: bool = False
+    """Whether each noisy rollout is a pair, with the noise and with its opposite."""
     credit: Literal["future", "step"] = "future"
     """Whether noise is credited with all losses from its step on, or with that of its step alone."""
     windows: int = 1
@@ -76,8 +80,10 @@ def make_rule(network: Recurrent, settings: Any) -> Rule:
 
     from beyondprop.rules.perturbation.node_perturbation import NodePerturbation
 
-    names = ("kind", "sigma", "samples", "noise", "whiten", "credit", "windows", "decorrelation")
+    names = ("kind", "sigma", "samples", "antithetic", "noise", "credit", "windows", "decorrelation")
     options = {name: getattr(settings, name) for name in names}
+    if settings.kind == "activity":
+        options |= {"whiten": settings.whiten, "explain": settings.explain}
     return NodePerturbation(network, nn.MSELoss(reduction="none"), **options)
 
 
@@ -86,8 +92,12 @@ def choices(settings: Any) -> tuple[str, ...]:
     found = ["Adam", f"{settings.samples} noisy rollouts of each sequence"]
     if settings.credit == "future":
         found.append("noise is credited with all later losses (the released code: with its own step's)")
-    if settings.whiten:
+    if settings.antithetic:
+        found.append("in pairs, with the noise and with its opposite")
+    if settings.kind == "activity" and settings.whiten:
         found.append("activities are whitened")
+    if settings.kind == "activity" and settings.explain:
+        found.append("what later noise does is explained by later signals and taken off")
     if settings.noise == "signs":
         found.append("noise of one size and random sign")
     return tuple(found)
@@ -111,7 +121,17 @@ RECIPES = (
     recipe(
         "copying",
         "copying memory: 5 symbols, a pause of 1 (the paper: 100 and 10), and a state of 12",
-        Copying(epochs=30, length=5, delay=1, hidden=12, learning_rate=2e-2, samples=32, whiten=True),
+        Copying(
+            epochs=30,
+            length=5,
+            delay=1,
+            hidden=12,
+            learning_rate=8e-2,
+            samples=24,
+            sigma=3e-5,
+            whiten=True,
+            explain=True,
+        ),
     ),
     recipe("adding", "the adding problem over 20 steps", Adding(epochs=30)),
     recipe(

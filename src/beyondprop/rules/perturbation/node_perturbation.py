@@ -13,6 +13,7 @@ from beyondprop.layers.decorrelation import Decorrelation
 from beyondprop.networks.recurrent import Recurrent
 from beyondprop.rule import add_gradient, first_nonfinite_layer
 from beyondprop.rules.network_rule import NetworkRule
+from beyondprop.rules.perturbation.later_noise import Perturbed, signals_in_turn
 from beyondprop.rules.perturbation.rollouts import Rollouts, draw, joined, output_shapes, roll_out, teach
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
 
@@ -52,6 +53,8 @@ class NodePerturbation(NetworkRule):
         whiten: Of activities only: divide δL Δ by the covariance of Δ in place of ⟨Δ²⟩, so that C becomes the identity.
             That of an example is estimated from its samples and, the fewer they are, from those of the whole batch. A
             variation of ours.
+        explain: Of whitened activities: take off δL what later noise has done, as far as the signals of later calls
+            tell it (`later_noise.signals_in_turn`), in layers with fewer units than samples. A variation of ours.
         credit: `"future"`: noise at a step of a `Recurrent` is credited with the losses of that step and all later
             ones; `"step"`: of that step alone, as in the authors' code.
         windows: Optimizer steps in which a sequence is learned, one part in time after another, the states of all
@@ -85,6 +88,7 @@ class NodePerturbation(NetworkRule):
         windows: int = 1,
         decorrelation: float = 0.0,
         whiten: bool = False,
+        explain: bool = False,
     ) -> None:
         super().__init__(network, loss)
         for name, value, known in (("kind", kind, Kind), ("noise", noise, Noise), ("credit", credit, Credit)):
@@ -96,10 +100,12 @@ class NodePerturbation(NetworkRule):
             raise UserError(f"samples and windows must be at least 1, got {samples} and {windows}")
         if not decorrelation >= 0:
             raise UserError(f"decorrelation must be at least 0, got {decorrelation}")
+        if explain and not (whiten and kind == "activity"):
+            raise UserError("explain is of whitened activities: give whiten=True and kind='activity' too")
         if windows > 1 and not isinstance(network, Recurrent):
             raise UserError("windows divide the time of a sequence network (`networks.recurrent.Recurrent`): give one")
         self.kind, self.sigma, self.samples, self.antithetic = kind, sigma, samples, antithetic
-        self.whiten, self.noise, self.credit = whiten, noise, credit
+        self.whiten, self.explain, self.noise, self.credit = whiten, explain, noise, credit
         self.windows, self.decorrelation = windows, decorrelation
         if self._classifies:
             self.loss = nn.CrossEntropyLoss(reduction="none")
@@ -173,6 +179,7 @@ class NodePerturbation(NetworkRule):
     def _credit_nodes(self, rollouts: Rollouts, change: Tensor, moves: list[Tensor]) -> None:
         """Give each layer Σ g_t x_tᵀ, from δL of shape (samples,), (samples, batch) or (samples, batch, time)."""
         network, timed = self.network, change.ndim == 3
+        explained = self._explained(rollouts, change, moves) if self.explain else {}
         found: dict[nn.Module, list[tuple[tuple[Tensor, ...], Tensor]]] = {}
         for (layer, inputs, outputs), drawn in zip(rollouts.calls, moves, strict=True):
             found.setdefault(layer, []).append((inputs, self._against(drawn if self.kind == "node" else outputs)))
@@ -182,12 +189,33 @@ class NodePerturbation(NetworkRule):
             if self.credit == "future":
                 reached = own.flip(0).cumsum(dim=0).flip(0)
         for layer, calls in found.items():
-            if isinstance(network, Recurrent):  # all steps at once; a readout acts on its own step alone
+            if layer in explained:
+                signals = [signal / change[0].numel() for signal in explained[layer]]
+            elif isinstance(network, Recurrent):  # all steps at once; a readout acts on its own step alone
                 moved = torch.stack([difference for _, difference in calls])
-                signal = share * self._signal(own if layer is network.readout else reached, moved)
-                teach(layer, [(joined([inputs for inputs, _ in calls]), signal.flatten(0, 1))])
+                signals = list(share * self._signal(own if layer is network.readout else reached, moved))
             else:
-                teach(layer, [(inputs, share * self._signal(own, moved[None])[0]) for inputs, moved in calls])
+                signals = [share * self._signal(own, moved[None])[0] for _, moved in calls]
+            given = [inputs for inputs, _ in calls]
+            if isinstance(network, Recurrent):
+                given, signals = [joined(given)], [torch.cat(signals)]
+            teach(layer, list(zip(given, signals, strict=True)))
+
+    def _explained(self, rollouts: Rollouts, change: Tensor, moves: list[Tensor]) -> dict[nn.Module, list[Tensor]]:
+        """Find the signals of the layers whose noise is explained, one for each call."""
+        if change.ndim == 1:
+            raise UserError("explain needs the loss of each example: give a loss with reduction='none'")
+        readout = self.network.readout if change.ndim == 3 else None
+        perturbed = [
+            Perturbed(self._against(outputs).flatten(2), self._against(drawn).flatten(2), layer is readout)
+            for (layer, _, outputs), drawn in zip(rollouts.calls, moves, strict=True)
+        ]
+        signals = signals_in_turn(perturbed, change, future=self.credit == "future")
+        found: dict[nn.Module, list[Tensor]] = {}
+        for (layer, _, outputs), signal in zip(rollouts.calls, signals, strict=True):
+            if signal is not None:
+                found.setdefault(layer, []).append(signal.view(outputs.shape[1:]))
+        return found
 
     def _signal(self, change: Tensor, moved: Tensor) -> Tensor:
         """Sum g over the samples.

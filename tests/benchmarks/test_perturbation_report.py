@@ -4,6 +4,8 @@ from types import ModuleType
 
 import pytest
 
+from beyondprop.report.tables import regenerate
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -21,3 +23,10 @@ def test_a_line_for_every_row_that_was_measured_beside_a_peer(script: ModuleType
     (tmp_path / "perturbation_step.json").write_text(json.dumps({"rows": rows}))
     lines = script.tables(tmp_path)["perturbation-peers"].splitlines()
     assert lines[2:] == ["| xor | a loop | steps per second | 2,000 | 2.5 | 800.00 |"]
+
+
+def test_page_holds_what_the_result_file_gives(script: ModuleType) -> None:
+    import signals_report
+
+    text = signals_report.PAGE.read_text(encoding="utf-8")
+    assert regenerate(text, script.tables()) == text, "run `make tables`"

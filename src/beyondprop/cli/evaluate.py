@@ -10,7 +10,7 @@ from beyondprop import training
 from beyondprop.catalogue import find_recipe
 from beyondprop.checks import check
 from beyondprop.cli.arguments import AS_THE_RUN, parse
-from beyondprop.cli.output import aligned, say, say_json
+from beyondprop.cli.output import aligned, in_figures, in_words, say, say_json
 from beyondprop.errors import RunError, UserError
 from beyondprop.recipes.recipe import Recipe, SolverSettings
 from beyondprop.reproduce import runs_root
@@ -88,13 +88,13 @@ def _tell(loaded: Any, folder: Path, output: Output, *, with_measures: bool) -> 
         say("the run is not finished: these are the weights of its last checkpoint")
     single = {name: figures[name] for name in ("accuracy", "loss") if name in figures}
     single |= {name: value for name, value in measures.items() if not isinstance(value, list)}
-    say(aligned([(_words(name), _figure(name, value)) for name, value in single.items()]))
+    say(aligned([(in_words(name), in_figures(name, value)) for name, value in single.items()]))
     for name, values in measures.items():
         if isinstance(values, list):
-            say(f"\n{_words(name)}")
+            say(f"\n{in_words(name)}")
             part = name.split("_")[0]  # "block" in block_test_accuracy
-            rows = [(f"{part} {number}", _figure(name, value)) for number, value in enumerate(values, 1)]
-            say(aligned([*rows, ("whole network", _figure("accuracy", figures["accuracy"]))]))
+            rows = [(f"{part} {number}", in_figures(name, value)) for number, value in enumerate(values, 1)]
+            say(aligned([*rows, ("whole network", in_figures("accuracy", figures["accuracy"]))]))
 
 
 def _tell_by_steps(loaded: Any, folder: Path, output: Output) -> None:
@@ -114,7 +114,7 @@ def _tell_by_steps(loaded: Any, folder: Path, output: Output) -> None:
         say_json({**_about(loaded, folder, output), "by_steps": by_steps, "picture": str(picture)})
         return
     say(f"{loaded.recipe.id}, {output.split} split: {len(images)} images, {folder}")
-    rows = [(str(n), _figure("accuracy", f["accuracy"]), _figure("loss", f["loss"])) for n, f in figures.items()]
+    rows = [(str(n), in_figures("accuracy", f["accuracy"]), in_figures("loss", f["loss"])) for n, f in figures.items()]
     say(aligned([("steps", "accuracy", "loss"), *rows]))
     say(f"picture  {picture}")
 
@@ -153,12 +153,3 @@ def _images(loaded: Any, split: str) -> Any:
     if images is None:
         raise UserError("this run held no images out, so it has no validation split: train with --validation COUNT")
     return images
-
-
-def _words(name: str) -> str:
-    words = name.replace("_", " ")
-    return words.removesuffix("s") if words.endswith(" in 1 steps") else words
-
-
-def _figure(name: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if "accuracy" in name else f"{value:.4g}"

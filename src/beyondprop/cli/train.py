@@ -12,7 +12,7 @@ from beyondprop import parallel, training
 from beyondprop.catalogue import find_recipe
 from beyondprop.checks import check
 from beyondprop.cli.arguments import parse, split_recipe
-from beyondprop.cli.output import say, say_json, told_how_to_go_on
+from beyondprop.cli.output import in_figures, in_words, say, say_json, told_how_to_go_on
 from beyondprop.errors import UserError
 from beyondprop.reproduce import runs_root
 from beyondprop.training.execution import Execution
@@ -172,6 +172,9 @@ def summarise(outcome: Any, resume: str | None = None) -> None:
         say(f"test error     {outcome.metrics['test_mse']:.4g} (mean squared)")
     else:
         say(f"test accuracy  {100 * outcome.metrics['test_accuracy']:.2f} %")
+    for name, value in outcome.metrics.items():  # what the recipe measures besides
+        if isinstance(value, float) and not name.startswith(("test_", "train_", "validation_")):
+            say(f"{in_words(name):14} {in_figures(name, value)}")
     say(f"time           {outcome.train_seconds:.1f} s, {outcome.images_per_second:.0f} images/s")
     say(f"run folder     {folder}")
     if (folder / "curves.png").exists():  # a solver has none

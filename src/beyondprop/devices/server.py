@@ -72,6 +72,7 @@ class DeviceServer:
         self.address = f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
         self._device_lock = threading.Lock()
         self._connections = set[socket.socket]()
+        self._threads = list[threading.Thread]()
         self._closed = False
 
     def serve(self) -> None:
@@ -89,9 +90,13 @@ class DeviceServer:
                     connection.close()
                     continue
                 self._connections.add(connection)
-                threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+                talk = threading.Thread(target=self._talk, args=(connection,), daemon=True)
+                self._threads = [thread for thread in self._threads if thread.is_alive()] + [talk]
+                talk.start()
         finally:
             self.close()
+            for talk in self._threads:  # a process that ends in the middle of a computation is aborted
+                talk.join(timeout=self.patience)
 
     def close(self) -> None:
         """Stop listening and end all connections."""

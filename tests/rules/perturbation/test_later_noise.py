@@ -114,6 +114,10 @@ def test_layers_with_too_few_samples_are_whitened_and_explain_nothing():
 
 
 def test_what_has_no_meaning_is_refused():
+    with pytest.raises(UserError, match="kind='activity'"):
+        NodePerturbation(nn.Linear(2, 2), whiten=True, kind="node")
+    with pytest.raises(UserError, match="decorrelate=True"):
+        NodePerturbation(nn.Linear(2, 2), decorrelation=0.1)
     with pytest.raises(UserError, match="give whiten=True"):
         NodePerturbation(nn.Linear(2, 2), explain=True)
     with pytest.raises(UserError, match="give whiten=True"):

@@ -100,8 +100,10 @@ class NodePerturbation(NetworkRule):
             raise UserError(f"samples and windows must be at least 1, got {samples} and {windows}")
         if not decorrelation >= 0:
             raise UserError(f"decorrelation must be at least 0, got {decorrelation}")
-        if explain and not (whiten and kind == "activity"):
-            raise UserError("explain is of whitened activities: give whiten=True and kind='activity' too")
+        if decorrelation and not any(isinstance(layer, Decorrelation) for layer in network.modules()):
+            raise UserError("decorrelation needs a layer to decorrelate by: make the network with decorrelate=True")
+        if (whiten or explain) and not (whiten and kind == "activity"):
+            raise UserError("whiten and explain are of activities, both: give whiten=True and kind='activity' too")
         if windows > 1 and not isinstance(network, Recurrent):
             raise UserError("windows divide the time of a sequence network (`networks.recurrent.Recurrent`): give one")
         self.kind, self.sigma, self.samples, self.antithetic = kind, sigma, samples, antithetic

@@ -113,6 +113,19 @@ FRENKEL = Paper(
 }""",
 )
 
+REN = Paper(
+    "Scaling Forward Gradient With Local Losses",
+    "Mengye Ren, Simon Kornblith, Renjie Liao, Geoffrey Hinton",
+    2023,
+    "2210.03310",
+    """@inproceedings{ren2023scaling,
+  title     = {Scaling Forward Gradient With Local Losses},
+  author    = {Ren, Mengye and Kornblith, Simon and Liao, Renjie and Hinton, Geoffrey},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2023}
+}""",
+)
+
 CAFO = Paper(
     "The Cascaded Forward Algorithm for Neural Network Training",
     "Gongpei Zhao, Tao Wang, Yidong Li, Yi Jin, Congyan Lang, Haibin Ling",
@@ -517,18 +530,7 @@ SYSTEMS: tuple[System, ...] = (
         "forward-gradient",
         "Forward gradient of weights and activities",
         "perturbation",
-        Paper(
-            "Scaling Forward Gradient With Local Losses",
-            "Mengye Ren, Simon Kornblith, Renjie Liao, Geoffrey Hinton",
-            2023,
-            "2210.03310",
-            """@inproceedings{ren2023scaling,
-  title     = {Scaling Forward Gradient With Local Losses},
-  author    = {Ren, Mengye and Kornblith, Simon and Liao, Renjie and Hinton, Geoffrey},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2023}
-}""",
-        ),
+        REN,
         "beyondprop.rules.perturbation.forward_gradient:ForwardGradient",
         forward_gradient.RECIPES,
     ),
@@ -536,18 +538,7 @@ SYSTEMS: tuple[System, ...] = (
         "local-forward-gradient",
         "Forward gradient of local losses",
         "perturbation",
-        Paper(
-            "Scaling Forward Gradient With Local Losses",
-            "Mengye Ren, Simon Kornblith, Renjie Liao, Geoffrey Hinton",
-            2023,
-            "2210.03310",
-            """@inproceedings{ren2023scaling,
-  title     = {Scaling Forward Gradient With Local Losses},
-  author    = {Ren, Mengye and Kornblith, Simon and Liao, Renjie and Hinton, Geoffrey},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2023}
-}""",
-        ),
+        REN,
         "beyondprop.rules.perturbation.local_forward_gradient:LocalForwardGradient",
         local_forward_gradient.RECIPES,
     ),

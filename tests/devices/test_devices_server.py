@@ -354,3 +354,11 @@ def _until(holds):
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_stranger_may_not_send_a_long_message_before_its_token():
+    """It is refused by its length, and nothing of it is waited for."""
+    with served(token="a token that is long enough", patience=60.0) as server, raw(server) as connection:
+        connection.settimeout(5.0)
+        connection.sendall(struct.pack("<I", 2 * protocol.HELLO_LIMIT))
+        assert connection.recv(1) == b""

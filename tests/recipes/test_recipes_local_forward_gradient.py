@@ -40,3 +40,19 @@ def test_every_method_has_the_papers_figure():
         for method in get_args(Method):
             published = recipe.paper(dataclasses.replace(recipe.settings, method=method))
             assert published.values["test_accuracy"] == pytest.approx(1 - errors[method] / 100)
+
+
+def test_methods_are_the_papers_losses_and_gradients():
+    """LG- is local and greedy, with a loss for each block; L- adds those losses and stops nothing."""
+    recipe = find_recipe("local-forward-gradient/digits")
+    for method, gradient, losses in (
+        ("lg-bp", "backprop", "block"),
+        ("l-bp", "backprop", "added"),
+        ("bp", "backprop", "global"),
+        ("fg-a", "forward-activities", "global"),
+        ("fg-w", "forward-weights", "global"),
+        ("lg-fg-a", "forward-activities", "block+patch+group"),
+        ("lg-fg-w", "forward-weights", "block+patch+group"),
+    ):
+        rule = recipe.build(dataclasses.replace(recipe.settings, method=method), data.load("digits")).rule
+        assert (rule.gradient, rule.losses) == (gradient, losses)

@@ -484,3 +484,21 @@ def test_activations_in_place_change_nothing():
         NodePerturbation(network, samples=3).backward(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
         found.append(network[0].weight.grad)
     torch.testing.assert_close(found[0], found[1])
+
+
+class TimeFirst(nn.Module):
+    """Its first layer sees (time, batch, ...)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x.transpose(0, 1)).mean(dim=0))
+
+
+def test_layers_that_do_not_see_the_batch_first_are_told():
+    x, y = torch.randn(4, 5, 2), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(UserError, match="layer first gives 5 rows for 4 examples"):
+        NodePerturbation(TimeFirst(), kind="node", samples=2).backward(x, y)
+    NodePerturbation(TimeFirst(), nn.CrossEntropyLoss(), kind="node", samples=2).backward(x, y)

@@ -197,6 +197,11 @@ class NodePerturbation(NetworkRule):
                 moved = torch.stack([difference for _, difference in calls])
                 signals = list(share * self._signal(own if layer is network.readout else reached, moved))
             else:
+                if change.ndim > 1 and any(moved.shape[1] != change.shape[1] for _, moved in calls):
+                    raise UserError(
+                        f"layer {self._layers[layer]} gives {calls[0][1].shape[1]} rows for {change.shape[1]} "
+                        "examples: let the batch come first in every layer, or give a loss that is one number"
+                    )
                 signals = [share * self._signal(own, moved[None])[0] for _, moved in calls]
             given = [inputs for inputs, _ in calls]
             if isinstance(network, Recurrent):

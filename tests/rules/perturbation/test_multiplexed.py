@@ -330,3 +330,11 @@ def test_noise_is_drawn_for_every_read_and_copy_and_is_clamped_with_the_change()
             assert abs(float(heard.mean(dim=1).std())) < 0.1  # no read's noise is that of all copies
             assert abs(float(heard.mean(dim=0).std()) - 0.6 / 40**0.5) < 0.03
         assert heard.max() <= expected + 1e-6 or clamp is None
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_a_loss_that_gives_no_one_cost_is_told(at_once):
+    x, y = batch()
+    rule = MGD(network(), nn.CrossEntropyLoss(reduction="none"), at_once=at_once)
+    with pytest.raises(UserError, match=r"a scalar, got shape \(6,\)"):
+        rule.backward(x, y)

@@ -97,6 +97,10 @@ class PerturbedNetwork(NetworkRule):
 
         Returns:
             Costs, shape (K, copies).
+
+        Raises:
+            UserError: The loss gives another number of costs.
+            UnsupportedNetworkError: vmap cannot run the network.
         """
         parameters = {name: self.network.get_parameter(name) for name in self._names}
         buffers = dict(self.network.named_buffers())
@@ -105,7 +109,11 @@ class PerturbedNetwork(NetworkRule):
             parts = flat.split([p.numel() // self.copies for p in parameters.values()], dim=1)
             moved = {name: p + d.reshape(p.shape) for (name, p), d in zip(parameters.items(), parts, strict=True)}
             scores = functional_call(self.network, {**moved, **buffers}, (x,))
-            return self.loss(scores, y).reshape(self.copies), buffers
+            losses = self.loss(scores, y)
+            if losses.numel() != self.copies:
+                wanted = "a scalar" if self.copies == 1 else f"one cost for each of {self.copies} copies"
+                raise UserError(f"loss must give {wanted}, got shape {tuple(losses.shape)}")
+            return losses.reshape(self.copies), buffers
 
         found = list[Tensor]()
         first = buffers

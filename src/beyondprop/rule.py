@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 
 
 class Rule(nn.Module, ABC):
@@ -276,6 +276,25 @@ def running_example(example: Tensor) -> Iterator[None]:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"the network cannot run on an example of shape {tuple(example.shape)} and {example.dtype}: {reason}"
+        ) from error
+
+
+@contextmanager
+def batched_by_vmap(made: str) -> Iterator[None]:
+    """Within it `torch.vmap` evaluates a network; what it cannot run is told with the way out.
+
+    Args:
+        made: What can be made with `at_once=1` instead: "rule" or "device".
+
+    Raises:
+        UnsupportedNetworkError: vmap cannot run it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnsupportedNetworkError(
+            f"torch.vmap cannot evaluate the network ({reason}): make the {made} with at_once=1"
         ) from error
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.rule import batched_by_vmap
 
 
 class ModuleDevice:
@@ -89,13 +90,8 @@ class ModuleDevice:
         perturbations = perturbations.to(next(iter(self._trained.values())))
         if self.at_once == 1:
             return torch.stack([cost(moves) for moves in perturbations]).cpu()
-        try:
+        with batched_by_vmap("device"):
             return torch.cat([torch.vmap(cost)(chunk) for chunk in perturbations.split(self.at_once)]).cpu()
-        except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UnsupportedNetworkError(
-                f"torch.vmap cannot evaluate the network ({reason}): make the device with at_once=1"
-            ) from error
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:

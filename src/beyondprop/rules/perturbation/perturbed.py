@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
-from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-from beyondprop.rule import add_gradient, first_nonfinite_layer, without_trace
+from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.rule import add_gradient, batched_by_vmap, first_nonfinite_layer, without_trace
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.codes import Kind, PerturbationCode
 from beyondprop.rules.perturbation.division import Division
@@ -125,7 +125,8 @@ class PerturbedNetwork(NetworkRule):
                 made, moved = cost(chunk[0], {name: b[0] for name, b in copies.items()})
                 values, moved = made[None], {name: b[None] for name, b in moved.items()}
             else:
-                values, moved = self._mapped(cost, chunk, copies)
+                with batched_by_vmap("rule"):
+                    values, moved = torch.vmap(cost, randomness="same")(chunk, copies)
             if not found:
                 first = {name: b[0] for name, b in moved.items()}
             found.append(values)
@@ -164,16 +165,6 @@ class PerturbedNetwork(NetworkRule):
     def _noisy(self, costs: Tensor) -> Tensor:
         """What is heard of them."""
         return costs + self.cost_noise * torch.randn_like(costs) if self.cost_noise > 0 else costs
-
-    @staticmethod
-    def _mapped(cost: Callable[..., Any], chunk: Tensor, buffers: dict[str, Tensor]) -> Any:
-        try:
-            return torch.vmap(cost, randomness="same")(chunk, buffers)
-        except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UnsupportedNetworkError(
-                f"torch.vmap cannot evaluate the network ({reason}): make the rule with at_once=1"
-            ) from error
 
     def _write(self, gradient: Tensor) -> None:
         """Add to each `.grad` its part of a gradient of shape (copies, P)."""

@@ -55,10 +55,10 @@ def run(argv: list[str]) -> None:
     from beyondprop.devices import DeviceServer  # noqa: PLC0415  # it imports torch
 
     server = DeviceServer(chip, serving.host, serving.port, token=read_token(serving.token_file))
-    say(f"a chip with {chip.size} parameters listens at {server.address}")
     anywhere = server.address.startswith(("0.0.0.0:", "[::]:"))
     host = f"HOST:{server.address.rpartition(':')[2]}" if anywhere else server.address
     token = f" --token-file {serving.token_file}" if serving.token_file else ""
     note(f"train it by: beyondprop train {recipe_id} --chip {host}{token}")
-    sys.stdout.flush()  # whoever started this in a pipe waits for the line
+    say(f"a chip with {chip.size} parameters listens at {server.address}")
+    sys.stdout.flush()  # last: whoever started this in a pipe goes on at this line, and may interrupt at once
     server.serve()

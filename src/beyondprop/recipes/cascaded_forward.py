@@ -91,7 +91,7 @@ RANDOM = (
     recipe(
         "cifar-10-sparsemax",
         f"{CONV} on CIFAR-10, sparsemax loss",
-        CascadeSettings(loss="sparsemax", learning_rate=3e-3),
+        CascadeSettings(loss="sparsemax"),
         0.6635,
     ),
     recipe("cifar-100", f"{CONV} on CIFAR-100", CascadeSettings(learning_rate=3e-3), 0.4076),

@@ -53,7 +53,9 @@ def supported(options: argparse.Namespace) -> list[str]:
     found, example = [PLAIN], random_batch(options, channels_last=False)[0]
     for system in SYSTEMS:
         if system.family == "signals" and issubclass(rule := system.load(), Rule):
-            if reason := rule.supports_classifier(network_of(options), example):
+            network = network_of(options)
+            # What could only be a part of another network, as the readout of a recurrent one, is no comparison.
+            if reason := rule.supports_classifier(network, example) or rule.supports(network):
                 print(f"{system.id} is left out: {reason}", file=sys.stderr)
             else:
                 found += [name for name in rules() if name.split()[0] == system.id]

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.consequential import BPC
     from beyondprop.rules.signals.direct_feedback import DFA, DirectKolenPollack, SignDFA
     from beyondprop.rules.signals.feedback_alignment import FeedbackAlignment, KolenPollack, SignSymmetry
+    from beyondprop.rules.signals.learned_inversion import TPTT
     from beyondprop.rules.signals.proxprop import ProxProp
+    from beyondprop.rules.signals.regularized_inversion import TPRI
     from beyondprop.rules.signals.semi_implicit import SemiImplicit
     from beyondprop.rules.signals.target_projection import DRTP, TPSGD
     from beyondprop.solver import Solver
@@ -94,7 +96,9 @@ _HOME = {
     "SignSymmetry": "rules.signals.feedback_alignment",
     "Solver": "solver",
     "SymBa": "rules.local.symba",
+    "TPRI": "rules.signals.regularized_inversion",
     "TPSGD": "rules.signals.target_projection",
+    "TPTT": "rules.signals.learned_inversion",
     "TimedBlock": "rules.local.noprop",
     "UnsupportedNetworkError": "errors",
     "UserError": "errors",
@@ -108,7 +112,9 @@ __all__ = [
     "BPC",
     "DFA",
     "DRTP",
+    "TPRI",
     "TPSGD",
+    "TPTT",
     "AnalogMultiplexedGradientDescent",
     "Backprop",
     "CascadedForward",

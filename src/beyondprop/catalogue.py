@@ -24,6 +24,7 @@ from beyondprop.recipes import (
     local_losses,
     multiplexed,
     node_perturbation,
+    regularized_inversion,
     semi_implicit,
     target_projection,
 )
@@ -562,6 +563,48 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.perturbation.node_perturbation:NodePerturbation",
         node_perturbation.RECIPES,
+    ),
+    System(
+        "tp-ri",
+        "Target propagation via regularized inversion",
+        "signals",
+        Paper(
+            "Target Propagation via Regularized Inversion for Recurrent Neural Networks",
+            "Vincent Roulet, Zaid Harchaoui",
+            2023,
+            "2112.01453",
+            """@article{roulet2023target,
+  title   = {Target Propagation via Regularized Inversion for Recurrent Neural Networks},
+  author  = {Roulet, Vincent and Harchaoui, Zaid},
+  journal = {Transactions on Machine Learning Research},
+  year    = {2023}
+}""",
+        ),
+        "beyondprop.rules.signals.regularized_inversion:TPRI",
+        regularized_inversion.RECIPES,
+    ),
+    System(
+        "tptt",
+        "Target propagation through time",
+        "signals",
+        Paper(
+            "Target Propagation in Recurrent Neural Networks",
+            "Nikolay Manchev, Michael Spratling",
+            2020,
+            None,
+            """@article{manchev2020target,
+  title   = {Target Propagation in Recurrent Neural Networks},
+  author  = {Manchev, Nikolay and Spratling, Michael},
+  journal = {Journal of Machine Learning Research},
+  volume  = {21},
+  number  = {7},
+  pages   = {1--33},
+  year    = {2020}
+}""",
+            page="https://jmlr.org/papers/v21/",
+        ),
+        "beyondprop.rules.signals.learned_inversion:TPTT",
+        regularized_inversion.LEARNED_RECIPES,
     ),
 )
 

@@ -70,6 +70,10 @@ LATER_NOISE = ("tests/rules/perturbation/test_later_noise.py",)
 NODES = ("tests/rules/perturbation/test_node_perturbation.py",)
 SEQUENCES = ("tests/data/test_data_sequences.py",)
 SEQUENCE_RECIPES = ("tests/recipes/test_recipes_sequences.py",)
+INVERSION = ("tests/rules/signals/test_regularized_inversion.py",)
+LEARNED_INVERSION = ("tests/rules/signals/test_learned_inversion.py",)
+INVERSION_RECIPES = ("tests/recipes/test_recipes_regularized_inversion.py",)
+SEQUENCE_TASKS = ("tests/data/test_data_sequence_tasks.py",)
 BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 
 
@@ -295,7 +299,11 @@ MUTANTS = (
     ),
     Mutant("evaluation: dropout left on", "rule.py", "    network.eval()\n", "", TRAINING),
     Mutant(
-        "evaluation: mean of batches for the mean", "training/evaluation.py", "count += len(x)", "count += 1", TRAINING
+        "evaluation: mean of batches for the mean",
+        "training/evaluation.py",
+        "count += len(scores)",
+        "count += 1",
+        TRAINING,
     ),
     Mutant(
         "loop: gradients not cleared",
@@ -2490,6 +2498,139 @@ MUTANTS = (
         "tapped(splits.train.images, count).flatten(0, 1), splits.train.labels",
         "tapped(splits.test.images, count).flatten(0, 1), splits.test.labels",
         SEQUENCE_RECIPES,
+    ),
+    Mutant(
+        "inversion: the seed with a wrong sign",
+        f"{SIGNALS}/recurrent_targets.py",
+        "* -self.target_step",
+        "* self.target_step",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the last states' own seed forgotten",
+        f"{SIGNALS}/recurrent_targets.py",
+        "seeds[-1] -= self.target_step * last[number]",
+        "seeds[-1] -= 0 * last[number]",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: r added as its square",
+        f"{SIGNALS}/ridge_inverse.py",
+        ".add_(regularisation)",
+        ".add_(regularisation**2)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: multiplied by the slope in place of divided",
+        f"{SIGNALS}/recurrent_layers.py",
+        ".reciprocal_()",
+        "",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the slope clipped elsewhere",
+        f"{SIGNALS}/recurrent_layers.py",
+        "clamp(min=1 - (1 - clip) ** 2)",
+        "clamp(min=clip)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the gates of the released program",
+        f"{SIGNALS}/recurrent_layers.py",
+        "through_n, through_z = (1 - z) * (1 - n * n)",
+        "through_n, through_z = z * (1 - n * n)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the reset gate reaches the input too",
+        f"{SIGNALS}/recurrent_layers.py",
+        "torch.stack([forth_r, forth_z, through_n], dim=2)",
+        "torch.stack([forth_r, forth_z, reset_n], dim=2)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: what is kept past the gates is lost",
+        f"{SIGNALS}/time_recursion.py",
+        "            earlier.addcmul_(y, share)",
+        "            earlier.addcmul_(y, share, value=0)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: local passes through time",
+        f"{SIGNALS}/recurrent_targets.py",
+        'if self.mode == "through_time":',
+        "if self.mode:",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: through time stops between the layers of a stack",
+        f"{SIGNALS}/recurrent_targets.py",
+        "                    errors += inputs",
+        "                    errors += 0 * inputs",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: what a stack asks of the layer below is dropped",
+        f"{SIGNALS}/recurrent_targets.py",
+        "                seeds += from_above",
+        "                seeds += 0 * from_above",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the first state is left out of the gradient",
+        f"{SIGNALS}/time_recursion.py",
+        "recurrent.addmm_(of_state[0].mT, layer.before)",
+        "recurrent.addmm_(of_state[0].mT, 0 * layer.before)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the difference against the wrong state",
+        f"{SIGNALS}/regularized_inversion.py",
+        "unsquashed(h[t] + seeds[t], kind, self.clip) - base[t]",
+        "unsquashed(h[t] + seeds[t], kind, self.clip) - base[t - 1]",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the learned inverse without its input",
+        f"{SIGNALS}/learned_inversion.py",
+        "error = torch.tanh(self.inverse(made) + drive) - wanted",
+        "error = torch.tanh(self.inverse(made)) - wanted",
+        LEARNED_INVERSION,
+    ),
+    Mutant(
+        "inversion: the learned inverse sees the state after",
+        f"{SIGNALS}/learned_inversion.py",
+        "wanted = layer.earlier",
+        "wanted = layer.states",
+        LEARNED_INVERSION,
+    ),
+    Mutant(
+        "inversion: a matched step without g",
+        "recipes/regularized_inversion.py",
+        "isinstance(rule, RecurrentTargets) else settings.recurrent_step",
+        "isinstance(rule, RecurrentTargets) else 1.0",
+        INVERSION_RECIPES,
+    ),
+    Mutant(
+        "inversion: surges are counted as usual",
+        "recipes/regularized_inversion.py",
+        "MEMORY * math.log(allowed)",
+        "MEMORY * math.log(norm)",
+        INVERSION_RECIPES,
+    ),
+    Mutant(
+        "inversion: staying solved counted from the beginning",
+        "recipes/regularized_inversion.py",
+        "later = good[first:]",
+        "later = good",
+        INVERSION_RECIPES,
+    ),
+    Mutant(
+        "inversion: the second mark in the wrong half",
+        "data/sequence_tasks.py",
+        "torch.tensor([[tenth], [length // 2]])",
+        "torch.tensor([[tenth], [length // 2 - tenth]])",
+        SEQUENCE_TASKS,
     ),
 )
 

@@ -11,13 +11,13 @@ from beyondprop.catalogue import SYSTEMS, find_recipe
 from beyondprop.cli import main
 from beyondprop.data.sequences import weather_like
 from beyondprop.errors import UserError
-from beyondprop.recipes.sequences import baselines
+from beyondprop.recipes.sequences import SequenceSettings, baselines
 from beyondprop.report.tables import tables
 from beyondprop.reproduce import reproduce
 from beyondprop.study import study
 from beyondprop.training.execution import Execution
 
-RECIPES = [r for system in SYSTEMS for r in system.recipes if r.data is not None]
+RECIPES = [r for system in SYSTEMS for r in system.recipes if isinstance(r.settings, SequenceSettings)]
 SMALL = {"epochs": 2, "hidden": 8, "sequences": 64, "length": 3, "steps": 300, "window": 20, "series": 1, "samples": 2}
 
 

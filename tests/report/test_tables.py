@@ -9,7 +9,15 @@ import pytest
 from beyondprop.cli import main
 from beyondprop.errors import UserError
 from beyondprop.report.results import read_results
-from beyondprop.report.tables import benchmark_table, benchmark_tables, regenerate, results_table, systems_table, tables
+from beyondprop.report.tables import (
+    benchmark_table,
+    benchmark_tables,
+    regenerate,
+    results_table,
+    solved_table,
+    systems_table,
+    tables,
+)
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()]
@@ -154,3 +162,24 @@ def test_command_rewrites_files_or_none(tmp_path: Path, capsys: pytest.CaptureFi
     assert "2503.24322" in good.read_text()
     assert main(["report", *results]) == 0
     assert "98.50 ± 0.71" in capsys.readouterr().out
+
+
+def test_solved_tasks_count_seeds_and_show_how_long_they_stayed_so():
+    result = {
+        "recipe": "tp-ri/adding",
+        "file": Path("adding-local.json"),
+        "settings": {"epochs": 7},
+        "departures": ["epochs 7"],
+        "seeds": [0, 1, 2, 3],
+        "cost": {"train_seconds": 12.0},
+        "metrics": {
+            "solved": {"values": [1.0, 0.0, 1.0, 1.0], "mean": 0.75, "std": 0.5},
+            "solved_after": {"mean": 0.25},
+            "stayed_solved": {"mean": 0.875},
+            "test_mse": {"mean": 0.1},
+            "test_within": {"mean": 0.5},
+        },
+    }
+    row = solved_table([result]).splitlines()[2]
+    assert row == "| `tp-ri/adding` (local) | 3 of 4 | 25 | 87.5 | 50.00 | 7 | 12.0 s | epochs 7 |"
+    assert solved_table([]) == "No results yet."

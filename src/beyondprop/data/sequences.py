@@ -48,7 +48,7 @@ def copying_memory(length: int = 100, delay: int = 10, *, train: int = 1000, tes
         codes = F.one_hot(torch.stack([inputs, torch.cat([blank, symbols], dim=1)]), 2 + SYMBOLS).float()
         return codes[0], codes[1]
 
-    return _drawn(draw, train, test, f"copying-{length}-{delay}")
+    return drawn(draw, train, test, f"copying-{length}-{delay}", 2 + SYMBOLS)
 
 
 def adding_problem(length: int = 50, *, train: int = 1000, test: int = 1000) -> Splits:
@@ -79,7 +79,7 @@ def adding_problem(length: int = 50, *, train: int = 1000, test: int = 1000) -> 
         marks = (F.one_hot(first, length) + F.one_hot(second, length)).float()
         return torch.stack([numbers, marks], dim=2), (numbers * marks).cumsum(dim=1).unsqueeze(2)
 
-    return _drawn(draw, train, test, f"adding-{length}")
+    return drawn(draw, train, test, f"adding-{length}", 1)
 
 
 def mackey_glass_series(
@@ -309,8 +309,18 @@ def weather_like(path: Path | str, *, rows: int = 4000, seed: int = 0) -> Path:
     return Path(path)
 
 
-def _drawn(draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]], train: int, test: int, name: str) -> Splits:
-    """Training sequences, fresh in every epoch, and test sequences."""
+def drawn(
+    draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]], train: int, test: int, name: str, outputs: int
+) -> Splits:
+    """Draw training sequences, fresh in every epoch, and test sequences.
+
+    Args:
+        draw: Makes so many inputs and targets from a generator.
+        train: Sequences of an epoch, at least 1.
+        test: Sequences for testing, at least 1.
+        name: Of the task.
+        outputs: Numbers that a step's target has, or classes.
+    """
     train, test = whole(train, "train", at_least=1), whole(test, "test", at_least=1)
 
     def of(count: int, epoch: int) -> tuple[Tensor, Tensor]:
@@ -318,8 +328,8 @@ def _drawn(draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]], train:
 
     first, last = of(train, 0), of(test, TEST_EPOCH)
     return Splits(
-        SequenceSet(*first, first[1].shape[2], name, None, lambda epoch: of(train, epoch)),
-        SequenceSet(*last, last[1].shape[2], name, None),
+        SequenceSet(*first, outputs, name, None, lambda epoch: of(train, epoch)),
+        SequenceSet(*last, outputs, name, None),
     )
 
 

@@ -6,7 +6,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +58,8 @@ class Experiment:
     """Options of the call `rule(x, **inference)` by which the reported accuracy is measured."""
     measures: Callable[[Iterable[tuple[Tensor, Tensor]]], dict[str, Any]] | None = None
     """Further figures of the trained rule on a split: names to floats or lists of floats."""
+    course: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]] | None = None
+    """Further figures of how the training went, from its epochs' records, as metrics.jsonl has them."""
     optimizer: Optimizer | None = None
     """Of a rule, where the paper has another than AdamW with the settings' learning rate and weight decay."""
 

@@ -24,6 +24,16 @@ _ERROR_HEADS = (
     "Time a seed",
     "Departures",
 )
+_SOLVED_HEADS = (
+    "Recipe",
+    "Seeds that solved it",
+    "After, % of the training",
+    "Stayed solved, %",
+    "Right at the end, %",
+    "Epochs",
+    "Time a seed",
+    "Departures",
+)
 _FLOORS = ("memoryless_mse", "linear_filter_mse", "target_variance")
 _BENCHMARK_HEADS = ("Case", "Measured", "beyondprop", "Beside", "Theirs", "Ratio")
 _WORDS = {"Recipe", "Departures", "System", "Family", "Paper", "Recipes", "Case", "Measured", "Beside"}  # on the left
@@ -44,6 +54,7 @@ def tables(results: Path) -> dict[str, str]:
     return {
         "results": results_table(classified),
         "sequence-results": errors_table(predicted),
+        "solved-results": solved_table([result for result in found if "solved" in result["metrics"]]),
         "systems": systems_table(),
     }
 
@@ -131,6 +142,33 @@ def errors_table(results: Sequence[dict[str, Any]]) -> str:
             )
         )
     return markdown_table(_ERROR_HEADS, rows)
+
+
+def solved_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a result of a task that is either solved or not: how many seeds did, when, and whether they kept it.
+
+    Args:
+        results: Documents of the result files, in the order of their rows.
+    """
+    if not results:
+        return "No results yet."
+    rows = []
+    for result in results:
+        metrics, seeds = result["metrics"], len(result["seeds"])
+        right = next(metrics[name]["mean"] for name in ("test_accuracy", "test_within") if name in metrics)
+        rows.append(
+            (
+                _label(result),
+                f"{sum(metrics['solved']['values']):.0f} of {seeds}",
+                f"{100 * metrics['solved_after']['mean']:.0f}",
+                f"{100 * metrics['stayed_solved']['mean']:.1f}",
+                f"{100 * right:.2f}",
+                str(result["settings"]["epochs"]),
+                duration(result["cost"]["train_seconds"]),
+                _escaped("; ".join(result["departures"])) or "none",
+            )
+        )
+    return markdown_table(_SOLVED_HEADS, rows)
 
 
 def benchmark_table(document: dict[str, Any]) -> str:

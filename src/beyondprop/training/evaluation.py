@@ -26,13 +26,14 @@ def evaluate(
         rule: Called as `rule(x, **inference)`; gives scores of shape (batch, classes), of which softmax gives
             probabilities.
         batches: Pairs (x, y), in any form that `fit` takes. y is class indices (batch,) or class probabilities
-            (batch, classes); any other y of the scores' shape is a regression target.
+            (batch, classes), or class indices (batch, time) for scores of shape (batch, time, classes); any other y of
+            the scores' shape is a regression target.
         inference: Options of the call.
         precision: `"float32"`, or `"bf16"` for autocast.
 
     Returns:
-        `count`, the number of samples; `accuracy` in 0..1 and `loss`, the mean cross-entropy in nats. For regression
-        there is no accuracy, and `loss` is the mean squared error.
+        `count`, the number of samples, or of steps where each has a class; `accuracy` in 0..1 and `loss`, the mean
+        cross-entropy in nats. For regression there is no accuracy, and `loss` is the mean squared error.
 
     Raises:
         UserError: There are no batches, one is no pair, targets and scores do not fit, or a label is no class index.
@@ -45,16 +46,18 @@ def evaluate(
     count, classified = 0, True
     correct, loss = torch.zeros(2, device=device)  # read once, at the end
     with evaluating(rule), torch.inference_mode(), autocast(device, precision):
-        for x, y in Source(batches, device).open(0):
-            scores = rule(x, **(inference or {})).float()
+        for x, given in Source(batches, device).open(0):
+            scores, y = rule(x, **(inference or {})).float(), given
+            if y.ndim == 2 and scores.ndim == 3 and not y.is_floating_point() and y.shape == scores.shape[:2]:
+                scores, y = scores.flatten(0, 1), y.flatten()
             classified = classified and _is_classification(scores, y)
             if classified:
                 targets = check_labels(y, scores.shape[1]) if y.ndim == 1 else y
                 loss += F.cross_entropy(scores, targets, reduction="sum")
                 correct += (scores.argmax(dim=1) == (targets if targets.ndim == 1 else targets.argmax(dim=1))).sum()
             else:
-                loss += (scores - y).square().mean() * len(x)
-            count += len(x)
+                loss += (scores - y).square().mean() * len(scores)
+            count += len(scores)
     if count == 0:
         raise UserError("there is nothing to evaluate: the batches are empty")
     result = {"loss": loss.item() / count, "count": count}

@@ -161,8 +161,10 @@ def cost_of(fitted: FitResult) -> dict[str, Any]:
 
 def write_outcome(run: RunFolder, built: LoadedRun, about: dict[str, Any]) -> None:
     """Measure the trained rule and finish the run folder: curves and result.json, which has `about` in it."""
-    metrics = _final_metrics(built)
     records = run.metrics()
+    metrics = _final_metrics(built)
+    if built.experiment.course is not None:
+        metrics |= built.experiment.course([record for record in records if "seconds" in record])
     if any("loss" in record for record in records):  # a solver has none to draw
         run.write_curves(draw_curves(records, f"{built.recipe.id}: {headline(metrics)}"))
     run.write_result(

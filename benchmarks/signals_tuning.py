@@ -10,7 +10,8 @@ not measured again, so that a call that is interrupted goes on where it stopped;
 learning rates are the best ones of the result file: a test compares them.
 
 Fashion-MNIST takes MNIST's rates.
-The blockwise rules and their baselines are tuned by `--recipes`, into `local_tuning.json`.
+The blockwise rules and their baselines are tuned by `--recipes`, into `local_tuning.json`; those with targets into
+`targets_tuning.json`, where `--field noise`, say, puts the grid on another setting than the learning rate.
 `--targets` measures tpSGD's local losses and the scale of its targets instead, at the recipe's rate.
 """
 
@@ -59,13 +60,13 @@ def name(recipe: Recipe, changes: Mapping[str, Any]) -> str:
     return ", ".join([recipe.id, *said])
 
 
-def measure(recipe: Recipe, changes: Mapping[str, Any]) -> float:
+def measure(recipe: Recipe, changes: Mapping[str, Any], precision: str) -> float:
     """Train once, and tell the accuracy on the images held out."""
     settings = dataclasses.replace(recipe.settings, validation=HELD_OUT[recipe.dataset], **changes)
     with tempfile.TemporaryDirectory() as folder:
         try:
             outcome = training.train(
-                recipe, settings, Execution(precision="bf16"), Path(folder) / "run", progress=False
+                recipe, settings, Execution(precision=precision), Path(folder) / "run", progress=False
             )
         except NonFiniteError:
             return 0.0
@@ -77,10 +78,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=2, help="of each training (default 2)")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="the grid")
+    parser.add_argument("--field", default="learning_rate", help="the setting that the grid is of")
     parser.add_argument("--data", nargs="+", default=list(HELD_OUT), help="data sets (default all)")
     parser.add_argument("--networks", nargs="+", default=["mlp", "conv"], help="mlp, conv (default both)")
     parser.add_argument("--only", default="", help="recipes whose id holds this")
     parser.add_argument("--recipes", nargs="+", default=[], help="these instead, such as those of the blockwise rules")
+    parser.add_argument("--precision", choices=["bf16", "float32"], default="bf16", help="of training (default bf16)")
     parser.add_argument("--targets", action="store_true", help="tpSGD's losses and targets in place of learning rates")
     parser.add_argument("--again", action="store_true", help="begin anew")
     parser.add_argument("--out", type=Path, default=OUT, help="the result file")
@@ -100,12 +103,12 @@ def main(arguments: list[str] | None = None) -> None:
             chosen = [find_recipe(recipe_id) for recipe_id in options.recipes]
         for recipe in [recipe for recipe in chosen if options.only in recipe.id]:
             epochs = recipe.settings.epochs if recipe.dataset == "digits" else options.epochs
-            trials += [(recipe, {"epochs": epochs, "learning_rate": rate}) for rate in options.rates]
+            trials += [(recipe, {"epochs": epochs, options.field: rate}) for rate in options.rates]
     for recipe, changes in trials:
         case = name(recipe, changes)
         if any(row.case == case for row in rows):
             continue
-        accuracy = measure(recipe, changes)
+        accuracy = measure(recipe, changes, options.precision)
         print(f"{100 * accuracy:6.2f} %  {case}", flush=True)
         rows.append(Row(case, "validation_accuracy", accuracy, "chance", None, None))
         write_results(options.out, environment(torch.device("cpu")), rows)

@@ -42,12 +42,16 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.backprop import Backprop
     from beyondprop.rules.signals.consequential import BPC
     from beyondprop.rules.signals.direct_feedback import DFA, DirectKolenPollack, SignDFA
+    from beyondprop.rules.signals.direct_target_propagation import DDTP
     from beyondprop.rules.signals.feedback_alignment import FeedbackAlignment, KolenPollack, SignSymmetry
+    from beyondprop.rules.signals.gauss_newton import GaussNewtonTargets
+    from beyondprop.rules.signals.l_drl import LDRL
     from beyondprop.rules.signals.learned_inversion import TPTT
     from beyondprop.rules.signals.proxprop import ProxProp
     from beyondprop.rules.signals.regularized_inversion import TPRI
     from beyondprop.rules.signals.semi_implicit import SemiImplicit
     from beyondprop.rules.signals.target_projection import DRTP, TPSGD
+    from beyondprop.rules.signals.target_propagation import DTP, DTPDR
     from beyondprop.solver import Solver
     from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
     from beyondprop.training import evaluate, fit
@@ -65,8 +69,11 @@ _HOME = {
     "ClassChannels": "rules.local.class_channels",
     "ClassEmbedding": "rules.local.noprop",
     "ClassPattern": "rules.local.label_input",
+    "DDTP": "rules.signals.direct_target_propagation",
     "DFA": "rules.signals.direct_feedback",
     "DRTP": "rules.signals.target_projection",
+    "DTP": "rules.signals.target_propagation",
+    "DTPDR": "rules.signals.target_propagation",
     "DenoisingBlock": "rules.local.noprop",
     "DeviceError": "errors",
     "DirectKolenPollack": "rules.signals.direct_feedback",
@@ -74,7 +81,9 @@ _HOME = {
     "FeedbackAlignment": "rules.signals.feedback_alignment",
     "ForwardForward": "rules.local.forward_forward",
     "ForwardGradient": "rules.perturbation.forward_gradient",
+    "GaussNewtonTargets": "rules.signals.gauss_newton",
     "KolenPollack": "rules.signals.feedback_alignment",
+    "LDRL": "rules.signals.l_drl",
     "LayerwisePerturbation": "rules.perturbation.layerwise",
     "LearnedSchedule": "rules.local.noprop",
     "LinearPredictor": "rules.local.linear_predictor",
@@ -110,8 +119,12 @@ _HOME = {
 
 __all__ = [
     "BPC",
+    "DDTP",
     "DFA",
     "DRTP",
+    "DTP",
+    "DTPDR",
+    "LDRL",
     "TPRI",
     "TPSGD",
     "TPTT",
@@ -131,6 +144,7 @@ __all__ = [
     "FeedbackAlignment",
     "ForwardForward",
     "ForwardGradient",
+    "GaussNewtonTargets",
     "KolenPollack",
     "LayerwisePerturbation",
     "LearnedSchedule",

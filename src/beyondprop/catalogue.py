@@ -20,13 +20,17 @@ from beyondprop.recipes import (
     feedback_alignment,
     forward_forward,
     forward_gradient,
+    gauss_newton,
+    l_drl,
     local_forward_gradient,
     local_losses,
     multiplexed,
     node_perturbation,
     regularized_inversion,
     semi_implicit,
+    student_teacher,
     target_projection,
+    target_propagation,
 )
 from beyondprop.recipes.noprop import continuous as noprop_ct
 from beyondprop.recipes.noprop import discrete as noprop_dt
@@ -140,6 +144,20 @@ CAFO = Paper(
 }""",
 )
 
+MEULEMANS = Paper(
+    "A Theoretical Framework for Target Propagation",
+    "Alexander Meulemans, Francesco S. Carzaniga, Johan A.K. Suykens, João Sacramento, Benjamin F. Grewe",
+    2020,
+    "2006.14331",
+    """@inproceedings{meulemans2020theoretical,
+  title     = {A Theoretical Framework for Target Propagation},
+  author    = {Meulemans, Alexander and Carzaniga, Francesco S. and Suykens, Johan A. K. and Sacramento, João and
+               Grewe, Benjamin F.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2020}
+}""",
+)
+
 SYSTEMS: tuple[System, ...] = (
     System(
         "bp",
@@ -168,6 +186,9 @@ SYSTEMS: tuple[System, ...] = (
             *forward_forward.BASELINES,
             *cascaded_forward.BASELINES,
             *local_losses.BASELINES,
+            *target_propagation.BASELINES,
+            *l_drl.BASELINES,
+            *student_teacher.BP,
             *multiplexed.BASELINES,
         ),
     ),
@@ -303,6 +324,70 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.signals.target_projection:TPSGD",
         target_projection.TPSGD,
+    ),
+    System(
+        "dtp",
+        "Difference target propagation",
+        "signals",
+        Paper(
+            "Difference Target Propagation",
+            "Dong-Hyun Lee, Saizheng Zhang, Asja Fischer, Yoshua Bengio",
+            2015,
+            "1412.7525",
+            """@inproceedings{lee2015difference,
+  title     = {Difference Target Propagation},
+  author    = {Lee, Dong-Hyun and Zhang, Saizheng and Fischer, Asja and Bengio, Yoshua},
+  booktitle = {Machine Learning and Knowledge Discovery in Databases},
+  year      = {2015}
+}""",
+        ),
+        "beyondprop.rules.signals.target_propagation:DTP",
+        (*target_propagation.DTP, *student_teacher.DTP),
+    ),
+    System(
+        "dtpdr",
+        "Difference target propagation with difference reconstruction",
+        "signals",
+        MEULEMANS,
+        "beyondprop.rules.signals.target_propagation:DTPDR",
+        (*target_propagation.DTPDR, *student_teacher.DTPDR),
+    ),
+    System(
+        "ddtp",
+        "Direct difference target propagation",
+        "signals",
+        MEULEMANS,
+        "beyondprop.rules.signals.direct_target_propagation:DDTP",
+        (*target_propagation.DDTP, *student_teacher.DDTP),
+    ),
+    System(
+        "gauss-newton",
+        "Exact Gauss-Newton targets",
+        "signals",
+        MEULEMANS,
+        "beyondprop.rules.signals.gauss_newton:GaussNewtonTargets",
+        (*gauss_newton.RECIPES, *student_teacher.GAUSS_NEWTON),
+    ),
+    System(
+        "l-drl",
+        "Layer-local difference reconstruction (L-DRL)",
+        "signals",
+        Paper(
+            "Towards Scaling Difference Target Propagation by Learning Backprop Targets",
+            "Maxence Ernoult, Fabrice Normandin, Abhinav Moudgil, Sean Spinney, Eugene Belilovsky, Irina Rish, "
+            "Blake Richards, Yoshua Bengio",
+            2022,
+            "2201.13415",
+            """@inproceedings{ernoult2022towards,
+  title     = {Towards Scaling Difference Target Propagation by Learning Backprop Targets},
+  author    = {Ernoult, Maxence and Normandin, Fabrice and Moudgil, Abhinav and Spinney, Sean and Belilovsky, Eugene and
+               Rish, Irina and Richards, Blake and Bengio, Yoshua},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2022}
+}""",
+        ),
+        "beyondprop.rules.signals.l_drl:LDRL",
+        l_drl.RECIPES,
     ),
     System(
         "bpc",

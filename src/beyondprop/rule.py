@@ -59,6 +59,19 @@ class Rule(nn.Module, ABC):
             raise UserError(f"{type(self).__name__} has no stage {name!r}: its stages are {self.stages}")
         self._stage = name
 
+    def passes(self, epochs: int) -> list[tuple[int, str | None]]:
+        """List the passes over the data that a training takes.
+
+        Args:
+            epochs: As many for each stage where `stage_span` is "training", one for all where it is "epoch".
+
+        Returns:
+            For each pass its epoch, counted from 1, and its stage.
+        """
+        if self.stage_span == "epoch":
+            return [(epoch, stage) for epoch in range(1, epochs + 1) for stage in self.stages]
+        return list(enumerate((stage for stage in self.stages for _ in range(epochs)), start=1))
+
     @classmethod
     def supports(cls, network: nn.Module) -> str | None:
         """Tell before anything is trained whether the rule can train a network.

@@ -74,7 +74,13 @@ INVERSION = ("tests/rules/signals/test_regularized_inversion.py",)
 LEARNED_INVERSION = ("tests/rules/signals/test_learned_inversion.py",)
 INVERSION_RECIPES = ("tests/recipes/test_recipes_regularized_inversion.py",)
 SEQUENCE_TASKS = ("tests/data/test_data_sequence_tasks.py",)
+GAUSS_NEWTON = ("tests/rules/signals/test_gauss_newton.py",)
+NULL_SPACE = ("tests/measure/test_gauss_newton_measure.py",)
+L_DRL = ("tests/rules/signals/test_l_drl.py",)
+MADE = ("tests/data/test_data_made.py",)
 BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
+
+TARGETS = ("tests/rules/signals/test_targets.py", "tests/rules/signals/test_target_propagation.py")
 
 
 class Mutant(NamedTuple):
@@ -89,6 +95,160 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant("schedule: a without the root", f"{NOPROP}/schedule.py", "a = math.sqrt(now)", "a = now"),
+    Mutant(
+        "targets: units also learn from a product with the batch",
+        f"{SIGNALS}/targets.py",
+        "self.target_step * float(count_terms(None, self.loss, scores, y))",
+        "self.target_step * len(scores)",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: targets uphill",
+        f"{SIGNALS}/targets.py",
+        "steps = self.steps(clean, error * -scale)",
+        "steps = self.steps(clean, error * scale)",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: dropout draws anew for the perturbed",
+        f"{SIGNALS}/targets.py",
+        "if isinstance(part, _DropoutNd) and kept.value is not None:",
+        "if isinstance(part, _DropoutNd) and kept is None:",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: perturbed batch norm has its own statistics",
+        f"{SIGNALS}/targets.py",
+        "return F.batch_norm(h, mean, variance, part.weight, part.bias, eps=part.eps)",
+        "return F.batch_norm(h, None, None, part.weight, part.bias, training=True, eps=part.eps)",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: growing batch in the wrong order",
+        f"{SIGNALS}/targets.py",
+        "h = torch.cat([h, starts[index]])",
+        "h = torch.cat([starts[index], h])",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: units are not cut apart",
+        f"{SIGNALS}/targets.py",
+        "                x = x.detach()\n                self.values.append(x)",
+        "                self.values.append(x.detach())",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: feedback pool at the maxima of what comes back",
+        f"{SIGNALS}/mirrors.py",
+        "y = _put_back(y, value, shape)",
+        'y = F.interpolate(y, size=list(shape[2:]), mode="nearest")',
+        TARGETS,
+    ),
+    Mutant(
+        "targets: mirror without the layer's dilation",
+        f"{SIGNALS}/mirrors.py",
+        "dilation=layer.dilation,",
+        "dilation=1 if max(layer.dilation) == 1 else 3,",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: mirror without the activation below",
+        f"{SIGNALS}/mirrors.py",
+        'below[-1]) if below and activations == "outside" else nn.Identity()',
+        'below[-1]) if below and activations == "inside" else nn.Identity()',
+        TARGETS,
+    ),
+    Mutant(
+        "targets: no difference in the target",
+        f"{SIGNALS}/target_propagation.py",
+        "        return after - before\n\n    def back",
+        "        return after - clean.value(index - 1)\n\n    def back",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: feedback learns to give the clean activation",
+        f"{SIGNALS}/target_propagation.py",
+        "F.mse_loss(self.back(clean, index, ahead), corrupted, reduction",
+        "F.mse_loss(self.back(clean, index, ahead), value, reduction",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: feedback loss without 1/sigma^2",
+        f"{SIGNALS}/target_propagation.py",
+        "return total / (clean.batch * self.noise**2)",
+        "return total / clean.batch",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: feedback loss without 1/batch",
+        f"{SIGNALS}/target_propagation.py",
+        "return total / (clean.batch * self.noise**2)",
+        "return total / self.noise**2",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: reconstruction by the clean pass",
+        f"{SIGNALS}/target_propagation.py",
+        "ways = (passed + below).flatten(0, 1)",
+        "ways = passed.flatten(0, 1)",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: the way that arrived is another unit's",
+        f"{SIGNALS}/target_propagation.py",
+        "ways, arrived = ways[: -clean.batch], ways[-clean.batch :]",
+        "ways, arrived = ways[clean.batch :], ways[: clean.batch]",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: feedback learns in the network's phase alone",
+        f"{SIGNALS}/target_propagation.py",
+        'both = phase is None and self.stage != "feedback"',
+        'both = self.stage != "feedback"',
+        TARGETS,
+    ),
+    Mutant(
+        "targets: pretraining trains the network",
+        f"{SIGNALS}/target_propagation.py",
+        'both = phase is None and self.stage != "feedback"',
+        "both = phase is None",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: feedback takes the network's rate",
+        f"{SIGNALS}/target_propagation.py",
+        'feedback["lr"] = self.feedback_rate',
+        'feedback["rate"] = self.feedback_rate',
+        TARGETS,
+    ),
+    Mutant(
+        "targets: direct reconstruction of the output's own bias",
+        f"{SIGNALS}/direct_target_propagation.py",
+        "self._affine(clean, index, y - scores, noises[index]",
+        "self._affine(clean, index, y, noises[index]",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: direct feedback's sign",
+        f"{SIGNALS}/direct_target_propagation.py",
+        "torch.addmm(wanted.flatten(1), given, self._weight(index).detach(), beta=-1)",
+        "torch.addmm(wanted.flatten(1), given, self._weight(index).detach())",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: control has 1/sigma^2",
+        f"{SIGNALS}/direct_target_propagation.py",
+        'self._parameter(index, " bias").detach(), 1)',
+        'self._parameter(index, " bias").detach(), 1 / self.noise**2)',
+        TARGETS,
+    ),
+    Mutant(
+        "targets: the last hidden unit gets the random layer",
+        f"{SIGNALS}/direct_target_propagation.py",
+        'return self.kind == "rhl" and index < len(self.chain.units) - 2',
+        'return self.kind == "rhl"',
+        TARGETS,
+    ),
     Mutant(
         "schedule: b and its noise swapped",
         f"{NOPROP}/schedule.py",
@@ -1516,7 +1676,7 @@ MUTANTS = (
     Mutant(
         "schedule: goes on over stages",
         "training/runs.py",
-        'stages if rule.stage_span == "training" else 1',
+        'len(rule.stages) if rule.stage_span == "training" else 1',
         "1",
         BLOCK_RECIPES,
     ),
@@ -2632,6 +2792,107 @@ MUTANTS = (
         "torch.tensor([[tenth], [length // 2 - tenth]])",
         SEQUENCE_TASKS,
     ),
+    Mutant(
+        "gauss-newton: damping left out",
+        f"{SIGNALS}/gauss_newton.py",
+        "add_(damping)",
+        "add_(1e-9)",
+        GAUSS_NEWTON,
+    ),
+    Mutant(
+        "gauss-newton: inverse of singular values in place of their squares",
+        f"{SIGNALS}/gauss_newton.py",
+        "1 / values.where",
+        "1 / values.abs().sqrt().where",
+        GAUSS_NEWTON,
+    ),
+    Mutant(
+        "gauss-newton: hidden layers climb",
+        f"{SIGNALS}/gauss_newton.py",
+        "point.teach_again(step.to",
+        "point.teach_again(-step.to",
+        GAUSS_NEWTON,
+    ),
+    Mutant(
+        "gauss-newton: signals pass on through the layers below",
+        f"{SIGNALS}/gauss_newton.py",
+        "gate.open = False",
+        "gate.open = True",
+        GAUSS_NEWTON,
+    ),
+    Mutant(
+        "gauss-newton: last layer never learns",
+        f"{SIGNALS}/gauss_newton.py",
+        "if last is not None:",
+        "if False and last is not None:",
+        GAUSS_NEWTON,
+    ),
+    Mutant(
+        "gauss-newton: rounding counts as a direction",
+        f"{SIGNALS}/gauss_newton.py",
+        "kept = values > least *",
+        "kept = values > 0 * least *",
+        GAUSS_NEWTON,
+    ),
+    Mutant(
+        "gauss-newton measure: a bias moves nothing",
+        "measure/gauss_newton.py",
+        "alike = alike + (bias is not None)",
+        "alike = alike + 0",
+        NULL_SPACE,
+    ),
+    Mutant(
+        "gauss-newton measure: the part that moves outputs is told",
+        "measure/gauss_newton.py",
+        "return update - jacobian.mT",
+        "return jacobian.mT",
+        NULL_SPACE,
+    ),
+    Mutant(
+        "gauss-newton measure: samples taken for independent in a batch norm",
+        "measure/gauss_newton.py",
+        "if alone and computes_as",
+        "if computes_as",
+        NULL_SPACE,
+    ),
+    Mutant(
+        "gauss-newton measure: the whole batch is looked at",
+        "measure/gauss_newton.py",
+        "x, y = x[:samples], y[:samples]",
+        "x, y = x[:], y[:]",
+        NULL_SPACE,
+    ),
+    Mutant(
+        "gauss-newton measure: what stood in .grad counts",
+        "measure/alignment.py",
+        "parameter.grad for parameter in rule.parameters()}",
+        "parameter.grad for parameter in parameters}",
+        NULL_SPACE,
+    ),
+    Mutant(
+        "gauss-newton measure: written at every step",
+        "training/trainer.py",
+        "number == 1 or number % every == 0",
+        "number >= 1 or every",
+        ALIGNED_TRAINING,
+    ),
+    Mutant("l-drl: factor of the first term", f"{SIGNALS}/l_drl.py", "- 2 * (e *", "- (e *", L_DRL),
+    Mutant("l-drl: sign of the first term", f"{SIGNALS}/l_drl.py", "- 2 * (e *", "+ 2 * (e *", L_DRL),
+    Mutant("l-drl: output without noise", f"{SIGNALS}/l_drl.py", "value, value + n]", "value, value]", L_DRL),
+    Mutant(
+        "l-drl: noise of the unit above", f"{SIGNALS}/l_drl.py", "self.noise_of[index - 1]", "self.noise_of[-1]", L_DRL
+    ),
+    Mutant("l-drl: summed over the batch", f"{SIGNALS}/l_drl.py", ".sum()) / clean.batch", ".sum())", L_DRL),
+    Mutant("l-drl: feedback learns on for ever", f"{SIGNALS}/l_drl.py", "if step < steps", "if step >= 0", L_DRL),
+    Mutant(
+        "l-drl: feedback decays as the network does",
+        f"{SIGNALS}/l_drl.py",
+        '"params": params, "weight_decay": 0.0}',
+        '"params": params}',
+        L_DRL,
+    ),
+    Mutant("student-teacher: gain of 1", "data/made.py", "3 * math.sqrt(2 /", "1 * math.sqrt(2 /", MADE),
+    Mutant("student-teacher: a linear teacher", "data/made.py", "y.relu() if number", "y if number", MADE),
 )
 
 

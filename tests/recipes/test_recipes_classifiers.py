@@ -13,7 +13,7 @@ from beyondprop.catalogue import SYSTEMS, find_recipe
 from beyondprop.recipes.classifiers import ClassifierSettings, Rates
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-TUNING = [RESULTS / "signals_tuning.json", RESULTS / "local_tuning.json"]
+TUNING = [RESULTS / f"{kind}_tuning.json" for kind in ("signals", "local", "targets")]
 SHARED = [r for system in SYSTEMS for r in system.recipes if isinstance(r.settings, ClassifierSettings)]
 
 

@@ -6,7 +6,7 @@ import pytest
 from small_training import EpochStages, Training, TwoPhases, as_loader, metrics, same
 
 from beyondprop.cli import main
-from beyondprop.training.curves import draw_alignment
+from beyondprop.training.curves import draw_alignment, draw_gauss_newton
 
 LAYERS = {"network.0", "network.1", "network.4"}
 
@@ -76,6 +76,34 @@ def test_measuring_takes_no_training_time(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "alignment", slow)
     result = Training().run(tmp_path / "run", alignment_every=100)
     assert result.seconds < 1
+
+
+@pytest.mark.usefixtures("fast")
+def test_gauss_newton_records_stand_beside_and_change_nothing(tmp_path):
+    with_it = Training()
+    with_it.run(tmp_path / "with", gauss_newton_every=5, alignment_every=5)
+    without = Training()
+    without.run(tmp_path / "without", alignment_every=5)
+    assert same(with_it.state(), without.state())
+    records = [record for record in metrics(tmp_path / "with") if "gauss_newton" in record]
+    assert [(record["step"], record["epoch"]) for record in records] == [(1, 1), (5, 2), (10, 3)]
+    for record in records:
+        assert set(record["gauss_newton"]) == LAYERS
+        for found in record["gauss_newton"].values():
+            assert 0 <= found["angle"] < 180
+            assert found["null_space"] < 1e-2  # back-propagation, in float32
+    others = [record for record in metrics(tmp_path / "with") if "gauss_newton" not in record]
+    assert others == metrics(tmp_path / "without")
+    assert (tmp_path / "with" / "gauss-newton.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "without" / "gauss-newton.png").exists()
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3, 40])
+def test_picture_of_gauss_newton_takes_any_number_of_layers_and_gaps(layers):
+    figures = {"angle": None, "norm_ratio": 1.0, "null_space": 0.5}
+    measured = {f"network.{n}": figures | {"angle": None if n == 1 else 4.0 * n} for n in range(layers)}
+    records = [{"step": 1, "epoch": 1, "gauss_newton": measured}, {"step": 2, "epoch": 1, "gauss_newton": {}}]
+    assert draw_gauss_newton([*records, {"step": 2, "epoch": 1, "loss": 1.0}], "title").startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3, 40])

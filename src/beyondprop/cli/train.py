@@ -42,6 +42,8 @@ class Output:
     """Write the metrics for TensorBoard as well."""
     alignment_every: int = 0
     """Every so many steps compare each layer's update with back-propagation's gradient; 0 never does."""
+    gauss_newton_every: int = 0
+    """Every so many steps compare it with the Gauss-Newton update, and tell its part that moves no output; 0 never."""
     json: bool = False
     """Print the outcome as one JSON object on the last line of stdout."""
     quiet: bool = False
@@ -74,7 +76,9 @@ def run(argv: list[str]) -> None:
         processes=Processes(),
     )
     output, processes = given.output, given.processes
-    check(alignment_every=output.alignment_every)  # before a folder is made
+    check(
+        alignment_every=output.alignment_every, gauss_newton_every=output.gauss_newton_every
+    )  # before a folder is made
     place = parallel.find_place(
         os.environ, rank=processes.rank, ranks=processes.ranks, replicas=processes.data_parallel
     )
@@ -95,6 +99,7 @@ def run(argv: list[str]) -> None:
             progress=not output.quiet,
             tensorboard=output.tensorboard,
             alignment_every=output.alignment_every,
+            gauss_newton_every=output.gauss_newton_every,
         )
     except KeyboardInterrupt as interrupt:
         raise told_how_to_go_on(interrupt, f"go on with: {shlex.join(again)}") from None
@@ -108,8 +113,9 @@ def run(argv: list[str]) -> None:
 def _run_share(recipe: Any, given: Any, place: parallel.Place, flags: list[str]) -> None:
     """Train the part of one of several processes; rank 0 speaks for all that torchrun has started."""
     output: Output = given.output
-    if output.alignment_every:
-        raise UserError("--alignment-every needs the whole network in one process: leave it out, or train in one")
+    for flag, every in (("alignment", output.alignment_every), ("gauss-newton", output.gauss_newton_every)):
+        if every:
+            raise UserError(f"--{flag}-every needs the whole network in one process: leave it out, or train in one")
     # One name that all processes find by themselves; a run that stands there already is told.
     folder = output.out or runs_root() / recipe.id / f"seed-{given.execution.seed}-by-{place.ranks}"
     speaks = place.rank == 0 or place.by_hand

@@ -1,10 +1,11 @@
 """Small data sets that are computed, not read."""
 
 import itertools
+import math
 
 import torch
 
-from beyondprop.data.sets import ImageSet, Splits
+from beyondprop.data.sets import ImageSet, SequenceSet, Splits, whole
 from beyondprop.data.splitting import hold_out
 
 REPEATS = 256  # training samples: every pattern as often as fits
@@ -68,3 +69,47 @@ def letters() -> Splits:
         torch.cat(images).float().view(-1, 1, PIXELS, PIXELS), torch.tensor(labels), len(LETTERS), "nist7x7", None
     )
     return Splits(*hold_out(whole, len(whole) // 10 + 1, seed=0))
+
+
+def student_teacher(
+    inputs: int, outputs: int, *, train: int = 1000, test: int = 1000, width: int = 1000, depth: int = 4, seed: int = 0
+) -> Splits:
+    """Regression to what a random network computes, as in arXiv 2006.14331: a student is to imitate its teacher.
+
+        x ~ U(-1, 1),    y = the output of `depth` hidden layers of `width` ReLUs, and a linear layer
+
+    The teacher's weights are Xavier-normal of gain 3, which drives it far from linear; its biases are 0. The numbers
+    are the teacher's own and not scaled.
+
+    Args:
+        inputs: Numbers of a sample.
+        outputs: Numbers of a target.
+        train: Training samples.
+        test: Test samples.
+        width: Of the teacher's hidden layers.
+        depth: Number of them.
+        seed: Of the teacher and the inputs.
+
+    Returns:
+        float32 inputs `(N, inputs)` and targets `(N, outputs)`.
+
+    Raises:
+        DataError: A number is too small.
+
+    >>> train, test = student_teacher(6, 2, train=5, test=3, width=10)
+    >>> train.images.shape, train.labels.shape, len(test)
+    (torch.Size([5, 6]), torch.Size([5, 2]), 3)
+    """
+    hidden = [whole(width, "width", at_least=1)] * whole(depth, "depth", at_least=0)
+    sizes = [whole(inputs, "inputs", at_least=1), *hidden, whole(outputs, "outputs", at_least=1)]
+    train, test = whole(train, "train", at_least=1), whole(test, "test", at_least=1)
+    generator = torch.Generator().manual_seed(seed)
+    x = 2 * torch.rand(train + test, inputs, generator=generator) - 1
+    y = x
+    for number, (before, after) in enumerate(itertools.pairwise(sizes)):
+        deviation = 3 * math.sqrt(2 / (before + after))
+        y = (y.relu() if number else y) @ (deviation * torch.randn(before, after, generator=generator))
+    name = f"student-teacher-{inputs}-{outputs}"
+    return Splits(
+        SequenceSet(x[:train], y[:train], outputs, name, None), SequenceSet(x[train:], y[train:], outputs, name, None)
+    )

@@ -66,13 +66,13 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False)
 class SequenceSet(ImageSet):
-    """Sequences with targets at every step, whole on one device. What reads image sets reads these too.
+    """Sequences with targets at every step, or vectors with a target, whole on one device.
 
-    They come scaled, and are not normalised.
+    What reads image sets reads these too. They come scaled, and are not normalised.
 
     Attributes:
-        images: Inputs, float32 `(N, time, inputs)`.
-        labels: Targets, float32 `(N, time, outputs)`.
+        images: Inputs, float32 `(N, time, inputs)`, or `(N, inputs)`.
+        labels: Targets, float32 `(N, time, outputs)`, or `(N, outputs)`.
         classes: Outputs of a step.
         redraw: Makes other inputs and targets for an epoch, from its number, so that no sequence is seen twice; None
             where there are only these.

@@ -1,11 +1,20 @@
 """Measuring what a training step costs, and how it stands to back-propagation's.
 
 - `alignment`: angle and norm ratio between a rule's update and back-propagation's gradient, layer by layer.
+- `gauss_newton_alignment`: the angle to Gauss-Newton updates, and the share of an update that moves no output.
 - `peak_live_bytes`: the most memory that live tensors hold during a step, by class.
 - `peak_saved_bytes`: the most memory that is kept for a backward pass at any one time.
 """
 
 from beyondprop.measure.alignment import Alignment, alignment
+from beyondprop.measure.gauss_newton import GaussNewtonAlignment, gauss_newton_alignment
 from beyondprop.measure.memory import peak_live_bytes, peak_saved_bytes
 
-__all__ = ["Alignment", "alignment", "peak_live_bytes", "peak_saved_bytes"]
+__all__ = [
+    "Alignment",
+    "GaussNewtonAlignment",
+    "alignment",
+    "gauss_newton_alignment",
+    "peak_live_bytes",
+    "peak_saved_bytes",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,7 +31,13 @@ class Alignment:
 
 
 def alignment(
-    rule: Rule, x: Tensor, y: Tensor, phase: str | None = None, *, by: Literal["layer", "parameter"] = "layer"
+    rule: Rule,
+    x: Tensor,
+    y: Tensor,
+    phase: str | None = None,
+    *,
+    by: Literal["layer", "parameter"] = "layer",
+    reference: Rule | None = None,
 ) -> dict[str, Alignment]:
     r"""Compare what a rule writes into `.grad` with back-propagation's gradient.
 
@@ -53,6 +59,7 @@ def alignment(
         y: Targets, first dimension the batch.
         phase: One of the rule's phases.
         by: Whether all parameters of a layer make one vector, or each parameter its own.
+        reference: Another rule around the same network, whose update takes the gradient's place.
 
     Returns:
         By the name that the layer or the parameter has in the rule, in the rule's order. A layer is a module with
@@ -69,21 +76,39 @@ def alignment(
     """
     names = {name: parameter for name, parameter in rule.named_parameters() if parameter.requires_grad}
     parameters = list(names.values())
-    with _restored(rule):
-        rule.backward(x, y, phase)
-        updates = [parameter.grad for parameter in parameters]
-    with _restored(rule), torch.enable_grad():
-        loss = _loss(rule, x, y)
-        found: tuple[Tensor | None, ...] = (None,) * len(parameters)
-        if loss.requires_grad:
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    updates = updates_of(rule, parameters, x, y, phase)
+    found = _gradients(rule, parameters, x, y) if reference is None else updates_of(reference, parameters, x, y)
     products: dict[str, Tensor] = {}
     for name, update, gradient in zip(names, updates, found, strict=True):
         if update is not None and gradient is not None:
-            key = name if by == "parameter" else name.rpartition(".")[0] or "rule"
+            key = name if by == "parameter" else layer_of(name)
             products[key] = products.get(key, 0) + _products(update, gradient)
     rows = torch.stack(list(products.values())).tolist() if products else []  # read from the device at once
     return {name: _compared(*row) for name, row in zip(products, rows, strict=True)}
+
+
+def layer_of(name: str) -> str:
+    """The name of the layer that a parameter of a rule belongs to."""
+    return name.rpartition(".")[0] or "rule"
+
+
+def updates_of(
+    rule: Rule, parameters: Sequence[Tensor], x: Tensor, y: Tensor, phase: str | None = None
+) -> list[Tensor | None]:
+    """What a rule would write into the `.grad` of some parameters, None where they are not its; nothing is changed."""
+    with restored(rule):
+        rule.backward(x, y, phase)
+        own = {id(parameter): parameter.grad for parameter in rule.parameters()}
+    return [own.get(id(parameter)) for parameter in parameters]
+
+
+def _gradients(rule: Rule, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> Sequence[Tensor | None]:
+    """Back-propagation's gradients of the rule's loss."""
+    with restored(rule), torch.enable_grad():
+        loss = _loss(rule, x, y)
+        if loss.requires_grad:
+            return torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [None] * len(parameters)
 
 
 def _loss(rule: Rule, x: Tensor, y: Tensor) -> Tensor:
@@ -117,7 +142,7 @@ def _compared(product: float, update: float, gradient: float) -> Alignment:
 
 
 @contextmanager
-def _restored(rule: Rule) -> Iterator[None]:
+def restored(rule: Rule) -> Iterator[None]:
     """Within it, `.grad` is empty; afterwards the rule and torch's generators are as they were, bit for bit."""
     gradients = [(parameter, parameter.grad) for parameter in rule.parameters()]
     tensors: list[tuple[dict[str, Any], str, Tensor, Tensor]] = [

@@ -16,7 +16,23 @@ if TYPE_CHECKING:
     from beyondprop.rule import Rule
 
 
-NetworkName = Literal["mlp", "conv", "cascade", "channels", "vgg8b", "local-fields", "rows", "small-conv", "tanh-vgg"]
+NetworkName = Literal[
+    "mlp",
+    "conv",
+    "cascade",
+    "channels",
+    "vgg8b",
+    "local-fields",
+    "rows",
+    "small-conv",
+    "tanh-vgg",
+    "deep-mlp",
+    "deep-mlp-frozen",
+    "pooled-conv",
+    "elu-vgg",
+    "elu-vgg-small",
+    "elu-lenet",
+]
 Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid"]
 
 
@@ -36,7 +52,10 @@ class NetworkSettings(Settings):
     (cascade: 32, 128, 512; channels: 20, 80, 240, 480); or VGG8b; or layers of the image's size with local receptive
     fields of 11x11; or a recurrent network over the rows; or three times conv 3x3 - ReLU - pool (small-conv: 16, 32,
     `hidden`); or three times conv 3x3 - tanh - conv 3x3 - tanh - pool and two hidden linear layers (tanh-vgg: `hidden`,
-    twice and four times that)."""
+    twice and four times that); or a perceptron of tanh drawn by Xavier's normal distribution (deep-mlp), of which only
+    the first layer is trained (deep-mlp-frozen), or convolutions with overlapping pools drawn so (pooled-conv);
+    or blocks of conv 3x3 - ELU - pool (elu-vgg: 128, 128, 256, 256, 512; elu-vgg-small: 16, 32), or two of conv 5x5
+    and two linear layers (elu-lenet)."""
     hidden: int = 1000
     """Width of the perceptron's hidden layers, and of conv's; of the recurrent state."""
     depth: int = 2
@@ -67,7 +86,7 @@ def make_network(settings: NetworkSettings, image: Sequence[int], classes: int) 
     """
     import torch
 
-    from beyondprop.networks import cascaded_forward, classifiers, local_fields, multiplexed, recurrent, vgg
+    from beyondprop.networks import cascaded_forward, classifiers, l_drl, local_fields, multiplexed, recurrent, vgg
 
     channels, height, width = (int(size) for size in image)
     size, hidden, kind = (channels, height, width), settings.hidden, settings.activation
@@ -84,16 +103,25 @@ def make_network(settings: NetworkSettings, image: Sequence[int], classes: int) 
         )
     elif settings.network == "conv":
         network = classifiers.convolutional(size, classes, hidden=hidden, activation=kind)
-    elif settings.network == "cascade":
-        network = cascaded_forward.cascade(size, classes)
-    elif settings.network == "channels":
-        network = cascaded_forward.cascade(size, classes, widths=(20, 80, 240, 480))
+    elif settings.network in ("cascade", "channels"):
+        widths = {} if settings.network == "cascade" else {"widths": (20, 80, 240, 480)}
+        network = cascaded_forward.cascade(size, classes, **widths)
     elif settings.network == "vgg8b":
         network = vgg.vgg8b(size, classes, dropout=settings.dropout)
     elif settings.network == "small-conv":
         network = multiplexed.small_convolutional(size, classes, widths=(16, 32, hidden))
     elif settings.network == "tanh-vgg":
         network = multiplexed.tanh_vgg(size, classes, width=hidden)
+    elif settings.network in ("deep-mlp", "deep-mlp-frozen"):
+        network = classifiers.deep_perceptron(size, classes, hidden=hidden, depth=settings.depth)
+        if settings.network == "deep-mlp-frozen":
+            first = next(child for child in network if any(True for _ in child.parameters()))
+            network.requires_grad_(False)
+            first.requires_grad_(True)
+    elif settings.network == "pooled-conv":
+        network = classifiers.pooled_convolutional(size, classes, hidden=hidden)
+    elif settings.network in l_drl.NETWORKS:
+        network = l_drl.NETWORKS[settings.network](size, classes)
     elif settings.network == "rows":
         network = recurrent.RowReader(size, classes, hidden=hidden)
     else:

@@ -60,6 +60,7 @@ def fit(
     progress: bool = True,
     tensorboard: bool = False,
     alignment_every: int = 0,
+    gauss_newton_every: int = 0,
     team: Team | None = None,
 ) -> FitResult:
     """Train a rule.
@@ -72,7 +73,7 @@ def fit(
         batches: Pairs (x, y): a list, a DataLoader, `data.Batches`, or a function that returns an iterator (a generator
             function). Moved to the rule's device.
         optimizer: Any, over the rule's parameters.
-        epochs: Passes over the data; as many for each stage where `rule.stage_span` is "training".
+        epochs: Passes over the data; `rule.passes` tells how many of them each stage takes.
         scheduler: Of the learning rate, one step a batch, without arguments.
         validation: As `batches`; measured at the end of every epoch. Without it, the accuracy is measured on about the
             first thousand training samples and called train accuracy.
@@ -89,6 +90,8 @@ def fit(
         alignment_every: At the first step and at every so many steps, each layer's update is compared with
             back-propagation's gradient (`beyondprop.measure.alignment`); 0 never does. Angles and norm ratios go to the
             metrics, and a picture of them to the run folder. The weights stay the same, bit for bit.
+        gauss_newton_every: The same beside Gauss-Newton updates, on the first samples of the batch
+            (`beyondprop.measure.gauss_newton`), with the share of each update by which no output moves.
         team: Where several processes train the rule together: this one's `beyondprop.parallel.Share` of it. No
             accuracy is measured then.
 
@@ -112,10 +115,10 @@ def fit(
         raise UserError(f"epochs must be at least 1, not {epochs}")
     if not checkpoint_seconds >= 0:
         raise UserError(f"checkpoint_seconds must be at least 0, not {checkpoint_seconds}")
-    check(alignment_every=alignment_every)
+    check(alignment_every=alignment_every, gauss_newton_every=gauss_newton_every)
     _require_trainable(rule, optimizer)
     device = device_of(rule)
-    source, plan = Source(batches, device), _plan(rule, epochs)
+    source, plan = Source(batches, device), [Pass(*one) for one in rule.passes(epochs)]
     total_steps = None if source.length is None else source.length * len(plan)
     with (
         Tracker(run, total_steps=total_steps, tensorboard=tensorboard) as tracker,
@@ -138,6 +141,7 @@ def fit(
             display=display,
             signals=signals,
             alignment_every=alignment_every,
+            gauss_newton_every=gauss_newton_every,
             team=team,
         ).train()
     totals = tracker.totals
@@ -153,10 +157,3 @@ def _require_trainable(rule: Rule, optimizer: Optimizer) -> None:
             "the optimizer holds none of the rule's trainable parameters: make it from rule.parameters(), not from the "
             "network's, and leave some of them trainable"
         )
-
-
-def _plan(rule: Rule, epochs: int) -> list[Pass]:
-    if rule.stage_span == "epoch":
-        return [Pass(epoch, stage) for epoch in range(1, epochs + 1) for stage in rule.stages]
-    stages = [stage for stage in rule.stages for _ in range(epochs)]
-    return [Pass(epoch, stage) for epoch, stage in enumerate(stages, start=1)]

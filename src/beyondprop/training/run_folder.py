@@ -23,7 +23,7 @@ from beyondprop.training.checkpoint import Checkpoint
 from beyondprop.training.provenance import library_version, source_commit
 
 SETTINGS, METRICS, RESULT, LOCK = "settings.json", "metrics.jsonl", "result.json", ".lock"
-CURVES, ALIGNMENT = "curves.png", "alignment.png"
+CURVES = "curves.png"
 # A run may go on at another place: these do not make it another run.
 MOVABLE = {"execution.device", "execution.threads"}
 RANK = re.compile(r"rank-(\d+)")  # folders below a run's own: those of the processes that share it out
@@ -155,9 +155,9 @@ class RunFolder:
         """Replace the picture of loss and accuracy."""
         write_file(self.path / CURVES, png)
 
-    def write_alignment(self, png: bytes) -> None:
-        """Replace the picture of the alignment with back-propagation."""
-        write_file(self.path / ALIGNMENT, png)
+    def write_comparison(self, kind: str, png: bytes) -> None:
+        """Replace a picture of layers' updates beside others, such as `alignment.png`."""
+        write_file(self.path / f"{kind.replace('_', '-')}.png", png)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Say that the run has finished, and with what."""

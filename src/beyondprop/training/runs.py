@@ -62,6 +62,7 @@ def train(
     checkpoint_seconds: float = 120.0,
     tensorboard: bool = False,
     alignment_every: int = 0,
+    gauss_newton_every: int = 0,
 ) -> Outcome:
     """Train a recipe to its last epoch, or fit its solver; evaluate it on the test images and write the run folder.
 
@@ -76,6 +77,7 @@ def train(
         checkpoint_seconds: As in `fit`; a solver's fit is saved after every pass, and then alone.
         tensorboard: As in `fit`; not for a solver.
         alignment_every: As in `fit`; not for a solver.
+        gauss_newton_every: Likewise.
 
     Raises:
         RunError: The folder cannot be used (see `RunFolder`), or the disk becomes full.
@@ -95,6 +97,7 @@ def train(
                 checkpoint_seconds=checkpoint_seconds,
                 tensorboard=tensorboard,
                 alignment_every=alignment_every,
+                gauss_newton_every=gauss_newton_every,
             )
             write_outcome(run, built, cost_of(fitted))
         return outcome_of(run)
@@ -108,6 +111,7 @@ def fit_experiment(
     checkpoint_seconds: float,
     tensorboard: bool,
     alignment_every: int = 0,
+    gauss_newton_every: int = 0,
     team: Team | None = None,
 ) -> FitResult:
     """Train what a recipe has built to its last epoch, by its optimizer and schedule; arguments as in `fit`."""
@@ -116,14 +120,13 @@ def fit_experiment(
     if built.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(built.device)
     if isinstance(rule, Solver):
-        if tensorboard or alignment_every:
+        if tensorboard or alignment_every or gauss_newton_every:
             raise UserError(
                 f"{built.recipe.id} is solved, not stepped: it has no curves for TensorBoard and no updates to compare "
-                "with gradients; leave --tensorboard and --alignment-every out"
+                "with gradients; leave --tensorboard, --alignment-every and --gauss-newton-every out"
             )
         return solve(rule, batches, precision=built.execution.precision, run=run, progress=progress)
     assert isinstance(settings, Settings), "a recipe of a rule has Settings"
-    stages = len(rule.stages)  # each one passes over the data as often as there are epochs, whatever its span
     optimizer = experiment.optimizer or make_optimizer(rule, settings)
     return fit(
         rule,
@@ -133,9 +136,9 @@ def fit_experiment(
         scheduler=make_scheduler(
             optimizer,
             settings.lr_schedule,
-            len(batches) * settings.epochs * stages,
+            len(batches) * len(rule.passes(settings.epochs)),
             # A stage that begins has learned nothing while others were trained.
-            stages if rule.stage_span == "training" else 1,
+            len(rule.stages) if rule.stage_span == "training" else 1,
         ),
         validation=built.batches(built.validation) if built.validation is not None else None,
         inference=experiment.inference,
@@ -146,6 +149,7 @@ def fit_experiment(
         progress=progress,
         tensorboard=tensorboard,
         alignment_every=alignment_every,
+        gauss_newton_every=gauss_newton_every,
         team=team,
     )
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.measure.alignment import Alignment
 from beyondprop.training.run_folder import RunFolder
 
 SMOOTHING = 0.98  # a loss counts for about the next fifty steps
 STEP_RECORDS = 2000  # about as many as a picture can show
+COMPARISONS = ("alignment", "gauss_newton")  # records of layers' updates beside others, each drawn by itself
 DRAWING_PAUSE = 30.0  # seconds between two pictures while the training runs
 
 
@@ -174,22 +174,30 @@ class Tracker:
         self._write([record])
         return record
 
-    def add_alignment(self, aligned: Mapping[str, Alignment], *, epoch: int, stage: str | None) -> None:
-        """Record how the last step's updates stood to back-propagation's gradients, by layer."""
-        layers = {name: asdict(found) for name, found in aligned.items()}
-        self._write([{**_where(self.totals.step, epoch, stage), "alignment": layers}])
+    def add_comparison(self, kind: str, compared: Mapping[str, Any], *, epoch: int, stage: str | None) -> None:
+        """Record how the last step's updates stood to others, by layer.
+
+        Args:
+            kind: One of `COMPARISONS`.
+            compared: By layer, a dataclass of figures.
+            epoch: Of the step.
+            stage: Likewise.
+        """
+        layers = {name: asdict(found) for name, found in compared.items()}
+        self._write([{**_where(self.totals.step, epoch, stage), kind: layers}])
 
     def draw(self, *, final: bool) -> None:
         """Draw the curves, if the last picture is old or this is the final one."""
         now = time.perf_counter()
         if self._run is not None and (final or now - self._drawn_at > DRAWING_PAUSE):
             # matplotlib takes a second to import
-            from beyondprop.training.curves import draw_alignment, draw_curves  # noqa: PLC0415
+            from beyondprop.training.curves import draw_alignment, draw_curves, draw_gauss_newton  # noqa: PLC0415
 
             title = str(self._run.settings.get("recipe", self._run.path.name))
             self._run.write_curves(draw_curves(self.records, title))
-            if any("alignment" in record for record in self.records):
-                self._run.write_alignment(draw_alignment(self.records, title))
+            for kind, drawn in zip(COMPARISONS, (draw_alignment, draw_gauss_newton), strict=True):
+                if any(kind in record for record in self.records):
+                    self._run.write_comparison(kind, drawn(self.records, title))
             self._drawn_at = time.perf_counter()
 
     def _count(self, step: _Step, loss: float) -> list[dict[str, Any]]:
@@ -214,12 +222,13 @@ class Tracker:
         for record in records:
             end = "epoch/" if "seconds" in record else "step/"
             for name, value in record.items():
-                if name not in ("epoch", "step", "stage", "alignment"):
+                if name not in ("epoch", "step", "stage", *COMPARISONS):
                     self._writer.add_scalar(end + name, value, record["step"])
-            for layer, figures in record.get("alignment", {}).items():
-                for name, value in figures.items():
-                    if value is not None:
-                        self._writer.add_scalar(f"alignment/{name}/{layer}", value, record["step"])
+            for kind in COMPARISONS:
+                for layer, figures in record.get(kind, {}).items():
+                    for name, value in figures.items():
+                        if value is not None:
+                            self._writer.add_scalar(f"{kind}/{name}/{layer}", value, record["step"])
 
 
 def _where(step: int, epoch: int, stage: str | None) -> dict[str, Any]:

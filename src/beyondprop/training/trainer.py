@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from beyondprop.errors import DeviceError, NonFiniteError, RunError, UserError
-from beyondprop.measure.alignment import Alignment, alignment
+from beyondprop.measure.alignment import alignment
+from beyondprop.measure.gauss_newton import gauss_newton_alignment
 from beyondprop.rule import Rule
 from beyondprop.training.averaging import WeightAverage
 from beyondprop.training.evaluation import autocast, evaluate
@@ -70,6 +71,7 @@ class Trainer:
     display: Display
     signals: StopSignals
     alignment_every: int = 0
+    gauss_newton_every: int = 0
     team: Team | None = None
     pass_start: dict[str, Tensor] = field(default_factory=dict)
     saved_step: int = 0
@@ -138,11 +140,14 @@ class Trainer:
 
     def _step(self, x: Tensor, y: Tensor, epoch: int, stage: str | None) -> None:
         number = self.totals.step + 1
-        due = self.alignment_every and (number == 1 or number % self.alignment_every == 0)
-        aligned: dict[str, Alignment] = {}
+        compared: dict[str, dict[str, Any]] = {}
         for phase in self.rule.phases:
-            if due:
-                aligned |= self._aligned(x, y, phase)
+            for kind, every, measure in (
+                ("alignment", self.alignment_every, alignment),
+                ("gauss_newton", self.gauss_newton_every, gauss_newton_alignment),
+            ):
+                if every and (number == 1 or number % every == 0):
+                    compared[kind] = compared.get(kind, {}) | self._compared(measure, x, y, phase)
             self.optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.precision):
                 loss = (self.rule if self.team is None else self.team).backward(x, y, phase)
@@ -153,15 +158,17 @@ class Trainer:
         if self.scheduler is not None:
             self.scheduler.step()
         self.tracker.step(loss, len(x), epoch=epoch, stage=stage, learning_rate=learning_rate)
-        if due:
+        for kind, layers in compared.items():
             self.tracker.read()  # so that the step's own record comes first
-            self.tracker.add_alignment(aligned, epoch=epoch, stage=stage)
+            self.tracker.add_comparison(kind, layers, epoch=epoch, stage=stage)
 
-    def _aligned(self, x: Tensor, y: Tensor, phase: str | None) -> dict[str, Alignment]:
-        """Compare with back-propagation what the next step would be, outside the training's time."""
+    def _compared(
+        self, measure: Callable[..., dict[str, Any]], x: Tensor, y: Tensor, phase: str | None
+    ) -> dict[str, Any]:
+        """Compare with another what the next step would be, outside the training's time."""
         self.tracker.read()
         with autocast(self.device, self.precision):  # one of its own: it keeps what it has cast
-            found = alignment(self.rule, x, y, phase)
+            found = measure(self.rule, x, y, phase)
         self.tracker.start_clock()
         return found
 

@@ -15,6 +15,7 @@ from beyondprop.errors import UnsupportedNetworkError
 from beyondprop.rule import add_gradient, check_example, evaluating, running_example
 from beyondprop.rules.signals.layers import (
     Call,
+    Gate,
     Kinds,
     differentiable,
     edges_of,
@@ -67,6 +68,21 @@ class Point(NamedTuple):
             call.teach([next(found) for _ in call.edges])
         for parameter, gradient in zip(self.parameters, found, strict=True):
             add_gradient(parameter, gradient)
+
+    def teach_again(self, signal: Tensor) -> None:
+        """As `teach`, of a point whose layers' inputs stand behind a gate, which must be shut; the graph is kept."""
+        outputs = [output for call in self.calls for output in call.outputs]
+        entries = [*outputs, *(get_gradient_edge(parameter) for parameter in self.parameters)]
+        found = iter(torch.autograd.grad([self.edge], entries, [signal], allow_unused=True, retain_graph=True))
+        for call in self.calls:
+            own = [parameter for parameter in call.layer.parameters() if parameter.requires_grad]
+            arrived = [(edge, value) for edge in call.edges if (value := next(found)) is not None]
+            if arrived and own:
+                edges, values = zip(*arrived, strict=True)
+                torch.autograd.backward(edges, values, inputs=own, retain_graph=True)
+        for parameter, gradient in zip(self.parameters, found, strict=True):
+            if gradient is not None:
+                add_gradient(parameter, gradient)
 
 
 class Direct:
@@ -122,9 +138,15 @@ class Direct:
         return None
 
     @contextmanager
-    def watch(self, receive: Callable[[Point], None]) -> Iterator[_Watch]:
-        """Evaluate the network in this context: `receive` gets every hidden point as soon as it is computed."""
-        watch = _Watch(receive, self._parameters)
+    def watch(self, receive: Callable[[Point], None], gate: Gate | None = None) -> Iterator[_Watch]:
+        """Evaluate the network in this context: `receive` gets every hidden point as soon as it is computed.
+
+        Args:
+            receive: What takes the points.
+            gate: The layers' inputs are not cut off but stand behind it, so that while it is open the output can be
+                differentiated with respect to every point. `teach_again` teaches such points.
+        """
+        watch = _Watch(receive, self._parameters, gate)
         with intercepted(self._layers, watch.enter, watch.leave), ExitStack() as hooks:
             for module in self._activations.values():
                 hooks.callback(module.register_forward_hook(watch.activated).remove)
@@ -166,15 +188,18 @@ class Direct:
 class _Watch:
     """The evaluations since the last point."""
 
-    def __init__(self, receive: Callable[[Point], None], parameters: Collection[nn.Parameter]) -> None:
-        self._receive, self._parameters = receive, parameters
+    def __init__(
+        self, receive: Callable[[Point], None], parameters: Collection[nn.Parameter], gate: Gate | None
+    ) -> None:
+        self._receive, self._parameters, self._gate = receive, parameters, gate
         self.entered: list[Node | None] | None = None  # what layers' inputs were computed by, where that is asked for
         self._pending: dict[Node, Call] = {}
         self._seen: set[Node] = set()
 
     def enter(self, call: Call, arguments: Any) -> Any:
         """Cut a layer's inputs off; what they were computed from is a point."""
-        arguments = call.cut(arguments, with_gradient=False)
+        gate = self._gate
+        arguments = call.cut(arguments, with_gradient=False) if gate is None else call.gate(arguments, gate)
         for value in call.given:
             if self.entered is not None:
                 self.entered.append(value.grad_fn)
@@ -247,8 +272,12 @@ class _Watch:
 
 
 class _Apart(torch.autograd.Function):
-    """The same tensors behind a node of their own; signals are taken there, so that it is never differentiated."""
+    """The same tensors behind a node of their own, where signals are taken."""
 
     @staticmethod
     def forward(_ctx: Any, *outputs: Tensor) -> Any:
         return tuple(output.detach() for output in outputs)
+
+    @staticmethod
+    def backward(_ctx: Any, *signals: Tensor) -> Any:
+        return signals

@@ -101,14 +101,21 @@ class Call:
         """Cut every tensor in the layer's arguments off its graph; `with_gradient` lets it collect a gradient."""
         return map_tensors(lambda tensor: self._cut(tensor, with_gradient), tree)
 
+    def gate(self, tree: Any, gate: Gate) -> Any:
+        """Let every tensor in the layer's arguments keep its graph, behind a gate that can be shut."""
+        return map_tensors(lambda tensor: self._given(tensor, lambda: _Gated.apply(gate, tensor)), tree)
+
     def _cut(self, tensor: Tensor, with_gradient: bool) -> Tensor:
+        return self._given(tensor, lambda: tensor.detach().requires_grad_(with_gradient))
+
+    def _given(self, tensor: Tensor, replace: Callable[[], Tensor]) -> Tensor:
         if not tensor.requires_grad:
             return tensor
         for before, after in zip(self.given, self.inputs, strict=True):
             if before is tensor:
                 return after
         self.given.append(tensor)
-        self.inputs.append(tensor.detach().requires_grad_(with_gradient))
+        self.inputs.append(replace())
         return self.inputs[-1]
 
     def teach(self, signals: Sequence[Tensor | None]) -> None:
@@ -126,6 +133,30 @@ class Call:
             edges, values = zip(*arrived, strict=True)
             torch.autograd.backward(edges, values)
         self.edges = []
+
+
+class Gate:
+    """What stands before the inputs of all layers in a graph that was not cut; shut, it stops signals there.
+
+    Attributes:
+        open: Whether signals pass.
+    """
+
+    def __init__(self) -> None:
+        self.open = True
+
+
+class _Gated(torch.autograd.Function):
+    """The same tensor behind a gate."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Gate, tensor: Tensor) -> Tensor:
+        ctx.gate = gate
+        return tensor.detach()
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> Any:
+        return None, signal if ctx.gate.open else None
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:

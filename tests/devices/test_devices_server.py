@@ -362,3 +362,17 @@ def test_a_stranger_may_not_send_a_long_message_before_its_token():
         connection.settimeout(5.0)
         connection.sendall(struct.pack("<I", 2 * protocol.HELLO_LIMIT))
         assert connection.recv(1) == b""
+
+
+def test_connections_that_say_nothing_shut_nobody_out():
+    """The oldest of them gives way, long before its time is up; who has greeted keeps its place."""
+    with served(token=TOKEN, patience=60.0) as server, contextlib.ExitStack() as stack:
+        training = RemoteDevice(server.address, token=TOKEN, timeout=5)
+        assert training.size
+        silent = [stack.enter_context(raw(server)) for _ in range(40)]
+        assert silent[0].recv(1) == b""  # the oldest has been ended
+        training.write(torch.zeros(training.size))  # still there
+        training.close()
+        later = RemoteDevice(server.address, token=TOKEN, timeout=5)
+        later.write(torch.zeros(training.size))
+        later.close()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from beyondprop.errors import UserError
 from beyondprop.layers.grouped_linear import GroupedLinear
 
 
@@ -25,5 +26,7 @@ def test_its_products_are_autograds(groups):
 
 
 def test_groups_must_divide():
-    with pytest.raises(ValueError, match="4 groups do not divide 6 inputs"):
+    with pytest.raises(UserError, match="4 groups do not divide 6 inputs"):
         GroupedLinear(6, 8, 4)
+    with pytest.raises(UserError, match="groups must be a whole number of at least 1, got 0"):
+        GroupedLinear(6, 8, 0)

@@ -69,5 +69,7 @@ def test_what_cannot_be_cut_is_refused():
         LocalMixer((1, 8, 8), 10, blocks=1, side=3, channels=8, groups=2)
     with pytest.raises(UserError, match="3 groups do not divide 8 channels"):
         LocalMixer((1, 8, 8), 10, blocks=1, side=2, channels=8, groups=3)
+    with pytest.raises(UserError, match="blocks must be a whole number of at least 1, got 0"):
+        LocalMixer((1, 8, 8), 10, blocks=0, side=2, channels=8, groups=2)
     with pytest.raises(UserError, match="take one of S/1/1"):
         LocalMixer.named("XL", (1, 8, 8), 10)

@@ -33,6 +33,8 @@ def deviation_of(rule):
         ("code", "walsh", lambda rule: rule.code.kind),
         ("norm", 0.7, lambda rule: rule.norm),
         ("tau_x", 7, lambda rule: rule.tau_x),
+        ("tau_theta", 512, lambda rule: rule.tau_theta),
+        ("clamp", 0.25, lambda rule: rule.clamp),
         ("noise", 0.5, lambda rule: chip_of(rule).noise),
         ("drift", 0.5, lambda rule: chip_of(rule).drift),
         ("bits", 3, lambda rule: chip_of(rule).bits),

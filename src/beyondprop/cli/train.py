@@ -107,7 +107,7 @@ def run(argv: list[str]) -> None:
         chosen = {"settings": asdict(given.recipe), "execution": asdict(given.execution)}
         say_json({"recipe": recipe_id, **chosen, **report(outcome)})
     elif not output.quiet:
-        summarise(outcome, shlex.join(again))
+        summarise(outcome)
 
 
 def _run_share(recipe: Any, given: Any, place: parallel.Place, flags: list[str]) -> None:
@@ -166,18 +166,12 @@ def report(outcome: Any) -> dict[str, Any]:
     return {**asdict(outcome), "folder": str(outcome.folder)}
 
 
-def summarise(outcome: Any, resume: str | None = None) -> None:
-    """Print what came out of a run, and what can be done with it.
+def summarise(outcome: Any) -> None:
+    """Print what came out of a finished run, as `training.train` or `parallel.merge` gives it, and what can follow."""
+    from beyondprop.training.runs import headline  # noqa: PLC0415  # it imports torch
 
-    Args:
-        outcome: What `training.train` or `parallel.merge` gives.
-        resume: The command that opens the run again; a merged one has none.
-    """
-    folder = Path(outcome.folder)
-    if "test_mse" in outcome.metrics:
-        say(f"test error     {outcome.metrics['test_mse']:.4g} (mean squared)")
-    else:
-        say(f"test accuracy  {100 * outcome.metrics['test_accuracy']:.2f} %")
+    folder, (name, figure) = Path(outcome.folder), headline(outcome.metrics)
+    say(f"{name:14} {figure}")
     for name, value in outcome.metrics.items():  # what the recipe measures besides
         if isinstance(value, float) and not name.startswith(("test_", "train_", "validation_")):
             say(f"{in_words(name):14} {in_figures(name, value)}")
@@ -186,5 +180,3 @@ def summarise(outcome: Any, resume: str | None = None) -> None:
     if (folder / "curves.png").exists():  # a solver has none
         say(f"curves         {folder / 'curves.png'}")
     say(f"evaluate       {shlex.join(['beyondprop', 'evaluate', str(folder)])}")
-    if resume is not None:
-        say(f"resume         {resume}")

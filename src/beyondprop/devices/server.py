@@ -71,7 +71,7 @@ class DeviceServer:
         name, number = self._listener.getsockname()[:2]
         self.address = f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
         self._device_lock = threading.Lock()
-        self._connections = set[socket.socket]()
+        self._connections = dict[socket.socket, bool]()  # in the order in which they came, and who has greeted
         self._threads = list[threading.Thread]()
         self._closed = False
 
@@ -86,10 +86,10 @@ class DeviceServer:
                         logger.warning("a connection could not be accepted: %s", error)
                         time.sleep(0.1)
                     continue
-                if len(self._connections) >= MOST_CONNECTIONS:
+                if len(self._connections) >= MOST_CONNECTIONS and not self._make_room():
                     connection.close()
                     continue
-                self._connections.add(connection)
+                self._connections[connection] = False
                 talk = threading.Thread(target=self._talk, args=(connection,), daemon=True)
                 self._threads = [thread for thread in self._threads if thread.is_alive()] + [talk]
                 talk.start()
@@ -115,6 +115,14 @@ class DeviceServer:
             self.close()
             thread.join()
 
+    def _make_room(self) -> bool:
+        """End the oldest connection that has not greeted: whoever says nothing shuts nobody out."""
+        silent = next((connection for connection, greeted in list(self._connections.items()) if not greeted), None)
+        if silent is not None:
+            self._connections.pop(silent, None)
+            _shut(silent)
+        return silent is not None
+
     def _talk(self, connection: socket.socket) -> None:
         """Serve one client; whatever goes wrong ends its connection alone."""
         try:
@@ -125,7 +133,7 @@ class DeviceServer:
         except OSError as error:
             logger.info("a client is gone: %s", error)
         finally:
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             _shut(connection)
 
     def _converse(self, connection: socket.socket) -> None:
@@ -136,6 +144,8 @@ class DeviceServer:
             given = "and this is not it" if len(arrays[0]) else "and none was given"
             self._answer(connection, Kind.REFUSED, [protocol.text_array(f"the device asks for a token, {given}")])
             return
+        if connection in self._connections:
+            self._connections[connection] = True
         if not self._device_lock.acquire(timeout=HANDOVER):
             self._answer(connection, Kind.FAILED, [protocol.text_array("the device is busy with another training")])
             return

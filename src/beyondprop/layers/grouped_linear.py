@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from beyondprop.arguments import check_whole
+from beyondprop.errors import UserError
+
 
 class GroupedLinear(nn.Module):
     """Channels in groups, each with a matrix of its own: a block-diagonal linear layer.
@@ -18,7 +21,7 @@ class GroupedLinear(nn.Module):
         groups: They divide both.
 
     Raises:
-        ValueError: The groups do not divide the features.
+        UserError: The groups do not divide the features.
 
     >>> layer = GroupedLinear(6, 4, groups=2)
     >>> layer.weight.shape, layer(torch.randn(5, 7, 6)).shape  # as of a convolution with groups
@@ -26,8 +29,9 @@ class GroupedLinear(nn.Module):
     """
 
     def __init__(self, in_features: int, out_features: int, groups: int) -> None:
+        check_whole(1, in_features=in_features, out_features=out_features, groups=groups)
         if in_features % groups or out_features % groups:
-            raise ValueError(f"{groups} groups do not divide {in_features} inputs and {out_features} outputs")
+            raise UserError(f"{groups} groups do not divide {in_features} inputs and {out_features} outputs")
         super().__init__()
         self.in_features, self.out_features, self.groups = in_features, out_features, groups
         self.weight = nn.Parameter(torch.empty(out_features, in_features // groups))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from beyondprop.arguments import check_number, check_whole
 from beyondprop.errors import UserError
 from beyondprop.layers.grouped_linear import GroupedLinear
 from beyondprop.layers.normed_linear import Evaluation, NormedLinear, by_group
@@ -55,7 +56,7 @@ class LocalMixer(nn.Module):
         scale: Standard deviation of the weights at the beginning; biases are 0.
 
     Raises:
-        UserError: The side does not divide the image, or the groups the channels.
+        UserError: The side does not divide the image, or the groups the channels, or a size is no whole number above 0.
 
     >>> sum(p.numel() for p in LocalMixer.named("M/1/16", (1, 28, 28), 10).parameters())
     429076
@@ -73,6 +74,8 @@ class LocalMixer(nn.Module):
         scale: float = 0.1,
     ) -> None:
         super().__init__()
+        check_whole(1, classes=classes, blocks=blocks, side=side, channels=channels, groups=groups)
+        check_number(scale=scale)
         places = tuple(image[1:])
         if any(size % side for size in places) or (not places and side > 1):
             raise UserError(f"an image of shape {tuple(image)} cannot be cut into {side} x {side} patches")

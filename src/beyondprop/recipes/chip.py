@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from beyondprop.errors import UserError
 from beyondprop.recipes.classifiers import NetworkSettings, make_network, make_optimizer
+from beyondprop.recipes.multiplexed import updates
 from beyondprop.recipes.recipe import Experiment, Recipe
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ class ChipSettings(NetworkSettings):
     norm: float = 0.3
     """Length of a perturbation of all parameters."""
     tau_x: int = 256
-    """Steps for which a batch is presented, each with a perturbation of its own; one update follows."""
+    """Steps for which a batch is presented, each with a perturbation of its own."""
+    tau_theta: int = 0
+    """Steps between two updates, which tau_x divides or which divides it; 0 for tau_x."""
+    clamp: float = 0.0
+    """Largest size of a cost's change that is believed; 0 for any."""
     spread: float = 0.1
     """Largest size of an initial parameter."""
     noise: float = 1e-3
@@ -127,11 +132,12 @@ def build(settings: ChipSettings, splits: Splits) -> Experiment:
         code=settings.code,
         norm=settings.norm,
         tau_x=settings.tau_x,
+        **updates(settings),
     )
-    updates = settings.epochs * -(-len(splits.train) // settings.batch_size)
+    batches = settings.epochs * -(-len(splits.train) // settings.batch_size)
 
     def measures(_batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        steps = updates * settings.tau_x
+        steps = batches * settings.tau_x
         on = {f"{h.name.lower()}_seconds": h.seconds(steps) for h in HARDWARE}
         return {"perturbation_steps": float(steps), **on}
 

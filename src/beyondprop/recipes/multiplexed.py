@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from beyondprop.recipes.classifiers import NetworkSettings, baseline, builder, make_network, make_optimizer
+from beyondprop.recipes.classifiers import NetworkSettings, baseline, make_network, make_optimizer
 from beyondprop.recipes.recipe import Experiment, Published, Recipe, Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ class MultiplexedSettings(NetworkSettings):
     norm: float = 0.1
     """Length of a perturbation of all parameters."""
     tau_x: int = 256
-    """Steps for which a batch is presented, each with a perturbation of its own; one update follows."""
+    """Steps for which a batch is presented, each with a perturbation of its own."""
+    tau_theta: int = 0
+    """Steps between two updates, which tau_x divides or which divides it; 0 for tau_x."""
+    clamp: float = 0.0
+    """Largest size of a cost's change that is believed; 0 for any."""
     cost_noise: float = 0.0
     """Standard deviation of noise on every read of a perturbed cost."""
     update_noise: float = 0.0
@@ -70,13 +74,15 @@ class ParitySettings(Settings):
     norm: float = 0.05
     """Length of a perturbation of all parameters."""
     tau_x: int = 1
-    """Steps for which a presentation lasts; one update follows (analog: an update at each of them)."""
+    """Steps for which a presentation lasts (analog: with an update at each of them)."""
     tau_p: int = 1
     """Steps for which a perturbation is held."""
     analog: bool = False
     """Filters in the place of a remembered baseline and a counted sum."""
     tau_theta: float = 0.0
-    """Analog: time constant of the low-pass, in steps."""
+    """Analog: time constant of the low-pass, in steps. Otherwise steps between two updates; 0 for tau_x."""
+    clamp: float = 0.0
+    """Largest size of a cost's change that is believed, where it is not analog; 0 for any."""
     tau_hp: float = 1.6
     """Analog: time constant of the high-pass, in steps."""
     cost_noise: float = 0.0
@@ -118,6 +124,8 @@ def build_parity(settings: ParitySettings, splits: Splits) -> Experiment:
     }
     if settings.analog:
         options |= {"tau_theta": settings.tau_theta, "tau_hp": settings.tau_hp}
+    else:
+        options |= updates(settings)
     kind = NotingAnalogMGD if settings.analog else NotingMGD
     rule = kind(Population(make, settings.copies), patterns, splits.test.labels, **options)
 
@@ -143,7 +151,20 @@ def build_layerwise(settings: LayerwiseSettings, splits: Splits) -> Experiment:
 
 def build_multiplexed(settings: MultiplexedSettings, splits: Splits) -> Experiment:
     """Build the network under multiplexed gradient descent."""
-    return with_update_noise(BUILD(settings, splits), settings.update_noise)
+    from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
+
+    network, _ = make_network(settings, splits.train.images.shape[1:], splits.train.classes)
+    options: dict[str, Any] = {name: getattr(settings, name) for name in ("code", "norm", "tau_x", "cost_noise")}
+    rule = MultiplexedGradientDescent(network, **options, **updates(settings))
+    return with_update_noise(Experiment(rule, optimizer=make_optimizer(rule, settings)), settings.update_noise)
+
+
+def updates(settings: Any) -> dict[str, Any]:
+    """Read from settings what `MultiplexedGradientDescent` calls None where it is 0; whole numbers as such."""
+    clamp, tau_theta = settings.clamp or None, settings.tau_theta or None
+    if tau_theta is not None and tau_theta == int(tau_theta):
+        tau_theta = int(tau_theta)
+    return {"tau_theta": tau_theta, "clamp": clamp}
 
 
 def with_update_noise(experiment: Experiment, deviation: float) -> Experiment:
@@ -158,13 +179,6 @@ def with_update_noise(experiment: Experiment, deviation: float) -> Experiment:
     return experiment
 
 
-BUILD = builder(
-    "beyondprop.rules.perturbation.multiplexed:MultiplexedGradientDescent",
-    code="code",
-    norm="norm",
-    tau_x="tau_x",
-    cost_noise="cost_noise",
-)
 PARITY_CHOICES = (
     "accuracy of the networks' mean answer (solved_fraction counts networks)",
     "inputs of mean 0 and deviation 1",

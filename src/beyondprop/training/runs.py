@@ -170,7 +170,7 @@ def write_outcome(run: RunFolder, built: LoadedRun, about: dict[str, Any]) -> No
     if built.experiment.course is not None:
         metrics |= built.experiment.course([record for record in records if "seconds" in record])
     if any("loss" in record for record in records):  # a solver has none to draw
-        run.write_curves(draw_curves(records, f"{built.recipe.id}: {headline(metrics)}"))
+        run.write_curves(draw_curves(records, f"{built.recipe.id}: {' '.join(headline(metrics))}"))
     run.write_result(
         {
             **run.settings,
@@ -200,15 +200,15 @@ def _final_metrics(built: LoadedRun) -> dict[str, Any]:
     return metrics | built.measures(built.splits.test)
 
 
-def headline(metrics: dict[str, Any]) -> str:
-    """The figure of a finished run that counts first.
+def headline(metrics: dict[str, Any]) -> tuple[str, str]:
+    """The figure of a finished run that counts first, by its name.
 
     >>> headline({"test_accuracy": 0.9312}), headline({"test_mse": 0.01234})
-    ('test accuracy 93.12 %', 'test error (MSE) 0.01234')
+    (('test accuracy', '93.12 %'), ('test error', '0.01234 (mean squared)'))
     """
     if "test_accuracy" in metrics:
-        return f"test accuracy {100 * metrics['test_accuracy']:.2f} %"
-    return f"test error (MSE) {metrics['test_mse']:.4g}"
+        return "test accuracy", f"{100 * metrics['test_accuracy']:.2f} %"
+    return "test error", f"{metrics['test_mse']:.4g} (mean squared)"
 
 
 def outcome_of(run: RunFolder) -> Outcome:

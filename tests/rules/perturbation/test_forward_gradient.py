@@ -1,9 +1,12 @@
 """Forward gradients: exact over a basis, unbiased on average, with the variance of the paper, and no reverse graph."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.measure.memory import peak_saved_bytes
@@ -278,3 +281,15 @@ def test_weights_of_an_lstm_by_all_directions_give_its_gradient():
     expected = torch.autograd.grad(nn.functional.cross_entropy(network(x), y), list(network.parameters()))
     for p, gradient in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient)
+
+
+@pytest.mark.parametrize("perturb", ["weights", "activities"])
+def test_no_product_is_made_that_is_zero(perturb):
+    """Each layer's own product; that of its tangent, but in the first, whose input does not move; and its gradient."""
+    widths, batch = (7, 5, 6, 3), 4
+    network = nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    rule = ForwardGradient(network, perturb=perturb)
+    with FlopCounterMode(display=False) as counter:
+        rule.backward(torch.randn(batch, 7), torch.tensor([0, 1, 2, 0]))
+    products = [2 * batch * i * o for i, o in itertools.pairwise(widths)]
+    assert counter.get_total_flops() == 3 * sum(products) - products[0]

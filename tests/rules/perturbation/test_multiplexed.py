@@ -1,5 +1,7 @@
 """Multiplexed gradient descent: finite differences, unbiasedness, equal updates of all codes, and what is carried."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -122,6 +124,36 @@ def test_updates_come_every_tau_theta_steps():
     assert all(p.grad is None for p in rule.network.parameters())
 
 
+def test_updates_within_a_presentation_follow_the_papers_steps():
+    """Section II, a step at a time: where θ or x has changed C0 is read anew, and G begins at zero after an update."""
+    x, y = batch()
+    rule = MGD(network(), code="sinusoidal", tau_x=6, tau_theta=2, norm=0.1)
+    twin, code = network(), copy.deepcopy(rule.code)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.3)
+    assert len(rule.phases) == 3
+    for _ in range(2):
+        for phase in rule.phases:
+            optimizer.zero_grad()
+            rule.backward(x, y, phase)
+            optimizer.step()
+
+    def cost(theta):
+        nn.utils.vector_to_parameters(theta, twin.parameters())
+        return F.cross_entropy(twin(x), y)
+
+    with torch.no_grad():
+        theta = nn.utils.parameters_to_vector(twin.parameters()).clone()
+        G, C0 = torch.zeros_like(theta), None
+        for step in range(12):
+            if step and step % 2 == 0:  # the rule's estimate is P times the mean of the paper's sum
+                theta, G, C0 = theta - 0.3 * len(theta) / 2 * G, torch.zeros_like(theta), None
+            moved = code(1)[0].double()
+            C0 = cost(theta) if C0 is None else C0
+            G = G + (cost(theta + moved) - C0) * moved / 0.1**2
+        theta = theta - 0.3 * len(theta) / 2 * G
+    torch.testing.assert_close(nn.utils.parameters_to_vector(rule.network.parameters()).detach(), theta)
+
+
 def test_batches_of_one_update_are_averaged():
     x, y = batch(8)
     rule = MGD(network(), code="walsh", tau_x=32, tau_theta=64, norm=1e-4)
@@ -219,7 +251,12 @@ def test_what_vmap_cannot_run_is_told_and_runs_one_by_one():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau_x": 0}, "tau_theta must be"),
+        ({"tau_x": 0}, "tau_x must be a whole number of at least 1"),
+        ({"tau_x": 2.5}, "tau_x must be a whole number of at least 1, got 2.5"),
+        ({"tau_p": 1.5}, "tau_p must be a whole number"),
+        ({"norm": float("nan")}, "norm must be a number above 0"),
+        ({"cost_noise": float("nan")}, "cost_noise must be a number of at least 0"),
+        ({"tau_x": 6, "tau_theta": 4}, "tau_theta must be a multiple of tau_x, or divide it"),
         ({"tau_x": 4, "tau_theta": 6}, "tau_theta must be"),
         ({"cost_noise": -1.0}, "cost_noise"),
         ({"clamp": 0.0}, "clamp"),

@@ -422,9 +422,11 @@ def test_learns_to_copy():
         ({"kind": "nodes"}, "kind must be one of 'activity', 'node', 'weight'"),
         ({"noise": "uniform"}, "noise must be one of"),
         ({"credit": "past"}, "credit must be one of"),
-        ({"sigma": 0.0}, "sigma must be above 0"),
-        ({"samples": 0}, "samples and windows must be at least 1"),
-        ({"decorrelation": -1.0}, "decorrelation must be at least 0"),
+        ({"sigma": 0.0}, "sigma must be a number above 0"),
+        ({"sigma": math.nan}, "sigma must be a number above 0"),
+        ({"samples": 0}, "samples must be a whole number of at least 1"),
+        ({"windows": 1.5}, "windows must be a whole number of at least 1"),
+        ({"decorrelation": -1.0}, "decorrelation must be a number of at least 0"),
         ({"windows": 2}, "windows divide the time of a sequence network"),
     ],
 )
@@ -500,5 +502,111 @@ class TimeFirst(nn.Module):
 def test_layers_that_do_not_see_the_batch_first_are_told():
     x, y = torch.randn(4, 5, 2), torch.tensor([0, 1, 0, 1])
     with pytest.raises(UserError, match="layer first gives 5 rows for 4 examples"):
+        NodePerturbation(TimeFirst(), kind="node", samples=2).backward(x, y)
+    NodePerturbation(TimeFirst(), nn.CrossEntropyLoss(), kind="node", samples=2).backward(x, y)
+
+
+def taught(network, x, y, *, general, **options):
+    """Gradients, state and loss of all windows, from the same draws either way."""
+    network.zero_grad()
+    torch.manual_seed(5)
+    rule = NodePerturbation(network, SQUARES, sigma=0.1, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        if general:
+            patch.setattr(rollouts, "treats_rows_alike", lambda network: False)
+        losses = [rule.backward(x, y, phase) for phase in rule.phases]
+    return {**gradients(rule), "loss": torch.stack(losses)}
+
+
+WAYS = {
+    "activities": {"samples": 3},
+    "nodes": {"kind": "node", "samples": 1, "credit": "step"},
+    "pairs": {"samples": 2, "antithetic": True, "noise": "signs"},
+    "online": {"windows": 5, "samples": 2},
+    "explained": {"whiten": True, "explain": True, "samples": 9},
+}
+
+
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("decorrelate", [False, True], ids=["", "decorrelated"])
+@pytest.mark.parametrize("kind", [VanillaRNN, GatedRNN])
+def test_rollouts_in_rows_equal_those_by_vmap(kind, decorrelate, options):
+    torch.manual_seed(0)
+    network = kind(2, 4, 3, decorrelate=decorrelate, bias=True).double()
+    if decorrelate:
+        options = {**options, "decorrelation": 0.1}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    x, y = sequences(batch=3, time=5, outputs=3)
+    assert rollouts.treats_rows_alike(network)
+    fast, general = (taught(network, x, y, general=general, **options) for general in (False, True))
+    assert fast.keys() == general.keys()
+    assert len(fast) == len(list(network.parameters())) + 1
+    for name, value in general.items():
+        torch.testing.assert_close(fast[name], value)
+
+
+class Rectified(VanillaRNN):
+    """Another network than the one whose fast way it inherits."""
+
+    def advance(self, u, state):
+        return self.decorrelate(torch.relu(self.cell(u, state)))
+
+
+def hooked(network):
+    network.cell.register_forward_hook(lambda module, args, output: 2 * output)
+    return network
+
+
+def replaced(network):
+    network.readout = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    return network
+
+
+@pytest.mark.parametrize(
+    "made", [lambda: Rectified(2, 4, 1).double(), lambda: hooked(vanilla(4)), lambda: replaced(vanilla(4))]
+)
+def test_a_network_of_the_users_is_run_as_it_is(made):
+    torch.manual_seed(0)
+    network, (x, y) = made(), sequences()
+    loss = NodePerturbation(network, SQUARES, sigma=1e-3).backward(x, y)
+    torch.testing.assert_close(loss, SQUARES(network(x), y).mean().detach())
+
+
+@pytest.mark.parametrize("network", [nn.Linear(3, 2), nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))])
+def test_layers_learn_by_their_own_product(network):
+    """By hand where a layer is linear, and by autograd where its weight is made of others."""
+    x, signal = torch.randn(5, 3), torch.randn(5, 2)
+    rollouts.teach(network, [((x,), signal), ((x + 1,), signal)])
+    expected = torch.autograd.grad([network(x), network(x + 1)], list(network.parameters()), [signal, signal])
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_a_training_goes_on_from_the_middle_of_a_sequence():
+    """The states of all rollouts are saved between windows, and no longer once a batch is over."""
+    network, (x, y) = vanilla(4), sequences(batch=2, time=4)
+    rule = NodePerturbation(network, SQUARES, windows=2, samples=3)
+    rule.backward(x, y, "window 1")
+    saved = {name: value.clone() for name, value in rule.state_dict().items()}
+    twin = NodePerturbation(vanilla(4), SQUARES, windows=2, samples=3)
+    twin.load_state_dict(saved)
+    for each in (rule, twin):
+        each.zero_grad()
+        torch.manual_seed(7)
+        each.backward(x, y, "window 2")
+    for name, gradient in gradients_of(network).items():
+        assert torch.equal(gradient, twin.network.get_parameter(name).grad)
+    assert not any("_states" in name for name in rule.state_dict())
+    rule.load_state_dict(saved)
+    rule.load_state_dict(twin.state_dict())
+    assert rule._states is None
+
+
+def test_a_dimension_as_long_as_the_batch_is_not_taken_for_it():
+    """Four steps of four examples: the noise of a step would be credited with the loss of an example."""
+    x, y = torch.randn(4, 4, 2), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(UserError, match="layer first gives 4 rows for 4 examples, and for one more as many"):
         NodePerturbation(TimeFirst(), kind="node", samples=2).backward(x, y)
     NodePerturbation(TimeFirst(), nn.CrossEntropyLoss(), kind="node", samples=2).backward(x, y)

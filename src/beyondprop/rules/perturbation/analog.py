@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from beyondprop.arguments import check_number, check_whole
 from beyondprop.errors import UserError
 from beyondprop.rules.perturbation.codes import Kind
 from beyondprop.rules.perturbation.perturbed import PerturbedNetwork
@@ -73,11 +74,9 @@ class AnalogMultiplexedGradientDescent(PerturbedNetwork):
         )
         if code not in ("random", "sinusoidal"):
             raise UserError(f"code must be 'random' or 'sinusoidal' where filters listen, got {code!r}")
-        if tau_x < 2 or tau_theta < 0 or not tau_hp > 0:
-            raise UserError(
-                "tau_x must be at least 2, tau_theta at least 0 and tau_hp positive: "
-                f"got tau_x={tau_x}, tau_theta={tau_theta} and tau_hp={tau_hp}"
-            )
+        check_whole(2, tau_x=tau_x)
+        check_number(tau_theta=tau_theta)
+        check_number(tau_hp=tau_hp, above=True)
         self.tau_theta, self.tau_hp = tau_theta, tau_hp
         self.phases = tuple(f"step {number}" for number in range(1, tau_x + 1))
         like = next(p for p in network.parameters() if p.requires_grad)

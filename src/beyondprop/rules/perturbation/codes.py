@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from beyondprop.arguments import check_number, check_whole
 from beyondprop.errors import UserError
 
 Kind = Literal["random", "sequential", "walsh", "sinusoidal"]
@@ -54,8 +55,8 @@ class PerturbationCode(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise UserError(f"code must be one of {', '.join(KINDS)}, got {kind!r}")
-        if not norm > 0 or tau_p < 1:
-            raise UserError(f"norm must be positive and tau_p at least 1, got norm={norm} and tau_p={tau_p}")
+        check_number(norm=norm, above=True)
+        check_whole(1, tau_p=tau_p)
         low, high = frequencies
         if not 0 < low < high <= 0.5:
             raise UserError(f"frequencies must rise within 0..0.5 cycles a step, got {frequencies}")

@@ -18,11 +18,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from beyondprop.arguments import check_whole
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rule import add_gradient, first_nonfinite_layer
 from beyondprop.rules.network_rule import NetworkRule
+from beyondprop.rules.perturbation.linear import by_hand, products
 from beyondprop.rules.perturbation.noise import draw_noise
-from beyondprop.rules.signals.layers import NORMS, computes_as, find_layers, modules_between
+from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
 
 Perturbed = Literal["activities", "weights"]
 
@@ -72,8 +74,7 @@ class ForwardGradient(NetworkRule):
         super().__init__(network, loss)
         if perturb not in ("activities", "weights"):
             raise UserError(f"perturb must be 'activities' or 'weights', got {perturb!r}")
-        if directions < 1:
-            raise UserError(f"directions must be at least 1, got {directions}")
+        check_whole(1, directions=directions)
         if orthogonal and perturb != "weights":
             raise UserError('orthogonal directions are those of perturb="weights"')
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -177,16 +178,19 @@ class ForwardGradient(NetworkRule):
                     buffer.copy_(before[name])
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) + number)
             with forward_ad.dual_level(), watched(self.network, partial(self.noise, generator=generator)) as calls:
-                losses = self._losses(self.network(x), x, y)
+                with _LinearByHand():
+                    scores = self.network(x)
+                losses = self._losses(scores, x, y)
                 primal, change = forward_ad.unpack_dual(losses)
             loss = primal.mean() if loss is None else loss
             if change is not None:
                 with leaving_no_trace(self.network):
+                    share = change / (self.directions * (len(x) if losses.ndim else 1))
                     for call in calls:
-                        for parameter, gradient in call.gradients(change / (len(x) if losses.ndim else 1), len(x)):
+                        for parameter, gradient in call.gradients(share, len(x)):
                             found[parameter] = found[parameter] + gradient if parameter in found else gradient
         for parameter, gradient in found.items():
-            add_gradient(parameter, gradient.div_(self.directions))
+            add_gradient(parameter, gradient)
         assert loss is not None
         return loss
 
@@ -218,8 +222,8 @@ class Call:
         else:
             signal = self.noise * change.sum()
         parameters = [p for p in self.layer.parameters() if p.requires_grad]
-        if computes_as(self.layer, (nn.Linear,)):
-            yield from _linear_gradients(parameters, self.args[0] if self.args else self.kwargs["input"], signal)
+        if by_hand(self.layer) and not self.kwargs:
+            yield from products(self.layer, self.args, signal)
             return
         torch.set_rng_state(self.state)
         with torch.enable_grad():
@@ -268,16 +272,6 @@ def _dual_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         passed = F.linear(dx, w)
         tangent = passed if dw is None and db is None else tangent.add_(passed)
     return forward_ad.make_dual(output, tangent)
-
-
-def _linear_gradients(
-    parameters: list[nn.Parameter], x: Tensor, signal: Tensor
-) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Multiply by hand, for which a linear layer need not be evaluated again."""
-    rows = signal.reshape(-1, signal.shape[-1])
-    for parameter in parameters:
-        gradient = rows.sum(dim=0) if parameter.ndim == 1 else rows.T @ x.reshape(-1, x.shape[-1])
-        yield parameter, gradient.to(parameter.dtype)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from beyondprop.arguments import check_number, check_whole
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import add_gradient, first_nonfinite_layer
 from beyondprop.rules.network_rule import NetworkRule
@@ -76,8 +77,9 @@ class LayerwisePerturbation(NetworkRule):
         super().__init__(network, loss)
         if perturb not in ("weights", "nodes"):
             raise UserError(f"perturb must be 'weights' or 'nodes', got {perturb!r}")
-        if steps < 1 or at_once < 1 or not norm > 0 or cost_noise < 0:
-            raise UserError("steps and at_once must be at least 1, norm positive, and cost_noise at least 0")
+        check_whole(1, steps=steps, at_once=at_once)
+        check_number(norm=norm, above=True)
+        check_number(cost_noise=cost_noise)
         self.perturb, self.steps, self.norm, self.normalise = perturb, steps, norm, normalise
         self.cost_noise, self.at_once = cost_noise, at_once
         self.division = Division()

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from beyondprop.arguments import check_number, check_whole
 from beyondprop.errors import UserError
 from beyondprop.rules.perturbation.codes import Kind
 from beyondprop.rules.perturbation.perturbed import PerturbedNetwork
@@ -23,7 +24,8 @@ class MultiplexedGradientDescent(PerturbedNetwork):
     times the mean: a learning rate here is its η times τ_θ/P.
 
     A call presents one batch for τ_x steps. `.grad` is written by the call that completes τ_θ steps; the calls before
-    it leave `.grad` as it was, so that every optimizer leaves the parameters alone.
+    it leave `.grad` as it was, so that every optimizer leaves the parameters alone. Where τ_θ is less than τ_x, a batch
+    takes τ_x/τ_θ phases of τ_θ steps, an update after each, and the baseline C(θ) is read anew where θ has moved.
 
     Args:
         network: Any module; it is never changed.
@@ -32,7 +34,7 @@ class MultiplexedGradientDescent(PerturbedNetwork):
         norm: Length of θ̃. Small beside the weights, and far above what float32 can tell in the cost.
         tau_x: Steps for which a batch is presented, with a perturbation each.
         tau_p: Steps for which a perturbation is held.
-        tau_theta: Steps between two updates, a multiple of `tau_x`; by default `tau_x`.
+        tau_theta: Steps between two updates, which `tau_x` divides or which divides it; by default `tau_x`.
         cost_noise: Standard deviation of noise that is added to every read of a perturbed cost.
         clamp: Largest size of C̃ that is believed; None for any.
         at_once: Perturbations that are evaluated as one batch by `torch.vmap`; 1 evaluates one after another, which any
@@ -76,11 +78,17 @@ class MultiplexedGradientDescent(PerturbedNetwork):
             network, loss, code=code, norm=norm, tau_p=tau_p, cost_noise=cost_noise, at_once=at_once, copies=copies
         )
         tau_theta = tau_x if tau_theta is None else tau_theta
-        if tau_x < 1 or tau_theta < 1 or tau_theta % tau_x:
-            raise UserError(f"tau_theta must be a multiple of tau_x, got tau_theta={tau_theta} and tau_x={tau_x}")
-        if clamp is not None and not clamp > 0:
-            raise UserError(f"clamp must be positive, got {clamp}")
+        check_whole(1, tau_x=tau_x, tau_theta=tau_theta)
+        if max(tau_x, tau_theta) % min(tau_x, tau_theta):
+            raise UserError(
+                f"tau_theta must be a multiple of tau_x, or divide it: got tau_theta={tau_theta} and tau_x={tau_x}"
+            )
+        if clamp is not None:
+            check_number(clamp=clamp, above=True)
         self.tau_x, self.tau_theta, self.clamp = tau_x, tau_theta, clamp
+        self.span = min(tau_x, tau_theta)
+        if tau_theta < tau_x:
+            self.phases = tuple(f"update {number}" for number in range(1, tau_x // tau_theta + 1))
         like = next(p for p in network.parameters() if p.requires_grad)
         self.register_buffer("accumulated", torch.zeros(copies, self.size, dtype=like.dtype, device=like.device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
@@ -95,13 +103,13 @@ class MultiplexedGradientDescent(PerturbedNetwork):
         """Wiggle, listen, and let each parameter know what it has heard."""
         del phase
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # wiggles are below bfloat16's rounding
-            perturbations = self.perturbations(self.tau_x)
+            perturbations = self.perturbations(self.span)
             costs = self._read(torch.cat([torch.zeros_like(perturbations[:1]), perturbations]), x, y)
             changes = self._noisy(costs[1:]) - costs[0]
             if self.clamp is not None:
                 changes.clamp_(-self.clamp, self.clamp)
             self.accumulated += torch.einsum("kc,kcp->cp", changes, perturbations) / self.norm**2
-            self.steps += self.tau_x
+            self.steps += self.span
             if int(self.steps) >= self.tau_theta:
                 self._write(self.accumulated * (self.size / int(self.steps)))
                 self.accumulated.zero_()

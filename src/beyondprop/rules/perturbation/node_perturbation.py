@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
+from beyondprop.arguments import check_number, check_whole
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.layers.decorrelation import Decorrelation
 from beyondprop.networks.recurrent import Recurrent
 from beyondprop.rule import add_gradient, first_nonfinite_layer
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.later_noise import Perturbed, signals_in_turn
-from beyondprop.rules.perturbation.rollouts import Rollouts, draw, joined, output_shapes, roll_out, teach
+from beyondprop.rules.perturbation.rollouts import Rollouts, draw, output_shapes, roll_out, teach
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
 
 Kind = Literal["activity", "node", "weight"]
 Noise = Literal["gaussian", "signs"]
 Credit = Literal["future", "step"]
 RIDGE = 1e-3  # of the mean variance, where covariances are divided by
+FEW = 4  # rollouts whose losses are computed one by one, which then costs less than vmap's own work
 
 
 class NodePerturbation(NetworkRule):
@@ -94,12 +97,9 @@ class NodePerturbation(NetworkRule):
         for name, value, known in (("kind", kind, Kind), ("noise", noise, Noise), ("credit", credit, Credit)):
             if value not in get_args(known):
                 raise UserError(f"{name} must be one of {', '.join(map(repr, get_args(known)))}, got {value!r}")
-        if not sigma > 0:
-            raise UserError(f"sigma must be above 0, got {sigma}")
-        if min(samples, windows) < 1:
-            raise UserError(f"samples and windows must be at least 1, got {samples} and {windows}")
-        if not decorrelation >= 0:
-            raise UserError(f"decorrelation must be at least 0, got {decorrelation}")
+        check_number(sigma=sigma, above=True)
+        check_whole(1, samples=samples, windows=windows)
+        check_number(decorrelation=decorrelation)
         if decorrelation and not any(isinstance(layer, Decorrelation) for layer in network.modules()):
             raise UserError("decorrelation needs a layer to decorrelate by: make the network with decorrelate=True")
         if (whiten or explain) and not (whiten and kind == "activity"):
@@ -113,14 +113,22 @@ class NodePerturbation(NetworkRule):
             self.loss = nn.CrossEntropyLoss(reduction="none")
         if windows > 1:
             self.phases = tuple(f"window {number}" for number in range(1, windows + 1))
-        self._states: Tensor | None = None  # of all rollouts, from window to window of one batch
+        self._states: Tensor | None
+        self.register_buffer("_states", None)  # of all rollouts, from window to window of one batch
         self._shapes: dict[Any, list[torch.Size]] = {}
+        self._fixed: set[int] = set()  # calls whose first dimension is not the batch, though it may be as long
         taught = {id(p) for layer in self._layers for p in layer.parameters()}
         for name, parameter in self._weights.items() if kind != "weight" else ():
             if id(parameter) not in taught:
                 raise UnsupportedNetworkError(
                     f"parameter {name} belongs to no innermost layer, whose output noise could move: perturb weights"
                 )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Take over states of whatever shape, or that there are none."""
+        found = state_dict.get(f"{prefix}_states")
+        self._states = None if found is None else torch.empty_like(found, device=next(self.parameters()).device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @classmethod
     def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
@@ -172,56 +180,57 @@ class NodePerturbation(NetworkRule):
                     gradient = torch.tensordot(share, self._against(drawn), dims=1)
                     add_gradient(self._weights[name], gradient / (self.samples * self.sigma**2))
             else:
-                self._credit_nodes(rollouts, change, moves)
+                self._credit_nodes(rollouts, change)
             if self.decorrelation:
                 for layer, outputs in rollouts.decorrelated.items():
-                    add_gradient(layer.weight, layer.direction(torch.stack(outputs)))
+                    add_gradient(layer.weight, layer.direction(outputs))
             return losses[0].mean()
 
-    def _credit_nodes(self, rollouts: Rollouts, change: Tensor, moves: list[Tensor]) -> None:
+    def _credit_nodes(self, rollouts: Rollouts, change: Tensor) -> None:
         """Give each layer Σ g_t x_tᵀ, from δL of shape (samples,), (samples, batch) or (samples, batch, time)."""
-        network, timed = self.network, change.ndim == 3
-        explained = self._explained(rollouts, change, moves) if self.explain else {}
-        found: dict[nn.Module, list[tuple[tuple[Tensor, ...], Tensor]]] = {}
-        for (layer, inputs, outputs), drawn in zip(rollouts.calls, moves, strict=True):
-            found.setdefault(layer, []).append((inputs, self._against(drawn if self.kind == "node" else outputs)))
-        share, own, reached = 1 / (self.samples * change[0].numel()), change.unsqueeze(0), change.unsqueeze(0)
-        if timed:
-            own = reached = change.movedim(2, 0)
-            if self.credit == "future":
-                reached = own.flip(0).cumsum(dim=0).flip(0)
-        for layer, calls in found.items():
-            if layer in explained:
-                signals = [signal / change[0].numel() for signal in explained[layer]]
+        network, share = self.network, 1 / (self.samples * change[0].numel())
+        explained = self._explained(rollouts, change) if self.explain else {}
+        own = reached = change.movedim(2, 0) if change.ndim == 3 else change.unsqueeze(0)
+        if change.ndim == 3 and self.credit == "future":
+            reached = own.flip(0).cumsum(dim=0).flip(0)
+        taught: dict[nn.Module, list[tuple[tuple[Tensor, ...], Tensor]]] = {}
+        for number, call in enumerate(rollouts.calls):
+            moved = self._against(call.moves if self.kind == "node" else call.outputs)
+            if number in explained:
+                signal = explained[number] / change[0].numel()
             elif isinstance(network, Recurrent):  # all steps at once; a readout acts on its own step alone
-                moved = torch.stack([difference for _, difference in calls])
-                signals = list(share * self._signal(own if layer is network.readout else reached, moved))
+                signal = share * self._signal(own if call.layer is network.readout else reached, moved.transpose(0, 1))
             else:
-                if change.ndim > 1 and any(moved.shape[1] != change.shape[1] for _, moved in calls):
+                if change.ndim > 1 and (moved.shape[1] != change.shape[1] or number in self._fixed):
                     raise UserError(
-                        f"layer {self._layers[layer]} gives {calls[0][1].shape[1]} rows for {change.shape[1]} "
-                        "examples: let the batch come first in every layer, or give a loss that is one number"
+                        f"layer {self._layers[call.layer]} gives {moved.shape[1]} rows for {change.shape[1]} "
+                        f"examples{', and for one more as many' if number in self._fixed else ''}: let the batch come "
+                        "first in every layer, or give a loss that is one number"
                     )
-                signals = [share * self._signal(own, moved[None])[0] for _, moved in calls]
-            given = [inputs for inputs, _ in calls]
-            if isinstance(network, Recurrent):
-                given, signals = [joined(given)], [torch.cat(signals)]
-            teach(layer, list(zip(given, signals, strict=True)))
+                signal = share * self._signal(own, moved[None])[0]
+            signal = signal.flatten(0, 1) if isinstance(network, Recurrent) else signal
+            taught.setdefault(call.layer, []).append((call.inputs, signal))
+        for layer, calls in taught.items():
+            teach(layer, calls)
 
-    def _explained(self, rollouts: Rollouts, change: Tensor, moves: list[Tensor]) -> dict[nn.Module, list[Tensor]]:
-        """Find the signals of the layers whose noise is explained, one for each call."""
+    def _explained(self, rollouts: Rollouts, change: Tensor) -> dict[int, Tensor]:
+        """Find the signals of the calls whose noise is explained, by their numbers; in a sequence, of all steps."""
         if change.ndim == 1:
             raise UserError("explain needs the loss of each example: give a loss with reduction='none'")
         readout = self.network.readout if change.ndim == 3 else None
-        perturbed = [
-            Perturbed(self._against(outputs).flatten(2), self._against(drawn).flatten(2), layer is readout)
-            for (layer, _, outputs), drawn in zip(rollouts.calls, moves, strict=True)
-        ]
-        signals = signals_in_turn(perturbed, change, future=self.credit == "future")
-        found: dict[nn.Module, list[Tensor]] = {}
-        for (layer, _, outputs), signal in zip(rollouts.calls, signals, strict=True):
-            if signal is not None:
-                found.setdefault(layer, []).append(signal.view(outputs.shape[1:]))
+        of_calls = []  # for each call its steps, of which only a sequence has several
+        for call in rollouts.calls:
+            parts = (self._against(part) for part in (call.outputs, call.moves))
+            moved, drawn = (part.unbind(1) if change.ndim == 3 else (part,) for part in parts)
+            steps = zip(moved, drawn, strict=True)
+            of_calls.append([Perturbed(d.flatten(2), xi.flatten(2), call.layer is readout) for d, xi in steps])
+        in_order = [call for step in zip(*of_calls, strict=True) for call in step]
+        signals = signals_in_turn(in_order, change, future=self.credit == "future")
+        found = {}
+        for number, call in enumerate(rollouts.calls):
+            of_steps = [signal for signal in signals[number :: len(rollouts.calls)] if signal is not None]
+            if of_steps:
+                found[number] = torch.stack(of_steps).view(call.outputs.shape[1:])
         return found
 
     def _signal(self, change: Tensor, moved: Tensor) -> Tensor:
@@ -249,7 +258,10 @@ class NodePerturbation(NetworkRule):
     def _losses(self, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Losses of all rollouts: (rollouts,), (rollouts, batch) or, of a sequence, (rollouts, batch, time)."""
         y = self.checked_targets(y, outputs.shape[1:])
-        losses = torch.vmap(lambda scores: self.loss(scores, y))(outputs)
+        if len(outputs) <= FEW:
+            losses = torch.stack([self.loss(scores, y) for scores in outputs])
+        else:
+            losses = torch.vmap(lambda scores: self.loss(scores, y))(outputs)
         kept = 3 if isinstance(self.network, Recurrent) else 2
         if losses.ndim > kept:
             losses = losses.flatten(kept).mean(dim=kept)
@@ -270,7 +282,8 @@ class NodePerturbation(NetworkRule):
             return values
         if values.ndim < 2 or values.shape[1] < self.windows:
             raise UserError(f"sequences of shape {tuple(values.shape)} cannot be divided into {self.windows} windows")
-        return values.tensor_split(self.windows, dim=1)[number]
+        length, longer = divmod(values.shape[1], self.windows)  # as `tensor_split` divides, without making all parts
+        return values.narrow(1, number * length + min(number, longer), length + (number < longer))
 
     def _drawn_moves(self, x: Tensor) -> list[Tensor]:
         """Noise for every call of a layer and every rollout; zero for the clean one."""
@@ -279,11 +292,22 @@ class NodePerturbation(NetworkRule):
         key = (x.shape, self.training)
         if key not in self._shapes:
             self._shapes[key] = output_shapes(self.network, self._layers, x)
-        like, shapes = next(iter(self._weights.values())), self._shapes[key]
+            if len(self._shapes) == 1:
+                self._fixed = self._calls_of_fixed_length(x, self._shapes[key])
+        like, shapes = next(self.network.parameters()), self._shapes[key]
         alike = {
             shape: iter(self._drawn((shapes.count(shape), *shape), like).unbind(1)) for shape in dict.fromkeys(shapes)
         }
         return [next(alike[shape]) for shape in shapes]
+
+    def _calls_of_fixed_length(self, x: Tensor, shapes: list[torch.Size]) -> set[int]:
+        if isinstance(self.network, Recurrent):
+            return set()
+        try:
+            longer = output_shapes(self.network, self._layers, torch.cat([x, x[:1]]))
+        except RuntimeError:  # it runs on batches of this length alone
+            return set()
+        return {number for number, (own, other) in enumerate(zip(shapes, longer, strict=False)) if own[:1] == other[:1]}
 
     def _drawn_noise(self) -> dict[str, Tensor]:
         """Noise for every weight and every rollout; zero for the clean one."""
@@ -300,7 +324,7 @@ class NodePerturbation(NetworkRule):
         apart = {id(layer.weight) for layer in self.network.modules() if isinstance(layer, Decorrelation)}
         return {n: p for n, p in self.network.named_parameters() if p.requires_grad and id(p) not in apart}
 
-    @property
+    @functools.cached_property
     def _layers(self) -> dict[nn.Module, str]:
         """The perturbed layers, with their names."""
         if self.kind == "weight":

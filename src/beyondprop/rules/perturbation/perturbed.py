@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
+from beyondprop.arguments import check_number, check_whole
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import add_gradient, batched_by_vmap, first_nonfinite_layer, without_trace
 from beyondprop.rules.network_rule import NetworkRule
@@ -44,6 +45,7 @@ class PerturbedNetwork(NetworkRule):
     """
 
     follows_gradient: ClassVar[bool] = False
+    span: int = 1  # steps of a call
 
     def __init__(
         self,
@@ -60,14 +62,15 @@ class PerturbedNetwork(NetworkRule):
         super().__init__(network, loss)
         if at_once is None:
             at_once = 1 if any(isinstance(module, _ConvNd) for module in network.modules()) else 64
-        if cost_noise < 0 or at_once < 1:
-            raise UserError("cost_noise must be at least 0, and at_once at least 1")
+        check_number(norm=norm, above=True)
+        check_number(cost_noise=cost_noise)
+        check_whole(1, at_once=at_once, copies=copies)
         self._scores: torch.Size | None = None  # known when the network has been seen to run
         self.cost_noise, self.at_once, self.copies = cost_noise, at_once, copies
         self._names = [name for name, p in network.named_parameters() if p.requires_grad]
         trained = [p for p in network.parameters() if p.requires_grad]
-        if copies < 1 or (copies > 1 and any(p.ndim == 0 or len(p) != copies for p in trained)):
-            raise UserError(f"copies must be the first dimension of every parameter, and at least 1: got {copies}")
+        if copies > 1 and any(p.ndim == 0 or len(p) != copies for p in trained):
+            raise UserError(f"copies must be the first dimension of every parameter: got {copies}")
         self.norm, self.size = norm, sum(p.numel() for p in trained) // copies
         self.division = Division()
         # Random codes are drawn for each copy; the others have one plan, which all follow.

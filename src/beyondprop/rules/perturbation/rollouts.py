@@ -13,18 +13,27 @@ from torch.func import functional_call
 
 from beyondprop.errors import UnsupportedNetworkError
 from beyondprop.layers.decorrelation import Decorrelation
-from beyondprop.networks.recurrent import Recurrent
+from beyondprop.networks.recurrent import Recurrent, StateLinear
 from beyondprop.rule import add_gradient, without_trace
+from beyondprop.rules.perturbation.linear import by_hand, products
 
 SIGNS = torch.tensor([[1.0 if byte >> bit & 1 else -1.0 for bit in range(8)] for byte in range(256)])
 
 
 class Call(NamedTuple):
-    """One call of a perturbed layer: its clean inputs, and its outputs in all rollouts, the clean one first."""
+    """One call of a perturbed layer; in a sequence network, its calls of all steps.
+
+    Attributes:
+        layer: Which.
+        inputs: Clean ones, shape (batch, ...), or (time * batch, ...).
+        outputs: Of all rollouts, the clean one first, shape (rollouts, batch, ...), or (rollouts, time, batch, ...).
+        moves: By how much they were moved at this very call, of their shape.
+    """
 
     layer: nn.Module
     inputs: tuple[Tensor, ...]
     outputs: Tensor
+    moves: Tensor
 
 
 @dataclass
@@ -34,14 +43,14 @@ class Rollouts:
     Attributes:
         outputs: Of the network, shape (rollouts, batch, ...).
         states: Of a sequence network, after the last step, shape (rollouts, batch, hidden).
-        calls: Of the perturbed layers, in order.
-        decorrelated: Clean outputs of each decorrelating layer.
+        calls: Of the perturbed layers, in order; of a sequence network, one for each layer, in the order of a step.
+        decorrelated: Clean outputs of each decorrelating layer, of all its calls.
     """
 
     outputs: Tensor
     states: Tensor | None
     calls: list[Call]
-    decorrelated: dict[Decorrelation, list[Tensor]]
+    decorrelated: dict[Decorrelation, Tensor]
 
 
 def draw(shape: Sequence[int], like: Tensor, *, signs: bool) -> Tensor:
@@ -64,7 +73,7 @@ def output_shapes(network: nn.Module, layers: Mapping[nn.Module, str], x: Tensor
     """Find the shape of every output of the layers, in the order of their calls, by a pass that leaves no trace."""
     with without_trace(network), _Watch(network, layers) as watch:
         network(x)
-    return [output.shape for _, _, output in watch.calls]
+    return [call.outputs.shape for call in watch.calls]
 
 
 def roll_out(
@@ -79,6 +88,8 @@ def roll_out(
 ) -> Rollouts:
     """Evaluate a network several times at once, with one dropout mask for all; statistics move by the first alone.
 
+    Evaluations of the library's own sequence networks are rows of one batch, all others are batched by `torch.vmap`.
+
     Args:
         network: In the mode in which it is to run.
         x: Inputs, the same for all.
@@ -91,6 +102,8 @@ def roll_out(
     Raises:
         UnsupportedNetworkError: The network does what cannot be batched.
     """
+    if isinstance(network, Recurrent) and not weights and treats_rows_alike(network):
+        return _roll_out_in_rows(network, x, count, moves, states)
     runner = _Runner(network)
     buffers = {name: buffer.expand(count, *buffer.shape).clone() for name, buffer in network.named_buffers()}
     watch = _Watch(network, layers)
@@ -120,10 +133,60 @@ def roll_out(
         found.setdefault(layer, []).append(values[0])
     watch.begin(None)  # what was noted inside the batched evaluation has no meaning outside it
     calls = [
-        Call(layer, tuple(x[0] for x in given), result)
-        for layer, given, result in zip(called, inputs, results, strict=True)
+        Call(layer, tuple(x[0] for x in given), result, move)
+        for layer, given, result, move in zip(called, inputs, results, moves, strict=True)
     ]
-    return Rollouts(outputs, state if isinstance(network, Recurrent) else None, calls, found)
+    if isinstance(network, Recurrent):
+        calls = [_in_time([call for call in calls if call.layer is layer]) for layer in dict.fromkeys(called)]
+    stacked = {layer: torch.stack(values) for layer, values in found.items()}
+    return Rollouts(outputs, state if isinstance(network, Recurrent) else None, calls, stacked)
+
+
+def treats_rows_alike(network: Recurrent) -> bool:
+    """Whether `advance_moved` says all that the network does: nobody has changed, replaced or hooked a part of it."""
+    kind = type(network)
+    written = next(vars(base) for base in kind.__mro__ if "advance" in vars(base))
+    known = (kind, StateLinear, nn.Linear, nn.Identity, Decorrelation)
+    return (
+        "advance_moved" in written
+        and (kind.run, kind.forward) == (Recurrent.run, Recurrent.forward)
+        and all(type(m) in known and not (m._forward_hooks or m._forward_pre_hooks) for m in network.modules())
+    )
+
+
+def _roll_out_in_rows(
+    network: Recurrent, x: Tensor, count: int, moves: list[Tensor], states: Tensor | None
+) -> Rollouts:
+    """Let the rollouts be rows of one batch, that of the clean one first."""
+    (batch, time, _), kinds = x.shape, len(moves) // x.shape[1]
+    in_time = [torch.stack(moves[kind::kinds]) for kind in range(kinds)]  # (time, rollouts, batch, units)
+    kept = x.new_empty(time + 1, count * batch, network.hidden)
+    kept[0] = 0 if states is None else states.flatten(0, 1)
+    u = x.transpose(0, 1)
+    moved = network.advance_moved(u, in_time[:-1], kept)
+    results = [part.outputs.view(time, count, batch, -1) for part in moved]
+    inputs = [(u.flatten(0, 1), part.states[:, :batch].flatten(0, 1)) for part in moved]
+    clean = kept[1:, :batch]
+    results.append(network.readout(kept[1:]).view(time, count, batch, -1) + in_time[-1])
+    calls = [
+        Call(layer, given, result.transpose(0, 1), move.transpose(0, 1))
+        for layer, given, result, move in zip(
+            [*(part.layer for part in moved), network.readout],
+            [*inputs, (clean.flatten(0, 1),)],
+            results,
+            in_time,
+            strict=True,
+        )
+    ]
+    decorrelated = {network.decorrelate: clean} if isinstance(network.decorrelate, Decorrelation) else {}
+    return Rollouts(results[-1].permute(1, 2, 0, 3), kept[-1].view(count, batch, -1), calls, decorrelated)
+
+
+def _in_time(calls: Sequence[Call]) -> Call:
+    """Make one call of those that a layer of a sequence network has had."""
+    inputs = (torch.cat(parts) for parts in zip(*(call.inputs for call in calls), strict=True))
+    outputs, moves = (torch.stack(parts, dim=1) for parts in zip(*(call[2:] for call in calls), strict=True))
+    return Call(calls[0].layer, tuple(inputs), outputs, moves)
 
 
 def teach(layer: nn.Module, calls: Sequence[tuple[tuple[Tensor, ...], Tensor]]) -> None:
@@ -135,16 +198,15 @@ def teach(layer: nn.Module, calls: Sequence[tuple[tuple[Tensor, ...], Tensor]]) 
     """
     parameters = [p for p in layer.parameters() if p.requires_grad]
     for inputs, signal in calls if parameters else ():
+        if by_hand(layer):
+            for parameter, gradient in products(layer, inputs, signal):
+                add_gradient(parameter, gradient)
+            continue
         buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}
         with torch.enable_grad():
             gradients = torch.autograd.grad(functional_call(layer, buffers, inputs), parameters, signal)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             add_gradient(parameter, gradient)
-
-
-def joined(inputs: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Make the inputs of one call of those of several, one batch behind the other."""
-    return tuple(torch.cat(parts) for parts in zip(*inputs, strict=True))
 
 
 class _Runner(nn.Module):
@@ -192,7 +254,7 @@ class _Watch:
             )
         if self.moves is not None:
             output = output + self.moves[len(self.calls)]
-        self.calls.append(Call(layer, args, output))
+        self.calls.append(Call(layer, args, output, output))
         return output.clone()  # an activation may work in place
 
     def _decorrelated(self, layer: Decorrelation, _args: Any, output: Tensor) -> None:

@@ -37,7 +37,6 @@ class _Noting(PerturbedNetwork):
     ) -> None:
         super().__init__(network, _squared_error, **options)
         self.every = every
-        self.span = options.get("tau_x", 1) if len(self.phases) == 1 else 1  # steps of a call
         self.register_buffer("patterns", patterns.clone())
         self.register_buffer("answers", answers.bool())
         self.register_buffer("solved_at", torch.full((self.copies,), -1))

@@ -37,7 +37,8 @@ from beyondprop.training.execution import Execution
 
 OUT = Path(__file__).resolve().parent / "results" / "signals_tuning.json"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-HELD_OUT = {"digits": 287, "mnist": 10_000, "cifar-10": 10_000}
+IMAGES = {"digits": 287, "mnist": 10_000, "cifar-10": 10_000}
+HELD_OUT = IMAGES | {"temporal-order": 1000, "marked-mean": 1000}
 
 
 def recipes(data: str, networks: list[str]) -> list[Recipe]:
@@ -60,8 +61,8 @@ def name(recipe: Recipe, changes: Mapping[str, Any]) -> str:
     return ", ".join([recipe.id, *said])
 
 
-def measure(recipe: Recipe, changes: Mapping[str, Any], precision: str) -> float:
-    """Train once, and tell the accuracy on the images held out."""
+def measure(recipe: Recipe, changes: Mapping[str, Any], precision: str) -> tuple[str, float]:
+    """Train once, and tell the accuracy on what was held out, or the squared error where that is the loss."""
     settings = dataclasses.replace(recipe.settings, validation=HELD_OUT[recipe.dataset], **changes)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -69,8 +70,9 @@ def measure(recipe: Recipe, changes: Mapping[str, Any], precision: str) -> float
                 recipe, settings, Execution(precision=precision), Path(folder) / "run", progress=False
             )
         except NonFiniteError:
-            return 0.0
-    return float(outcome.metrics["validation_accuracy"])
+            return "validation_accuracy", 0.0
+    metric = next(name for name in ("validation_accuracy", "validation_mse") if name in outcome.metrics)
+    return metric, float(outcome.metrics[metric])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=2, help="of each training (default 2)")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="the grid")
     parser.add_argument("--field", default="learning_rate", help="the setting that the grid is of")
-    parser.add_argument("--data", nargs="+", default=list(HELD_OUT), help="data sets (default all)")
+    parser.add_argument("--data", nargs="+", default=list(IMAGES), help="data sets (default all)")
     parser.add_argument("--networks", nargs="+", default=["mlp", "conv"], help="mlp, conv (default both)")
     parser.add_argument("--only", default="", help="recipes whose id holds this")
     parser.add_argument("--recipes", nargs="+", default=[], help="these instead, such as those of the blockwise rules")
@@ -108,9 +110,9 @@ def main(arguments: list[str] | None = None) -> None:
         case = name(recipe, changes)
         if any(row.case == case for row in rows):
             continue
-        accuracy = measure(recipe, changes, options.precision)
-        print(f"{100 * accuracy:6.2f} %  {case}", flush=True)
-        rows.append(Row(case, "validation_accuracy", accuracy, "chance", None, None))
+        metric, value = measure(recipe, changes, options.precision)
+        print(f"{metric} {value:.4f}  {case}", flush=True)
+        rows.append(Row(case, metric, value, "chance", None, None))
         write_results(options.out, environment(torch.device("cpu")), rows)
 
 

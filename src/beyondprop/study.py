@@ -31,7 +31,7 @@ from beyondprop.training.assembly import LoadedRun, assemble
 from beyondprop.training.atomic import write_file
 from beyondprop.training.evaluation import autocast
 from beyondprop.training.execution import Execution
-from beyondprop.training.runs import use_threads
+from beyondprop.training.runs import use_processor
 
 Results = dict[str, Any]
 
@@ -79,7 +79,7 @@ def study(
         raise UserError("a study compares at least two different recipes: name each once")
     settings = {recipe.id: replace(recipe.settings, **(changed or {})) for recipe in recipes}
     check_fields(execution, *settings.values())
-    with use_threads(execution.threads):
+    with use_processor(execution.threads):
         about = _about(recipes, settings, execution)
     _refuse_other(out, {**about, "seeds": list(range(seeds))}, overwrite)
     make_folder(out, "--out")
@@ -90,7 +90,7 @@ def study(
         seeded = replace(execution, seed=seed)
         outcome = training.train(recipe, settings[recipe.id], seeded, folder, resume=True, progress=progress)
         outcomes[recipe.id].append(outcome)
-    with use_threads(execution.threads):
+    with use_processor(execution.threads):
         document = {**about, "seeds": list(range(seeds)), **_compared(recipes, settings, execution, outcomes)}
     document["environment"] = environment_of([each for of_recipe in outcomes.values() for each in of_recipe])
     _write(out, document)

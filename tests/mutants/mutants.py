@@ -3007,14 +3007,14 @@ MUTANTS = (
     ),
     Mutant(
         "mgd: sizes that are no whole numbers",
-        "arguments.py",
+        "checks.py",
         "not isinstance(value, Integral) or ",
         "",
         MGD,
     ),
     Mutant(
         "mgd: noise that is NaN",
-        "arguments.py",
+        "checks.py",
         "not 0 <= float(value) < math.inf",
         "float(value) < 0",
         MGD,

@@ -20,6 +20,7 @@ from beyondprop.training import Execution, evaluate, load_run, train
 from beyondprop.training.assembly import make_optimizer, make_scheduler
 from beyondprop.training.checkpoint import load
 from beyondprop.training.curves import draw_accuracy_by_steps, draw_curves
+from beyondprop.training.runs import flushes_denormals, use_processor
 
 EXECUTION = Execution(device="cpu", seed=2)
 
@@ -266,6 +267,19 @@ def test_threads_are_set_for_the_run_alone(tmp_path, splits):
     )
     assert seen == [2]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("flushing", [False, True])
+def test_numbers_below_the_smallest_normal_one_are_zero_within_a_run(flushing):
+    tiny = torch.full((4,), 1e-39)
+    torch.set_flush_denormal(flushing)
+    try:
+        with use_processor(None):
+            assert not (tiny * 0.5).any()
+        assert bool((tiny * 0.5).any()) is not flushing
+        assert flushes_denormals() is flushing
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cuda" if not torch.cuda.is_available() else "hpu"])

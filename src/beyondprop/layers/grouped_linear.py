@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondprop.arguments import check_whole
+from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
 
 

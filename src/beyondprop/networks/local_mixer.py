@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from beyondprop.arguments import check_number, check_whole
+from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
 from beyondprop.layers.grouped_linear import GroupedLinear
 from beyondprop.layers.normed_linear import Evaluation, NormedLinear, by_group

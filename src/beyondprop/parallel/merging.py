@@ -25,7 +25,7 @@ from beyondprop.training.run_folder import (
     read_settings,
     refuse_other_settings,
 )
-from beyondprop.training.runs import Outcome, outcome_of, use_threads, write_outcome
+from beyondprop.training.runs import Outcome, outcome_of, use_processor, write_outcome
 
 
 class Part(NamedTuple):
@@ -58,7 +58,7 @@ def merge(folder: str | os.PathLike[str], *, splits: Splits | None = None) -> Ou
     parts = _read_parts(path)
     first = parts[0].settings
     about = {name: first[name] for name in ("recipe", "settings", "execution", "ranks", "data_parallel")}
-    with RunFolder(path, about, resume=True) as run, use_threads(first["execution"]["threads"]):
+    with RunFolder(path, about, resume=True) as run, use_processor(first["execution"]["threads"]):
         if run.result is None:
             built = assemble_stored(path, first, splits=splits)
             places = [Place(rank=k, ranks=len(parts), replicas=first["data_parallel"]) for k in range(len(parts))]

@@ -30,7 +30,7 @@ from beyondprop.training.assembly import assemble
 from beyondprop.training.atomic import disk_errors, write_file, write_folder
 from beyondprop.training.execution import Execution
 from beyondprop.training.run_folder import METRICS, RESULT, SETTINGS, RunFolder, refuse_other_settings
-from beyondprop.training.runs import Outcome, cost_of, fit_experiment, use_threads
+from beyondprop.training.runs import Outcome, cost_of, fit_experiment, use_processor
 
 PATIENCE = timedelta(minutes=30)  # for another process at the start, and at a step in step with it
 SLOWEST = timedelta(days=100)  # how long the first to finish waits for the last
@@ -83,7 +83,7 @@ def train(
     about: dict[str, Any] = {"recipe": recipe.id, "settings": asdict(settings), "execution": asdict(execution)}
     about |= {"ranks": place.ranks, "data_parallel": place.replicas}
     own = rank_folder(folder, place.rank)
-    with use_threads(execution.threads), ExitStack() as meeting:
+    with use_processor(execution.threads), ExitStack() as meeting:
         meets = meeting.enter_context(_meeting(place))
         built = assemble(recipe, settings, _on_own_device(execution), splits)
         share = share_of(cast(Rule, built.rule), place)  # what cannot be shared out is refused there

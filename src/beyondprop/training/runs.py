@@ -87,7 +87,7 @@ def train(
     """
     check_fields(settings, execution)
     about = {"recipe": recipe.id, "settings": asdict(settings), "execution": asdict(execution)}
-    with RunFolder(folder, about, resume=resume) as run, use_threads(execution.threads):
+    with RunFolder(folder, about, resume=resume) as run, use_processor(execution.threads):
         if run.result is None:
             built = assemble(recipe, settings, execution, splits)
             fitted = fit_experiment(
@@ -229,12 +229,23 @@ def _describe(device: torch.device) -> str:
 
 
 @contextmanager
-def use_threads(count: int | None) -> Iterator[None]:
-    """Use so many threads, then as many as before."""
-    former = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
+def use_processor(threads: int | None) -> Iterator[None]:
+    """Use so many threads, and zero for numbers below the smallest normal one; then all as it was before.
+
+    Processors take many times as long for such numbers. Signals that vanish through hundreds of time steps are
+    full of them: on 784 steps both back-propagation and targets take five times as long without this.
+    """
+    former, flushing = torch.get_num_threads(), flushes_denormals()
+    torch.set_flush_denormal(True)  # before threads are made, which take it over
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.set_num_threads(former)
+        torch.set_flush_denormal(flushing)
+
+
+def flushes_denormals() -> bool:
+    """Whether torch takes numbers below the smallest normal one for zero, which it does not tell."""
+    return not bool(torch.tensor(1e-310, dtype=torch.float64) * 1)

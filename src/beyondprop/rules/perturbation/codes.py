@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from beyondprop.arguments import check_number, check_whole
+from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
 
 Kind = Literal["random", "sequential", "walsh", "sinusoidal"]

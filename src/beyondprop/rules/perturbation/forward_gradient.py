@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from beyondprop.arguments import check_whole
+from beyondprop.checks import check_whole
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rule import add_gradient, first_nonfinite_layer
 from beyondprop.rules.network_rule import NetworkRule

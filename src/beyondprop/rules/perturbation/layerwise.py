@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from beyondprop.arguments import check_number, check_whole
+from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import add_gradient, first_nonfinite_layer
 from beyondprop.rules.network_rule import NetworkRule

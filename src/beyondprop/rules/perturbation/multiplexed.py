@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from beyondprop.arguments import check_number, check_whole
+from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
 from beyondprop.rules.perturbation.codes import Kind
 from beyondprop.rules.perturbation.perturbed import PerturbedNetwork

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from beyondprop.arguments import check_number, check_whole
+from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.layers.decorrelation import Decorrelation
 from beyondprop.networks.recurrent import Recurrent

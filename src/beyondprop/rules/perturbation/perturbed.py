@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
-from beyondprop.arguments import check_number, check_whole
+from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import add_gradient, batched_by_vmap, first_nonfinite_layer, without_trace
 from beyondprop.rules.network_rule import NetworkRule

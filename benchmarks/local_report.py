@@ -1,9 +1,9 @@
-"""Makes the tables of the local rules in docs/benchmarks.md from `local_step.json`.
+"""Makes the tables of the local rules in docs/benchmarks.md from their result files.
 
     python benchmarks/local_report.py
 
-One of each method beside its peer, one of each rule beside back-propagation, one of memory at growing depth. `make
-tables` calls this.
+One of each method beside its peer, one of each rule beside back-propagation, one of memory at growing depth, and one of
+whole trainings, from `local_training.json`. `make tables` calls this.
 """
 
 from __future__ import annotations
@@ -28,12 +28,43 @@ CASE = re.compile(
 
 def tables(results: Path = RESULTS) -> dict[str, str]:
     """Make all tables, by the names that their markers carry."""
-    rows = json.loads((results / "local_step.json").read_bytes())["rows"]
+    rows, whole = (
+        json.loads((results / f"{name}.json").read_bytes())["rows"] for name in ("local_step", "local_training")
+    )
     return {
         "local-peers": peer_table(rows),
         "local-rules": rule_table(rows),
         "local-memory": memory_table(rows, DEEP),
+        "local-training": training_table(whole),
     }
+
+
+def training_table(rows: Rows) -> str:
+    """One line a training: its seconds and accuracy, the other's, and when each had passed the other's accuracy."""
+    pairs: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        pairs.setdefault((row["case"], row["peer"]), {})[row["metric"]] = row
+    heads = ("Training", "Beside", "Seconds", "Accuracy", "As accurate as the other", "The other as accurate")
+    cells = []
+    for (case, peer), found in pairs.items():
+        seconds, accuracy = found["train_seconds"], found["validation_accuracy"]
+        ours, theirs = (found.get(f"epochs_to_the_{whose}_accuracy", {}) for whose in ("peers", "rules"))
+        cells.append(
+            (
+                case,
+                peer,
+                f"{seconds['ours']:.0f} / {seconds['peer_value']:.0f}",
+                f"{100 * accuracy['ours']:.2f} / {100 * accuracy['peer_value']:.2f}",
+                after(found.get("seconds_to_the_peers_accuracy", {}).get("ours"), ours.get("ours")),
+                after(found.get("seconds_to_the_rules_accuracy", {}).get("peer_value"), theirs.get("peer_value")),
+            )
+        )
+    return markdown_table(heads, cells, left=heads[:2])
+
+
+def after(seconds: float | None, epochs: float | None) -> str:
+    """How long something took; "never" where it did not happen."""
+    return "never" if seconds is None or epochs is None else f"{seconds:.0f} s ({epochs:.0f} epochs)"
 
 
 def peer_table(rows: Rows) -> str:

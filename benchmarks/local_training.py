@@ -11,7 +11,7 @@ without evaluation.
 
 A rule that trains fast and ends low may yet be slower to what it reaches. So the file also says when the other one had
 first passed the rule's last accuracy, and when the rule had first passed the other's, in seconds and in epochs; both
-are looked at after each epoch. Where one never did, the row has no value.
+are looked at after each epoch. Where one never did, the row has no value. Rows of other pairs stay in the result file.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     found: dict[str, Trained] = {}
-    rows = []
+    rows = [Row(**row) for row in json.loads(options.out.read_bytes())["rows"]] if options.out.exists() else []
     told = f"{options.threads} thread{'s' * (options.threads > 1)}, {options.precision}"
     told += f", {options.epochs} epochs" if options.epochs else ""
     for pair in options.pairs:
@@ -108,7 +108,9 @@ def main(arguments: list[str] | None = None) -> None:
             if name not in found:
                 found[name] = train(name, options.held_out, options.precision, options.epochs)
                 print(f"{name}: {found[name].seconds:.1f} s, {100 * found[name].accuracy:.2f} %", flush=True)
-        rows += compared(found[ids[0]], found[ids[1]], f"{ids[0]}, {told}", ids[1])
+        case = f"{ids[0]}, {told}"
+        rows = [row for row in rows if (row.case, row.peer) != (case, ids[1])]
+        rows += compared(found[ids[0]], found[ids[1]], case, ids[1])
         write_results(options.out, environment(torch.device("cpu")), rows)
 
 

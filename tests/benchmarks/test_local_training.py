@@ -44,3 +44,6 @@ def test_the_whole_command_on_the_digits(script, tmp_path):
     assert {row["case"].partition(",")[0] for row in rows} == {"cafo/digits-mse", "symba/digits"}
     assert all(row["ours"] > 0 for row in rows)
     assert max(row["ours"] for row in rows if row["metric"].startswith("epochs")) <= 2
+    script.main(["--pairs", pairs[0], "--epochs", "2", "--held-out", "287", "--threads", "1", "--out", str(out)])
+    again = json.loads(out.read_bytes())["rows"]
+    assert sorted(row["case"] + row["metric"] for row in again) == sorted(row["case"] + row["metric"] for row in rows)

@@ -3,7 +3,8 @@
     python benchmarks/signals_report.py
 
 `signals_step.json` has a row for each rule, network, precision and peer, the table a line a rule and network, in
-float32; `proximal_steps.json` has a row for each pair and figure, the table a line a rule. `make tables` calls this.
+float32; `targets_step.json` likewise, of which the table has both precisions; `proximal_steps.json` has a row for each
+pair and figure, the table a line a rule. `make tables` calls this.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ Rows = list[dict[str, Any]]
 
 def tables(results: Path = RESULTS) -> dict[str, str]:
     """Make all tables, by the names that their markers carry."""
-    steps, proximal = (
-        json.loads((results / f"{name}.json").read_bytes())["rows"] for name in ("signals_step", "proximal_steps")
+    steps, proximal, targets = (
+        json.loads((results / f"{name}.json").read_bytes())["rows"]
+        for name in ("signals_step", "proximal_steps", "targets_step")
     )
     return {
         "signals-step": speed_table(steps),
         "signals-memory": memory_table(steps),
         "proximal-steps": proximal_table(proximal),
+        "targets-step": targets_table(targets),
     }
 
 
@@ -106,6 +109,27 @@ def proximal_table(rows: Rows) -> str:
         if "trials chosen_step" in line
     ]
     return markdown_table(heads, cells, left=heads[:1])
+
+
+def targets_table(rows: Rows) -> str:
+    """One line a network and rule: its time, ratios to the peer as it is and fused, and the steps of BP it takes."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        case = re.fullmatch(r"(.*) step, (.*, batch \d+), \d+ threads?, (float\d+)(, the peer .*)?", row["case"])
+        if case is None or row["ratio"] is None:
+            continue
+        line, precision = found.setdefault((case[2], case[1]), {}), case[3]
+        line[f"{precision} time"] = f"{1000 * row['ours']:.1f}"
+        if case[4]:
+            key = f"{precision} peer"
+            line[key] = f"{line[key]} / {row['ratio']:.2f}" if key in line else f"{row['ratio']:.2f}"
+        else:
+            line[f"{precision} steps"] = f"{1 / row['ratio']:.2f}"
+    columns = {"time": "ms", "peer": "beside the authors' code", "steps": "steps of BP"}
+    keys = [f"{precision} {kind}" for precision in ("float64", "float32") for kind in columns]
+    heads = ("Network", "Rule", *(f"{key.split()[0]}, {columns[key.split()[1]]}" for key in keys))
+    cells = [(network, rule, *(line.get(key, "") for key in keys)) for (network, rule), line in found.items()]
+    return markdown_table(heads, cells, left=heads[:2])
 
 
 def _step(line: dict[str, float], which: str) -> str:

@@ -67,3 +67,23 @@ def test_a_proximal_line_is_made_of_a_rules_own_rows_and_of_those_where_it_is_th
         "| BPC | 1 | at least 3.16 | 97.54 | 97.80 | 96.00 | 28,000 |",
         "| SGD | 0.316 | 0.3 | 97.00 | 97.20 | 97.21 | 64,900 |",
     ]
+
+
+def test_a_line_of_targets_has_both_precisions(report: ModuleType) -> None:
+    case, peer = (
+        "dtp step, 4-3, batch 8, 1 threads",
+        "meulemansalex/theoretical_framework_for_target_propagation@b6ee350",
+    )
+
+    def row(case: str, peer: str, ratio: float) -> dict:
+        return {"case": case, "metric": "seconds", "ours": 0.0042, "peer": peer, "peer_value": 1.0, "ratio": ratio}
+
+    rows = [
+        row(f"{case}, float64, the peer as it is", peer, 1.5),
+        row(f"{case}, float64, the peer with fused Adam", peer, 1.25),
+        row(f"{case}, float64", "bp by the library", 0.5),
+        row(f"{case}, float32", "bp by the library", 0.4),
+    ]
+    assert report.targets_table(rows).splitlines()[2:] == [
+        "| 4-3, batch 8 | dtp | 4.2 | 1.50 / 1.25 | 2.00 | 4.2 |  | 2.50 |"
+    ]

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from beyondprop import training
+from beyondprop import data, training
 from beyondprop.catalogue import SYSTEMS, find_recipe
 from beyondprop.cli import main
 from beyondprop.data.sets import ImageSet, Splits
+from beyondprop.errors import UserError
 from beyondprop.networks.sequences import CharacterModel, ImageReader
 from beyondprop.recipes.regularized_inversion import Pieces, ThroughTime, _course
 from beyondprop.training.execution import Execution
@@ -72,6 +73,24 @@ def test_matched_rates_move_both_rules_alike_where_only_the_last_target_counts()
         ends.append(experiment.rule.network.state_dict())
     for key, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][key], rtol=1e-4, atol=1e-6)
+
+
+def test_adding_without_held_out_sequences_tells_no_course(tmp_path):
+    recipe = find_recipe("tp-ri/adding")
+    settings = small(recipe, tmp_path, validation=0, epochs=1)
+    outcome = training.train(recipe, settings, Execution(threads=1), tmp_path / "run", progress=False)
+    assert "solved" not in outcome.metrics
+    assert "test_within" in outcome.metrics
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("piece", 0), ("piece", -8), ("layers", 0), ("clip_surge", -1.0), ("recurrent_step", -0.1)]
+)
+def test_settings_that_cannot_be_are_one_line(field, value):
+    recipe = find_recipe("tp-ri/digits")
+    settings = dataclasses.replace(recipe.settings, **{field: value})
+    with pytest.raises(UserError, match=field):
+        recipe.build(settings, data.load("digits"))
 
 
 def test_a_surge_is_clipped_and_the_usual_norm_is_saved():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from beyondprop.checks import check_number, check_whole
 from beyondprop.recipes.recipe import Experiment, Recipe, Settings
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ def builder(make_rule: Callable[[nn.Module, Any, Any], Rule]) -> Callable[[Any, 
 
         from beyondprop.networks.sequences import CharacterModel, ImageReader, SequenceReader, step_cross_entropy
 
+        check_whole(1, piece=getattr(settings, "piece", 1), layers=settings.layers)
+        check_number(clip_surge=settings.clip_surge, recurrent_step=settings.recurrent_step, noise=settings.noise)
         train, loss, measures = splits.train, None, None
         shape: dict[str, Any] = {"hidden": settings.hidden, "cell": settings.cell, "layers": settings.layers}
         network: nn.Module
@@ -151,7 +154,8 @@ def builder(make_rule: Callable[[nn.Module, Any, Any], Rule]) -> Callable[[Any, 
             measures = _within(rule)
         elif isinstance(settings, Characters):
             measures = _perplexity(rule)
-        course = _course if isinstance(settings, Order | Adding) else None
+        told = settings.validation > 0 or isinstance(settings, Order)  # of a regression nobody knows without
+        course = _course if isinstance(settings, Order | Adding) and told else None
         return Experiment(rule, optimizer=make_optimizer(rule, settings), measures=measures, course=course)
 
     return build
@@ -301,7 +305,8 @@ def choices(settings: ThroughTime) -> tuple[str, ...]:
     factor = settings.clip_surge
     clipped = (f"the recurrent gradient clipped at {factor:g} times its usual norm",) if factor else ()
     gru = ("the GRU's gates as torch has them",) if settings.cell == "gru" else ()
-    return (*clipped, *gru)
+    rows = ("r of 10 (released code: 1, by pixels)",) if isinstance(settings, Pieces) and settings.piece > 1 else ()
+    return (*clipped, *gru, *rows, "epochs of ours")
 
 
 def recipe(system: str, variant: str, summary: str, settings: ThroughTime, make_rule: Any) -> Recipe:
@@ -357,7 +362,7 @@ LEARNED_RECIPES = tuple(
     for variant, settings in LEARNED.items()
 )
 
-# Of back-propagation, (learning rate, factor of the recurrent layer's) that were best on held-out sequences.
+# Of back-propagation, (learning rate, factor of the recurrent layer's).
 TUNED = {
     "temporal-order-60": (0.1, 3e-2),
     "temporal-order-120": (0.1, 3e-2),

@@ -248,6 +248,29 @@ def test_saturated_units_ask_no_more_than_the_clip_allows():
     torch.testing.assert_close(steepness, torch.tensor([1 / (1 - (1 - CLIP) ** 2), 1 / 0.75]))
 
 
+def test_saturated_gates_ask_no_more_than_the_clip_allows():
+    """With a gate's slope far below clip (1 - clip), the displacement is divided by that in its place."""
+    gru = nn.GRU(1, 1)
+    with torch.no_grad():
+        for parameter, value in zip(gru.parameters(), (0.0, 0.0, 0.0, 0.0), strict=True):
+            parameter.fill_(value)
+        gru.bias_ih_l0[:2] = 50.0  # both gates open beyond all doubt
+        gru.bias_ih_l0[2], gru.bias_hh_l0[2] = 0.3, 0.7
+    n = math.tanh(0.3 + 0.7)
+    layer = Layer("gru", weights_of(gru, 0), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.full((1, 1), 0.5))
+    back_r, back_z, _ = linearise(layer, 0.1).back_to_state.flatten().tolist()
+    assert back_r == pytest.approx(0.0, abs=1e-6)  # (1 - z) is zero
+    assert back_z == pytest.approx((0.5 - n) / (0.1 * 0.9), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_weights_are_factored_in_float32(dtype):
+    weight = torch.randn(5, 4, dtype=dtype)
+    found = ridge_inverse(weight, 0.5, "W")
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, ridge_inverse(weight.double(), 0.5, "W").to(dtype), rtol=2e-2, atol=2e-2)
+
+
 class Around(nn.Module):
     """An embedding, a given first state, time first, and a readout of states and last state together."""
 

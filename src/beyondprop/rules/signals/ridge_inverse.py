@@ -29,7 +29,8 @@ def ridge_inverse(weight: Tensor, regularisation: float, name: str) -> Tensor:
     tensor([[0.5000, 0.0000],
             [0.0000, 0.5000]])
     """
-    gram = weight.mT @ weight
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))  # narrower types have no factorisation
+    gram = wide.mT @ wide
     gram.diagonal(dim1=-2, dim2=-1).add_(regularisation)
     factor, failed = torch.linalg.cholesky_ex(gram)
     if failed.any():
@@ -38,7 +39,7 @@ def ridge_inverse(weight: Tensor, regularisation: float, name: str) -> Tensor:
         raise UserError(
             f"the inverse of {name} is lost to rounding: raise the regularisation, or lower the learning rate"
         )
-    return torch.cholesky_solve(weight.mT, factor).mT
+    return torch.cholesky_solve(wide.mT, factor).mT.to(weight.dtype)
 
 
 def unsquashed(states: Tensor, kind: str, clip: float) -> Tensor:

@@ -9,7 +9,7 @@ from beyondprop import data, training
 from beyondprop.catalogue import SYSTEMS, find_recipe
 from beyondprop.cli import main
 from beyondprop.data.sets import ImageSet, Splits
-from beyondprop.errors import UserError
+from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.networks.sequences import CharacterModel, ImageReader
 from beyondprop.recipes.regularized_inversion import Pieces, ThroughTime, _course
 from beyondprop.training.execution import Execution
@@ -113,6 +113,12 @@ def test_a_surge_is_clipped_and_the_usual_norm_is_saved():
     usual = optimizer.state_dict()["param_groups"][0]["usual_norm"]
     assert usual == pytest.approx(2 * 4.5**0.01, rel=1e-6)
     assert moved(1000.0) == pytest.approx(5 * usual, rel=1e-3)
+    optimizer.param_groups[0]["usual_norm"] = usual
+    assert moved(1e30) == pytest.approx(5 * usual, rel=1e-3)  # its square is beyond float32
+    with pytest.raises(NonFiniteError, match="NaN or infinity"):
+        moved(float("inf"))
+    optimizer.param_groups[0]["usual_norm"] = usual
+    moved(1000.0)
     assert optimizer.param_groups[0]["usual_norm"] == pytest.approx(usual * 5**0.01, rel=1e-6)
 
 

@@ -215,16 +215,21 @@ def _clip_surge(optimizer: Optimizer, *_: Any, factor: float) -> None:
 
     The usual norm is a geometric mean over the last hundred steps or so, of norms as they are clipped. It stands in the
     group, so that it is saved with the optimizer.
+
+    Raises:
+        NonFiniteError: The gradient holds NaN or infinity; no weight has moved.
     """
     import math
 
-    from torch import nn
+    from beyondprop.errors import NonFiniteError
 
     group = optimizer.param_groups[0]
     gradients = [p.grad for p in group["params"] if p.grad is not None]
-    norm = float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
-    if norm == 0 or not math.isfinite(norm):
+    norm = math.hypot(*(float(gradient.double().norm()) for gradient in gradients))  # float32's square overflows early
+    if norm == 0:
         return
+    if not math.isfinite(norm):
+        raise NonFiniteError("the recurrent layer's gradient holds NaN or infinity: lower the learning rate")
     usual = group["usual_norm"] or norm
     allowed = min(norm, factor * usual)
     group["usual_norm"] = math.exp((1 - MEMORY) * math.log(usual) + MEMORY * math.log(allowed))
@@ -342,7 +347,10 @@ TASKS: dict[str, tuple[str, ThroughTime]] = {
         Pieces(epochs=11, recurrent_step=1e-4, permuted=True),
     ),
     "fashion-mnist-gru": ("Fashion-MNIST pixel by pixel, a GRU", Pieces(epochs=3, cell="gru")),
-    "text": ("characters of your own text", Characters(epochs=20, hidden=256, recurrent_step=1e-1)),
+    "text": (
+        "characters of your own text",
+        Characters(epochs=20, hidden=256, learning_rate=1.0, regularisation=10.0),
+    ),
 }
 
 RECIPES = tuple(

@@ -1,6 +1,7 @@
 """The command line: what it prints, how fast it answers, what it leaves unimported."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,23 @@ def test_help_of_a_recipe_shows_its_own_settings(command: str, capsys: pytest.Ca
     ):
         assert text in words
     assert ("--seed INT" in words) == (command == "train")  # reproduce trains seeds 0..N-1
+
+
+@pytest.mark.parametrize(
+    "recipe", ["dfa/mnist", "cafo/mnist", "cafo/mnist-mse", "node-perturbation/csv", "noprop-dt/cifar-10"]
+)
+@pytest.mark.parametrize("command", ["train", "reproduce"])
+def test_examples_of_a_recipe_are_its_own(command: str, recipe: str, capsys: pytest.CaptureFixture[str]):
+    """Every example names the recipe, and its flags are understood."""
+    ask_for_help(command, recipe)
+    printed, _, options = capsys.readouterr().out.split("Examples:")[1].partition("options")
+    examples = [line.split() for line in printed.splitlines() if "beyondprop " in line]
+    assert len(examples) == 3
+    for example in examples:
+        assert example[:3] == ["beyondprop", command, recipe]
+        assert ("--path" in example) == (recipe == "node-perturbation/csv")
+        flags = [word for word in example[3:] if word.startswith("--")]
+        assert all(re.search(rf" {flag}[ ,]", options) for flag in flags)
 
 
 def test_help_of_evaluate_shows_no_empty_and_no_second_default(capsys: pytest.CaptureFixture[str]):

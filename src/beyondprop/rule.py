@@ -72,6 +72,11 @@ class Rule(nn.Module, ABC):
             return [(epoch, stage) for epoch in range(1, epochs + 1) for stage in self.stages]
         return list(enumerate((stage for stage in self.stages for _ in range(epochs)), start=1))
 
+    def teaches_network(self, phase: str | None = None) -> bool:
+        """Whether `backward` of a phase, in the present stage, moves more than feedback; else no update is compared."""
+        del phase
+        return True
+
     @classmethod
     def supports(cls, network: nn.Module) -> str | None:
         """Tell before anything is trained whether the rule can train a network.

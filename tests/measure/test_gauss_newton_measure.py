@@ -38,6 +38,16 @@ def convolutional(norm=False):
     ).double()
 
 
+class Reader(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.head = kind(3, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
 class Shared(nn.Module):
     def __init__(self):
         super().__init__()
@@ -108,6 +118,38 @@ def test_ratio_is_that_of_brute_force(make, samples):
     assert found[name].null_space == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU])
+def test_a_recurrent_layer_is_one_layer(kind):
+    """Its point is its output, whose every step is moved; of these the readout reads the last alone."""
+    network = Reader(kind).double()
+    x, y = batch(2, 5, 3)
+
+    class Bent(Backprop):
+        def assign_credit(self, x, y, phase):
+            loss = super().assign_credit(x, y, phase)
+            for parameter in self.network.rnn.parameters():
+                parameter.grad += torch.linspace(-0.1, 0.2, parameter.numel()).view_as(parameter)
+            return loss
+
+    found = gauss_newton_alignment(Bent(network), x, y, damping=0.1)
+    assert list(found) == ["network.rnn", "network.head"]
+    rule = Bent(network)
+    rule.backward(x, y)
+    update = torch.cat([p.grad.flatten() for p in network.rnn.parameters()])
+    assert found["network.rnn"].null_space == pytest.approx(brute_force(network, network.rnn, x, update), abs=2e-5)
+    network.zero_grad()
+    state = network.rnn(x)[0][:, -1]
+    scores = network.head(state).detach().requires_grad_()
+    (error,) = torch.autograd.grad(F.cross_entropy(scores, y), scores)
+    w = network.head.weight.detach()
+    step = error @ torch.linalg.inv(w @ w.T + 0.1 * torch.eye(3).double()) @ w
+    taught = torch.autograd.grad(state, list(network.rnn.parameters()), step)
+    reference = torch.cat([part.flatten() for part in taught])
+    cosine = float(update @ reference / update.norm() / reference.norm())
+    assert found["network.rnn"].angle == pytest.approx(math.degrees(math.acos(cosine)), abs=1e-5)
+    assert found["network.rnn"].norm_ratio == pytest.approx(float(update.norm() / reference.norm()))
+
+
 def test_samples_that_meet_in_a_batch_norm_are_not_taken_one_by_one():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(9, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
@@ -146,6 +188,19 @@ def test_back_propagation_comes_close_as_damping_grows():
     assert angles[0] > angles[1] > angles[2]
     assert angles[2] < 1
     assert gauss_newton_alignment(Backprop(network), x, y)["network.4"].angle == 0  # the last layer
+
+
+def test_a_comparison_runs_the_rule_once():
+    calls = 0
+
+    class Counted(Backprop):
+        def assign_credit(self, x, y, phase):
+            nonlocal calls
+            calls += 1
+            return super().assign_credit(x, y, phase)
+
+    gauss_newton_alignment(Counted(perceptron()), *batch(4, 9))
+    assert calls == 1
 
 
 def test_only_the_first_samples_are_looked_at():
@@ -218,3 +273,5 @@ def test_a_rule_without_a_network_is_told():
         gauss_newton_alignment(rule, x.float(), y)
     with pytest.raises(UserError, match="samples"):
         gauss_newton_alignment(Backprop(perceptron()), x, y, samples=0)
+    with pytest.raises(UserError, match="samples must be a whole number"):
+        gauss_newton_alignment(Backprop(perceptron()), x, y, samples=1.5)

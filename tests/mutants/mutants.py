@@ -69,6 +69,7 @@ NOISE = ("tests/rules/perturbation/test_noise.py",)
 LATER_NOISE = ("tests/rules/perturbation/test_later_noise.py",)
 NODES = ("tests/rules/perturbation/test_node_perturbation.py",)
 SEQUENCES = ("tests/data/test_data_sequences.py",)
+FORECASTS = ("tests/recipes/test_recipes_sequences.py",)
 SEQUENCE_RECIPES = ("tests/recipes/test_recipes_sequences.py",)
 INVERSION = ("tests/rules/signals/test_regularized_inversion.py",)
 LEARNED_INVERSION = ("tests/rules/signals/test_learned_inversion.py",)
@@ -2624,6 +2625,44 @@ MUTANTS = (
         "self.image_set",
         SEQUENCES,
     ),
+    Mutant("forecast: scaled units", "recipes/sequences.py", "column.deviation * scaled", "scaled", FORECASTS),
+    Mutant("forecast: rows of the inputs", "data/sequences.py", "row=1 + ahead)", "row=1)", FORECASTS),
+    Mutant("forecast: any file", "recipes/sequences.py", "!= self.sha256.lower():", "is None:", FORECASTS),
+    Mutant(
+        "forecast: a file changed before it goes on",
+        "training/run_folder.py",
+        "== CHECKSUM and",
+        "is None and",
+        FORECASTS,
+    ),
+    Mutant(
+        "examples: a solver with epochs",
+        "cli/arguments.py",
+        "if isinstance(recipe.settings, Settings) else",
+        "if recipe else",
+        ("tests/test_cli.py",),
+    ),
+    Mutant(
+        "chip moved: asked at its old address",
+        "training/assembly.py",
+        "if moved:",
+        "if False:",
+        ("tests/recipes/test_recipes_chip.py",),
+    ),
+    Mutant(
+        "stuck after: not as the recipe says",
+        "recipes/chip.py",
+        '"stuck_after": settings.stuck_after',
+        "",
+        ("tests/recipes/test_recipes_chip.py",),
+    ),
+    Mutant(
+        "chip moved: does not go on",
+        "training/run_folder.py",
+        '"settings.chip", ',
+        "",
+        ("tests/recipes/test_recipes_chip.py",),
+    ),
     Mutant(
         "sequences: scaled by all rows",
         "data/sequences.py",
@@ -3025,6 +3064,13 @@ MUTANTS = (
         "settings.clamp or None",
         "None",
         ("tests/recipes/test_recipes_multiplexed.py",),
+    ),
+    Mutant(
+        "forward gradient: steps taken for examples",
+        "rules/perturbation/forward_gradient.py",
+        "share.sum() if place in self._fixed else share",
+        "share",
+        FORWARD_GRADIENT,
     ),
     Mutant(
         "perturbed nodes: steps taken for examples",

@@ -1,12 +1,14 @@
 """The chip's recipe: its settings reach rule and chip, and a chip elsewhere is as good as one here."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from beyondprop import data, training
 from beyondprop.catalogue import find_recipe
+from beyondprop.cli import main
 from beyondprop.devices import DeviceServer
 from beyondprop.errors import DeviceError, UserError
 from beyondprop.layers.defective_activation import DefectiveActivation
@@ -35,6 +37,7 @@ def deviation_of(rule):
         ("tau_x", 7, lambda rule: rule.tau_x),
         ("tau_theta", 512, lambda rule: rule.tau_theta),
         ("clamp", 0.25, lambda rule: rule.clamp),
+        ("stuck_after", 0, lambda rule: rule.network.device.stuck_after),
         ("noise", 0.5, lambda rule: chip_of(rule).noise),
         ("drift", 0.5, lambda rule: chip_of(rule).drift),
         ("bits", 3, lambda rule: chip_of(rule).bits),
@@ -82,6 +85,21 @@ def test_a_chip_at_an_address_gives_the_same_weights(tmp_path, token):
     run(SMALL, tmp_path / "here")
     ends = [load(tmp_path / name).model["network.theta"] for name in ("there", "here")]
     assert torch.equal(*ends)
+
+
+def test_a_chip_may_move(tmp_path, capsys):
+    """Its run is evaluated, and goes on, at another address; the old one is told to be empty."""
+    settings, folder = dataclasses.replace(SMALL, noise=0.0), tmp_path / "run"
+    with DeviceServer(simulated_chip(settings, (1, 8, 8), 10)).running() as server:
+        there = dataclasses.replace(settings, chip=server.address)
+        accuracy = run(there, folder).metrics["test_accuracy"]
+    assert main(["evaluate", str(folder), "--json"]) == 2
+    assert there.chip in capsys.readouterr().err
+    with DeviceServer(simulated_chip(settings, (1, 8, 8), 10)).running() as server:
+        assert server.address != there.chip
+        assert main(["evaluate", str(folder), "--chip", server.address, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["accuracy"] == accuracy
+        run(dataclasses.replace(there, chip=server.address), folder, resume=True)
 
 
 def test_no_chip_at_the_address_is_told(one_line):

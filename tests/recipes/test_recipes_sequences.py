@@ -1,6 +1,8 @@
 """Sequence tasks as recipes: errors beside their floors, files of the user's own, and one network for all rules."""
 
+import csv
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -125,3 +127,53 @@ def test_a_study_compares_classifiers(tmp_path):
     recipe = find_recipe("bp/copying")
     with pytest.raises(UserError, match="a study compares classifiers"):
         study([recipe, find_recipe("node-perturbation/copying")], seeds=2, out=tmp_path)
+
+
+def test_a_forecast_is_told_in_the_units_of_the_file(tmp_path):
+    """The column that is forecast is that of the file, row by row, and predictions are scaled as it is."""
+    path = weather_like(tmp_path / "weather.csv", rows=400)
+    recipe = find_recipe("node-perturbation/csv")
+    settings = small(recipe, path=str(path), target="pressure", ahead=3, batch_size=2)
+    outcome = training.train(recipe, settings, Execution(threads=1), tmp_path / "run", progress=False)
+    with (tmp_path / "run" / "forecast.csv").open(newline="") as file:
+        names, *rows = list(csv.reader(file))
+    assert names == ["row", "pressure", "forecast"]
+    lines = list(csv.DictReader(path.read_text().splitlines()))
+    assert int(rows[0][0]) == 320 + 3 + 1  # four fifths are for training; rows count from 1
+    for row, target, _ in rows:
+        assert float(target) == pytest.approx(float(lines[int(row) - 1]["pressure"]), rel=1e-6)
+    scale = torch.tensor([float(line["pressure"]) for line in lines[:320]]).std(correction=0)
+    errors = torch.tensor([float(prediction) - float(target) for _, target, prediction in rows])
+    assert float((errors / scale).square().mean()) == pytest.approx(outcome.metrics["test_mse"], rel=1e-3)
+    assert (tmp_path / "run" / "forecast.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_knows_its_file_again(tmp_path, monkeypatch, capsys):
+    path, run = weather_like(tmp_path / "weather.csv", rows=300), tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    flags = ["--path", "weather.csv", "--epochs", "1", "--window", "20", "--samples", "2", "--quiet", "--out", str(run)]
+    train = ["train", "node-perturbation/csv", *flags]
+    assert main(train) == 0
+    stored = json.loads((run / "settings.json").read_bytes())["settings"]
+    assert stored["path"] == str(path.resolve())
+    assert stored["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.chdir(tmp_path.parent)
+    assert main(["evaluate", str(run)]) == 0  # from anywhere
+    monkeypatch.chdir(tmp_path)
+    assert main([*train, "--resume"]) == 0
+    capsys.readouterr()
+
+    kept = path.read_text()
+    path.write_text(kept + kept.splitlines()[-1] + "\n")
+    for command in ([*train, "--resume"], ["evaluate", str(run)]):
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        assert "weather.csv" in told
+        assert "has changed since" in told
+        assert told.count("\n") == 1
+    path.unlink()
+    for command in ([*train, "--resume"], ["evaluate", str(run)]):
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        assert "weather.csv" in told
+        assert told.count("\n") == 1

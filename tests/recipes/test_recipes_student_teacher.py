@@ -1,12 +1,20 @@
 """Regression to a teacher, and what updates of a still network do to its output."""
 
 import dataclasses
+import json
+import math
 
 import pytest
+import torch
+from torch import nn
 
 from beyondprop import training
 from beyondprop.catalogue import SYSTEMS, find_recipe
-from beyondprop.recipes.student_teacher import StudentSettings, student
+from beyondprop.errors import UserError
+from beyondprop.measure import gauss_newton
+from beyondprop.measure.gauss_newton import GaussNewtonAlignment
+from beyondprop.recipes.student_teacher import StudentSettings, signals, student
+from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training.execution import Execution
 
 RECIPES = [r for system in SYSTEMS for r in system.recipes if isinstance(r.settings, StudentSettings)]
@@ -40,6 +48,29 @@ def test_it_trains_and_tells_its_updates(recipe, tmp_path):
     assert (tmp_path / "run" / "curves.png").exists()
 
 
+@pytest.mark.parametrize("setting", [{"depth": -1}, {"hidden": 0}, {"samples": 0}, {"outputs": 0}])
+def test_what_makes_no_network_is_refused(setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(UserError, match=f"{name} must be a whole number of at least {value + 1}"):
+        dataclasses.replace(find_recipe("ddtp/student-teacher").settings, **setting)
+
+
+def test_samples_without_an_update_have_no_part_in_the_means(monkeypatch):
+    given = iter([(None, None), (40.0, 0.5), (None, 0.0), (20.0, 0.1)])
+
+    def measured(*_):
+        return {"one": GaussNewtonAlignment(*values(next(given))), "none": GaussNewtonAlignment(None, None, None)}
+
+    def values(pair):
+        return pair[0], 1.0, pair[1]
+
+    monkeypatch.setattr(gauss_newton, "gauss_newton_alignment", measured)
+    found = signals(Backprop(nn.Linear(2, 2)), [(torch.zeros(3, 2), torch.zeros(3, 2)), (torch.zeros(1, 2),) * 2])
+    assert found["gauss_newton_degrees"][0] == 30
+    assert found["null_space"][0] == pytest.approx(0.2)
+    assert math.isnan(found["gauss_newton_degrees"][1])
+
+
 def test_a_student_learns_from_its_teacher(tmp_path):
     metrics = train(find_recipe("gauss-newton/student-teacher"), tmp_path / "run", epochs=12, samples=1000).metrics
     assert metrics["test_mse"] < 0.9 * metrics["memoryless_mse"]
@@ -59,3 +90,15 @@ def test_the_still_network_stays(tmp_path):
     recipe = find_recipe("bp/null-space")
     figures = [train(recipe, tmp_path / str(n), samples=20, test_samples=40, epochs=n).metrics for n in (1, 9)]
     assert figures[0]["test_mse"] == pytest.approx(figures[1]["test_mse"], rel=1e-5)
+
+
+@pytest.mark.parametrize("pretraining", [2, 3])
+def test_the_schedule_lasts_as_long_as_pretraining_and_epochs(pretraining, tmp_path):
+    small = {"epochs": 2, "samples": 48, "test_samples": 8, "batch_size": 16, "pretraining": pretraining}
+    train(find_recipe("dtp/student-teacher"), tmp_path, **small)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = 3 * (pretraining + 2)
+    assert records[-1]["step"] == steps
+    for record in records:
+        share = (record["step"] - 1) / steps
+        assert record["learning_rate"] == pytest.approx(1e-2 * (1 + math.cos(math.pi * share)) / 2)

@@ -3,9 +3,11 @@
 import json
 
 import pytest
-from small_training import EpochStages, Training, TwoPhases, as_loader, metrics, same
+from small_training import EpochStages, Training, TwoPhases, as_loader, metrics, same, samples
 
 from beyondprop.cli import main
+from beyondprop.rules.signals.backprop import Backprop
+from beyondprop.rules.signals.target_propagation import DTP
 from beyondprop.training.curves import draw_alignment, draw_gauss_newton
 
 LAYERS = {"network.0", "network.1", "network.4"}
@@ -59,6 +61,58 @@ def test_resumed_training_has_the_same_records_and_weights(kill_at, tmp_path):
     again.run(tmp_path / "broken", alignment_every=2)
     assert same(whole.state(), again.state())
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
+
+
+class Feedback(Backprop):
+    """Has a phase that trains nothing of the network, and says so if it is asked to."""
+
+    phases = ("feedback", None)
+
+    def __init__(self, network, tells=True):
+        super().__init__(network)
+        self.tells, self.calls = tells, 0
+
+    def teaches_network(self, phase=None):
+        return phase is None or not self.tells
+
+    def assign_credit(self, x, y, phase):
+        self.calls += phase == "feedback"
+        loss = super().assign_credit(x, y, None)
+        if phase == "feedback":
+            self.zero_grad()
+        return loss
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("tells", [True, False])
+def test_phases_of_feedback_alone_are_not_measured(tells, tmp_path):
+    training = Training(lambda network: Feedback(network, tells))
+    training.run(tmp_path / "run", alignment_every=4)
+    assert training.rule.calls == 12 + (0 if tells else 4)
+    assert all(set(record["alignment"]) == LAYERS for record in aligned(tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("fast")
+def test_stages_of_feedback_alone_have_no_record(tmp_path):
+    training = Training(lambda network: DTP(network, samples()[0], pretraining=1, feedback_steps=2), schedule=False)
+    training.run(tmp_path / "run", alignment_every=2, gauss_newton_every=2)
+    records = metrics(tmp_path / "run")
+    for kind in ("alignment", "gauss_newton"):
+        found = [record for record in records if kind in record]
+        assert [record["step"] for record in found] == [6, 8, 10, 12, 14, 16]
+        assert all(set(record[kind]) == LAYERS for record in found)
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_phase_that_teaches_nothing_leaves_no_empty_record(tmp_path):
+    class Silent(Backprop):
+        def assign_credit(self, x, y, phase):
+            loss = super().assign_credit(x, y, phase)
+            self.zero_grad()
+            return loss
+
+    Training(Silent).run(tmp_path / "run", alignment_every=1)
+    assert not aligned(tmp_path / "run")
 
 
 @pytest.mark.usefixtures("fast")

@@ -14,9 +14,11 @@ from small_training import (
     as_loader_with_generator,
     metrics,
     same,
+    samples,
 )
 
 from beyondprop.rules.signals.backprop import Backprop
+from beyondprop.rules.signals.target_propagation import DTP
 
 pytestmark = pytest.mark.usefixtures("fast")
 
@@ -61,6 +63,27 @@ def test_resuming_from_epoch_ends_and_several_kills_gives_the_same_bits(tmp_path
     resumed.run(tmp_path / "killed", checkpoint_seconds=1e9)
     assert same(resumed.state(), whole.state())
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+
+
+def pretrained(network):
+    return DTP(network, samples()[0], pretraining=2, extra_epochs=1)
+
+
+# 4 batches a pass: 2 passes of pretraining, then both, feedback, both, feedback, ...
+@pytest.mark.parametrize("kill_at", [2, 5, 7, 9, 11, 13, 14, 17, 23, 31])
+def test_resuming_inside_pretraining_and_extra_epochs_gives_the_same_bits(tmp_path, kill_at):
+    whole = Training(pretrained, schedule=False)
+    assert whole.run(tmp_path / "whole").steps == 4 * (2 + 2 * 3)
+    start = Training(pretrained, schedule=False).rule.state_dict()
+    assert Training(pretrained, schedule=False).run(tmp_path / "killed", kill_at=kill_at) is None
+    resumed = Training(pretrained, schedule=False)
+    torch.manual_seed(99)
+    resumed.run(tmp_path / "killed")
+    assert same(resumed.state(), whole.state())
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert not same(start, whole.rule.state_dict())
+    stages = [record["stage"] for record in metrics(tmp_path / "killed") if "stage" in record]
+    assert stages == 8 * ["feedback"] + 3 * (4 * ["both"] + 4 * ["feedback"])
 
 
 def test_a_finished_training_resumes_to_itself(tmp_path):

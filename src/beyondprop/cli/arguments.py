@@ -15,6 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from beyondprop.checks import suggestion
 from beyondprop.errors import UserError
+from beyondprop.recipes.recipe import Recipe, Settings
 
 # https://no-color.org; tyro knows a variable of its own and reads it when it is imported.
 if os.environ.get("NO_COLOR"):
@@ -99,6 +100,25 @@ def split_recipe(argv: list[str], default: str | None) -> tuple[str, list[str]]:
     if default is None and not {"-h", "--help"}.intersection(argv):
         raise UserError("name a recipe first, such as noprop-dt/digits (`beyondprop list` names them all)")
     return default or "noprop-dt/digits", argv
+
+
+def some_settings(recipe: Recipe) -> str:
+    """Flags for an example that change settings which the recipe has."""
+    return "--epochs 5 --lr-schedule one-cycle" if isinstance(recipe.settings, Settings) else "--batch-size 64"
+
+
+def with_examples(text: str, command: str, recipe: Recipe, *flags: str) -> str:
+    """Put examples of a recipe under a help text.
+
+    Args:
+        text: Paragraphs.
+        command: Of beyondprop.
+        recipe: With whatever flag it cannot do without.
+        *flags: Of one example each.
+    """
+    needed = "--path FILE.csv" if getattr(recipe.settings, "path", None) == "" else ""
+    lines = (" ".join(filter(None, ("beyondprop", command, recipe.id, needed, words))) for words in flags)
+    return "\n  ".join((f"{text}\n\nExamples:", *lines)) + "\n"
 
 
 def _hidden(group: str, without: tuple[str, ...]) -> set[str]:

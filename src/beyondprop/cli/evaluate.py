@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,12 +21,10 @@ the recipe's own inference, and what else the recipe measures, such as each bloc
 is a run folder, or its path below $BEYONDPROP_RUNS; it comes first.
 
 What a recipe's settings say of its inference can be changed here, by flags of the same names: `beyondprop evaluate
-RUN --help` shows those of the run's recipe. Several numbers of steps give a table, and a picture in the run folder.
+RUN --help` shows those of the run's recipe, and --chip where a chip may have moved. Several numbers of steps give a
+table, and a picture in the run folder.
 
 Examples:
-  beyondprop evaluate runs/mine
-  beyondprop evaluate noprop-dt/digits/seed-0 --split train --json
-  beyondprop evaluate noprop-fm/digits/seed-0 --steps 1 2 5 20 1000 --method heun
 """
 
 
@@ -47,14 +46,14 @@ def run(argv: list[str]) -> None:
     """Run the command."""
     first = argv[0] if argv and not argv[0].startswith("-") else ""
     named = _look_for(first) if first else None
-    recipe, settings, device = (None, None, "auto") if named is None else _stored(named)
+    recipe, settings, device, movable = (None, None, "auto", ()) if named is None else _stored(named)
     groups: dict[str, Any] = {"output": Output(device=device)}
     hidden: tuple[str, ...] = ()
     if recipe is not None:
-        inference = [name for name in recipe.inference if name != "steps"]
-        hidden = tuple(f"recipe.{f.name}" for f in fields(recipe.settings) if f.name not in inference)
-        groups = {"recipe": settings, **groups} if inference else groups
-    words, given = parse(argv, "beyondprop evaluate RUN", HELP, words=1, without=hidden, **groups)
+        shown = {name for name in recipe.inference if name != "steps"}.union(movable)
+        hidden = tuple(f"recipe.{f.name}" for f in fields(recipe.settings) if f.name not in shown)
+        groups = {"recipe": settings, **groups} if shown else groups
+    words, given = parse(argv, "beyondprop evaluate RUN", _help(first, recipe), words=1, without=hidden, **groups)
     if not words:
         raise UserError("evaluate needs a run folder: beyondprop evaluate RUN (see `beyondprop evaluate --help`)")
     output: Output = given.output
@@ -63,7 +62,8 @@ def run(argv: list[str]) -> None:
         raise UserError(f"{recipe.id} does not choose its steps when it predicts: leave --steps out")
     for steps in output.steps:
         check(steps=steps)
-    loaded = training.load_run(folder, device=output.device)
+    moved = {name: getattr(given.recipe, name) for name in movable}
+    loaded = training.load_run(folder, device=output.device, moved=moved)
     chosen = {name: getattr(given.recipe, name) for name in loaded.recipe.inference if name != "steps"}
     changed = bool(output.steps) or any(getattr(settings, name) != value for name, value in chosen.items())
     loaded.experiment.inference |= chosen
@@ -124,6 +124,17 @@ def _about(loaded: Any, folder: Path, output: Output) -> dict[str, Any]:
     return {"recipe": loaded.recipe.id, "folder": str(folder), "split": output.split, "inference": inference}
 
 
+def _help(run: str, recipe: Recipe | None) -> str:
+    """The help with examples of a run, or of what runs there could be."""
+    if recipe is None:
+        steps = "noprop-fm/digits/seed-0 --steps 1 2 5 20 1000 --method heun"
+        return f"{HELP}  beyondprop evaluate runs/mine\n  beyondprop evaluate {steps}\n"
+    flags = ["", " --split train --json"]
+    if "steps" in recipe.inference:
+        flags.append(" --steps 1 2 5 20 1000")
+    return HELP + "".join(f"  beyondprop evaluate {shlex.quote(run)}{words}\n" for words in flags)
+
+
 def _look_for(word: str) -> Path | None:
     return next((folder for folder in (Path(word), runs_root() / word) if folder.is_dir()), None)
 
@@ -135,17 +146,18 @@ def _find(word: str) -> Path:
     return folder
 
 
-def _stored(folder: Path) -> tuple[Recipe | None, SolverSettings | None, str]:
-    """Recipe, settings for inference and device of a run; None where there is none, which loading it will tell."""
-    from beyondprop.training.run_folder import read_settings  # noqa: PLC0415  # it imports torch
+def _stored(folder: Path) -> tuple[Recipe | None, SolverSettings | None, str, tuple[str, ...]]:
+    """Recipe, settings for inference, device and movable settings of a run; None where loading it will tell why."""
+    from beyondprop.training.run_folder import MOVABLE, read_settings  # noqa: PLC0415  # it imports torch
 
     try:
         stored = read_settings(folder)
         recipe, device = find_recipe(stored["recipe"]), str(stored["execution"]["device"])
     except (RunError, UserError, KeyError):
-        return None, None, "auto"
-    known = {name: stored["settings"][name] for name in recipe.inference if name in stored["settings"]}
-    return recipe, replace(recipe.settings, **known), device
+        return None, None, "auto", ()
+    movable = tuple(f.name for f in fields(recipe.settings) if f"settings.{f.name}" in MOVABLE)
+    known = {n: stored["settings"][n] for n in (*recipe.inference, *movable) if n in stored["settings"]}
+    return recipe, replace(recipe.settings, **known), device, movable
 
 
 def _images(loaded: Any, split: str) -> Any:

@@ -7,21 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from beyondprop.catalogue import find_recipe
-from beyondprop.cli.arguments import parse, split_recipe
+from beyondprop.cli.arguments import parse, some_settings, split_recipe, with_examples
 from beyondprop.cli.output import say, say_json, told_how_to_go_on
 from beyondprop.reproduce import reproduce
 from beyondprop.training.execution import Execution
 
 HELP = """Trains seeds 0 to N-1 of a recipe, each in a run folder of its own, and writes results/ID/VARIANT.json:
 every seed's metrics beside the paper's numbers, with settings, versions, hardware and cost. The same command run
-again goes on where it was interrupted. Another embedding than the recipe's is written beside, to
-ID/VARIANT-EMBEDDING.json.
-
-Examples:
-  beyondprop reproduce noprop-dt/digits --seeds 3
-  beyondprop reproduce noprop-dt/mnist --seeds 3 --epochs 10 --lr-schedule one-cycle
-  beyondprop reproduce noprop-dt/mnist --seeds 3 --embedding prototype
-"""
+again goes on where it was interrupted. Where a recipe has an embedding, another one than its own is written beside,
+to ID/VARIANT-EMBEDDING.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +40,13 @@ def run(argv: list[str]) -> None:
     """Run the command."""
     recipe_id, flags = split_recipe(argv, None)
     recipe = find_recipe(recipe_id)
+    beside = "--embedding prototype" if hasattr(recipe.settings, "embedding") else "--batch-size 64 --suffix mine"
     _, given = parse(
         flags,
         f"beyondprop reproduce {recipe_id}",
-        HELP,
+        with_examples(
+            HELP, "reproduce", recipe, "--seeds 3", f"--seeds 3 {some_settings(recipe)}", f"--seeds 3 {beside}"
+        ),
         without=("seed",),
         recipe=recipe.settings,
         execution=Execution(),

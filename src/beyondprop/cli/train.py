@@ -11,7 +11,7 @@ from typing import Any
 from beyondprop import parallel, training
 from beyondprop.catalogue import find_recipe
 from beyondprop.checks import check
-from beyondprop.cli.arguments import parse, split_recipe
+from beyondprop.cli.arguments import parse, some_settings, split_recipe, with_examples
 from beyondprop.cli.output import in_figures, in_words, say, say_json, told_how_to_go_on
 from beyondprop.errors import UserError
 from beyondprop.reproduce import runs_root
@@ -21,13 +21,7 @@ DEFAULT = "noprop-dt/digits"
 
 HELP = f"""Trains a recipe once and measures it on the test split at the end. Settings, metrics, checkpoint and
 curves go to a run folder; an interrupted run goes on from its last checkpoint with --resume. The recipe comes first
-and decides which flags there are (default: {DEFAULT}; `beyondprop list` names them all).
-
-Examples:
-  beyondprop train
-  beyondprop train noprop-dt/mnist --epochs 5 --lr-schedule one-cycle
-  beyondprop train noprop-dt/mnist --out runs/mine --resume
-"""
+and decides which flags there are (default: {DEFAULT}; `beyondprop list` names them all)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +63,7 @@ def run(argv: list[str]) -> None:
     _, given = parse(
         flags,
         f"beyondprop train {recipe_id}",
-        HELP,
+        with_examples(HELP, "train", recipe, "", some_settings(recipe), "--out runs/mine --resume"),
         recipe=recipe.settings,
         execution=Execution(),
         output=Output(),
@@ -179,4 +173,6 @@ def summarise(outcome: Any) -> None:
     say(f"run folder     {folder}")
     if (folder / "curves.png").exists():  # a solver has none
         say(f"curves         {folder / 'curves.png'}")
+    if (folder / "forecast.png").exists():
+        say(f"forecast       {folder / 'forecast.png'} and .csv")
     say(f"evaluate       {shlex.join(['beyondprop', 'evaluate', str(folder)])}")

@@ -58,7 +58,7 @@ def verify(name: str) -> list[tuple[str, str]]:
         path = locate(name, file)
         if not _present(name, path):
             raise DataError(f"{name}: {file.name} is missing from {path.parent}; {_ADVICE}")
-        found = _sha256(path)
+        found = sha256_of(path)
         if found != file.sha256:
             raise DataError(
                 f"{path}: damaged or not the published file (SHA-256 {found[:12]}…, published {file.sha256[:12]}…); "
@@ -104,7 +104,12 @@ def _present(name: str, path: Path) -> bool:
         raise DataError(f"{name}: {path} cannot be looked at ({_one_line(error)}); make it readable") from error
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -162,7 +167,7 @@ def _extract(tar: tarfile.TarFile, member: str, path: Path, sha256: str) -> None
     try:
         with content, partial.open("wb") as stream:
             shutil.copyfileobj(content, stream, 1 << 20)
-        if _sha256(partial) != sha256:
+        if sha256_of(partial) != sha256:
             raise ValueError(f"the SHA-256 of {member} is not the recorded one")
         os.replace(partial, path)
     finally:

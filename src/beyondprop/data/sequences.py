@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyondprop.data.sets import SequenceSet, Splits, whole
+from beyondprop.data.sets import Column, SequenceSet, Splits, whole
 from beyondprop.errors import DataError
 
 SYMBOLS = 8  # of copying memory, beside blank and marker
@@ -237,7 +238,7 @@ def csv_forecast(
     """Forecast a column of a user's CSV file, rows ahead, from all columns: as the weather task of arXiv 2405.08967.
 
     The rows are divided in the order of time, and scaled to mean 0 and deviation 1 by the training rows alone. No
-    target of training lies among the test rows.
+    target of training lies among the test rows. The sets' `column` leads back to the original units.
 
     Args:
         path: As of `read_csv`.
@@ -273,7 +274,12 @@ def csv_forecast(
     sets = (
         _windows(part[None, :-ahead], part[None, ahead:, place : place + 1], window, Path(path).stem) for part in parts
     )
-    return Splits(*sets)
+    column = Column(names[place], float(mean[place]), float(deviation[place]), row=1 + ahead)
+    train, test = (
+        replace(made, column=replace(column, row=column.row + before))
+        for made, before in zip(sets, (0, split), strict=True)
+    )
+    return Splits(train, test)
 
 
 def weather_like(path: Path | str, *, rows: int = 4000, seed: int = 0) -> Path:

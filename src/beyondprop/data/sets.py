@@ -64,6 +64,23 @@ class ImageSet:
         return self
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of a file that is forecast.
+
+    Attributes:
+        name: In the file.
+        mean: That was taken off, in the column's own units.
+        deviation: By which it was divided then, in the same units.
+        row: Of the first target, counted from 1 below the line of names; the others follow it.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+    row: int
+
+
 @dataclass(frozen=True, eq=False)
 class SequenceSet(ImageSet):
     """Sequences with targets at every step, or vectors with a target, whole on one device.
@@ -76,9 +93,11 @@ class SequenceSet(ImageSet):
         classes: Outputs of a step.
         redraw: Makes other inputs and targets for an epoch, from its number, so that no sequence is seen twice; None
             where there are only these.
+        column: Of the user's file that the targets are taken from, or None.
     """
 
     redraw: Callable[[int], tuple[Tensor, Tensor]] | None = None
+    column: "Column | None" = None
 
     def of_epoch(self, epoch: int) -> "SequenceSet":
         """These in the first epoch, fresh ones later where there is a way to draw them."""

@@ -152,7 +152,7 @@ class Patience:
         if 0 < self.stuck_after <= self._repeats:
             return (
                 f"the device reads {first:.6g} whatever is perturbed: its read is stuck, or the perturbation's norm is "
-                "below what it can tell (where such costs are right, give stuck_after=0)"
+                "below what it can tell (where such costs are right, give stuck_after=0, or --stuck-after 0)"
             )
         return None
 

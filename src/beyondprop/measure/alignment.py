@@ -37,7 +37,6 @@ def alignment(
     phase: str | None = None,
     *,
     by: Literal["layer", "parameter"] = "layer",
-    reference: Rule | None = None,
 ) -> dict[str, Alignment]:
     r"""Compare what a rule writes into `.grad` with back-propagation's gradient.
 
@@ -59,7 +58,6 @@ def alignment(
         y: Targets, first dimension the batch.
         phase: One of the rule's phases.
         by: Whether all parameters of a layer make one vector, or each parameter its own.
-        reference: Another rule around the same network, whose update takes the gradient's place.
 
     Returns:
         By the name that the layer or the parameter has in the rule, in the rule's order. A layer is a module with
@@ -77,9 +75,19 @@ def alignment(
     names = {name: parameter for name, parameter in rule.named_parameters() if parameter.requires_grad}
     parameters = list(names.values())
     updates = updates_of(rule, parameters, x, y, phase)
-    found = _gradients(rule, parameters, x, y) if reference is None else updates_of(reference, parameters, x, y)
+    return compared(list(names), updates, _gradients(rule, parameters, x, y), by=by)
+
+
+def compared(
+    names: Sequence[str],
+    updates: Sequence[Tensor | None],
+    others: Sequence[Tensor | None],
+    *,
+    by: Literal["layer", "parameter"] = "layer",
+) -> dict[str, Alignment]:
+    """As `alignment`, of updates that are known: of each name's parameter the one, and what it is compared with."""
     products: dict[str, Tensor] = {}
-    for name, update, gradient in zip(names, updates, found, strict=True):
+    for name, update, gradient in zip(names, updates, others, strict=True):
         if update is not None and gradient is not None:
             key = name if by == "parameter" else layer_of(name)
             products[key] = products.get(key, 0) + _products(update, gradient)

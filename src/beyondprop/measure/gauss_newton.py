@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
-from beyondprop.measure.alignment import alignment, layer_of, restored, updates_of
+from beyondprop.measure.alignment import compared, layer_of, restored, updates_of
 from beyondprop.rule import Rule
+from beyondprop.rules.signals.direct import UNROLLED
 from beyondprop.rules.signals.gauss_newton import GaussNewtonTargets, jacobians
 from beyondprop.rules.signals.layers import computes_as, find_layers
 
@@ -48,6 +52,9 @@ def gauss_newton_alignment(
     of these samples, to first order. Back-propagation's and Gauss-Newton updates have no such part, for both are sums
     of rows of J; a rule whose signals do not go through J has one.
 
+    Layers that unroll over time by themselves (nn.RNN, nn.LSTM, nn.GRU) count as one layer each, with
+    targets for its outputs.
+
     The ratio falls as samples are added, for they leave fewer directions in which no output moves: compare rules by
     the same number.
 
@@ -74,8 +81,7 @@ def gauss_newton_alignment(
     >>> found["network.0"].angle
     0.0
     """
-    if samples < 1:
-        raise UserError(f"samples must be at least 1, not {samples}")
+    check_whole(1, samples=samples)
     network, loss = getattr(rule, "network", None), getattr(rule, "loss", None)
     if not (isinstance(network, nn.Module) and callable(loss)):
         raise UserError(
@@ -85,13 +91,14 @@ def gauss_newton_alignment(
     if not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool):
         y = y.long()
     reference = GaussNewtonTargets(
-        network, x[:1], lambda scores, targets: loss(scores, targets).mean(), damping=damping
+        network, x[:1], lambda scores, targets: loss(scores, targets).mean(), damping=damping, whole=UNROLLED
     )
     named = {name: parameter for name, parameter in rule.named_parameters() if parameter.requires_grad}
-    aligned = alignment(rule, x, y, phase, reference=reference)
-    updates = dict(zip(named, updates_of(rule, list(named.values()), x, y, phase), strict=True))
+    with _row_by_row(network):
+        updates = dict(zip(named, updates_of(rule, list(named.values()), x, y, phase), strict=True))
+        aligned = compared(list(named), list(updates.values()), updates_of(reference, list(named.values()), x, y))
     found = {}
-    with restored(rule), torch.enable_grad():
+    with restored(rule), torch.enable_grad(), _row_by_row(network):
         moves = _Moves(network, x)
         for layer, angles in aligned.items():
             own = {
@@ -103,6 +110,20 @@ def gauss_newton_alignment(
             share = moves.outside(rule.get_submodule(layer), own) / norm if 0 < norm < math.inf else None
             found[layer] = GaussNewtonAlignment(angles.angle, angles.norm_ratio, share)
     return found
+
+
+@contextmanager
+def _row_by_row(network: nn.Module) -> Iterator[None]:
+    """Let recurrent layers be differentiated for many rows at once, which cuDNN's kernel for whole sequences cannot."""
+    cudnn = torch.backends.cudnn
+    recurrent = any(isinstance(module, UNROLLED) for module in network.modules())
+    with cudnn.flags(
+        enabled=cudnn.enabled and not recurrent,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=cudnn.allow_tf32,
+    ):
+        yield
 
 
 Own = dict[str, tuple[nn.Parameter, Tensor]]

@@ -31,6 +31,8 @@ class ChipSettings(NetworkSettings):
     """File with the token that the device asks for; without it $BEYONDPROP_TOKEN."""
     timeout: float = 30.0
     """Seconds that an answer of the device may take."""
+    stuck_after: int = 256
+    """So many costs in a row of the very same value, whatever was perturbed, are a stuck read; 0 never."""
     code: Literal["random", "sequential", "walsh", "sinusoidal"] = "random"
     """How perturbations of the parameters share time."""
     norm: float = 0.3
@@ -132,6 +134,7 @@ def build(settings: ChipSettings, splits: Splits) -> Experiment:
         code=settings.code,
         norm=settings.norm,
         tau_x=settings.tau_x,
+        patience={"stuck_after": settings.stuck_after},
         **updates(settings),
     )
     batches = settings.epochs * -(-len(splits.train) // settings.batch_size)

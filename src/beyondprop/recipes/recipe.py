@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,10 @@ class SolverSettings:
     """Images in a batch."""
     validation: int = 0
     """Images held out of the training set to choose settings by; 0 trains on all of it."""
+
+    def of_run(self) -> Self:
+        """These, as a run stores them: a file that they name is told by its whole path and by what it holds."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,8 @@ class Experiment:
     """Further figures of the trained rule on a split: names to floats or lists of floats."""
     course: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]] | None = None
     """Further figures of how the training went, from its epochs' records, as metrics.jsonl has them."""
+    files: Callable[[Iterable[tuple[Tensor, Tensor]]], Mapping[str, bytes]] | None = None
+    """Further files for the folder of a finished run, by name, made by the trained rule from the test split."""
     optimizer: Optimizer | None = None
     """Of a rule, where the paper has another than AdamW with the settings' learning rate and weight decay."""
 

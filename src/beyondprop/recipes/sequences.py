@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+import csv
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from beyondprop.recipes.recipe import Experiment, Schedule, Settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from beyondprop.data import Splits
+    from beyondprop.data.sets import Column
     from beyondprop.networks.recurrent import Recurrent
     from beyondprop.rule import Rule
 
@@ -107,19 +114,43 @@ class CSVSettings(SequenceSettings):
     """Rows between input and target."""
     window: int = 48
     """Length of the sequences into which the rows are cut."""
+    sha256: str = ""
+    """Of the file, which is refused where it is another; a run stores that of the file that it was trained on."""
     bias: bool = True
+
+    def of_run(self) -> Self:
+        """These with the file's whole path and checksum.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        from beyondprop.data.files import sha256_of
+
+        if not self.path or self.sha256:
+            return self
+        path = Path(self.path).resolve()
+        return replace(self, path=str(path), sha256=sha256_of(path))
 
     def data(self) -> Splits:
         """Read the file.
 
         Raises:
-            UserError: None is named, or it cannot be used.
+            UserError: None is named, or it cannot be used, or it is not the one of the checksum.
         """
+        from beyondprop.data.files import sha256_of
         from beyondprop.data.sequences import csv_forecast
         from beyondprop.errors import UserError
 
         if not self.path:
             raise UserError("name the file by --path FILE.csv: column names in its first line, rows in order of time")
+        if self.sha256:
+            if not Path(self.path).exists():
+                raise UserError(f"{self.path} is gone, on which the run was trained: put it back, or train anew")
+            if (found := sha256_of(Path(self.path))) != self.sha256.lower():
+                raise UserError(
+                    f"{self.path} has changed since the run was trained on it (SHA-256 {found[:12]}…, then "
+                    f"{self.sha256[:12]}…): put the file back as it was, or train anew"
+                )
         return csv_forecast(self.path, target=self.target, columns=self.columns, ahead=self.ahead, window=self.window)
 
 
@@ -142,9 +173,41 @@ def builder(make_rule: Callable[[Recurrent, Any], Rule]) -> Callable[[Any, Split
             bias=settings.bias,
         )
         floors = baselines(splits, settings.taps)
-        return Experiment(make_rule(network, settings), measures=lambda _batches: floors)
+        rule, column = make_rule(network, settings), getattr(splits.test, "column", None)
+        files = partial(forecast, rule, column) if column is not None else None
+        return Experiment(rule, measures=lambda _batches: floors, files=files)
 
     return build
+
+
+def forecast(rule: Rule, column: Column, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, bytes]:
+    """Predict a column of a user's file, in its own units: `forecast.csv` and `forecast.png`.
+
+    Args:
+        rule: That is trained.
+        column: What is predicted.
+        batches: Sequences of the file's rows, one after another.
+    """
+    import torch
+
+    from beyondprop.rule import evaluating
+    from beyondprop.training.curves import draw_forecast
+
+    found: tuple[list[float], list[float]] = [], []
+    with evaluating(rule), torch.inference_mode():
+        for x, y in batches:
+            for values, scaled in zip(found, (y, rule(x)), strict=True):
+                values.extend((column.mean + column.deviation * scaled.double().flatten()).tolist())
+    targets, predictions = found
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("row", column.name, "forecast"))
+    writer.writerows(
+        (column.row + index, f"{target:.7g}", f"{prediction:.7g}")
+        for index, (target, prediction) in enumerate(zip(targets, predictions, strict=True))
+    )
+    picture = draw_forecast(targets, predictions, column.row, column.name)
+    return {"forecast.csv": table.getvalue().encode(), "forecast.png": picture}
 
 
 def baselines(splits: Splits, taps: int) -> dict[str, float]:

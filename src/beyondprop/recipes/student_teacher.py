@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from beyondprop.checks import check_whole
 from beyondprop.recipes.recipe import Experiment, Recipe, Schedule, Settings
 from beyondprop.recipes.sequences import baselines
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from beyondprop.data import Splits
+    from beyondprop.measure.gauss_newton import GaussNewtonAlignment
     from beyondprop.rule import Rule
 
 MEASURED = 50  # test samples that are looked at one by one
@@ -44,6 +47,12 @@ class StudentSettings(Settings):
     """For training."""
     test_samples: int = 1000
     """For testing."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no network, or no data."""
+        check_whole(1, inputs=self.inputs, hidden=self.hidden, outputs=self.outputs)
+        check_whole(0, depth=self.depth)
+        check_whole(1, samples=self.samples, test_samples=self.test_samples)
 
     def data(self) -> Splits:
         """Ask the teacher."""
@@ -130,17 +139,27 @@ def signals(rule: Rule, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, l
 
     Returns:
         `gauss_newton_degrees`, the angle to the Gauss-Newton update; `null_space`, the share that moves no output.
+        A sample without update of a layer has neither there and is left out; NaN where all are.
     """
     from beyondprop.measure.gauss_newton import gauss_newton_alignment
 
     phase = rule.phases[-1]
-    rows: list[list[tuple[float, float]]] = []
+    rows: list[list[GaussNewtonAlignment]] = []
     for x, y in batches:
         for n in range(min(len(x), MEASURED - len(rows))):
             found = gauss_newton_alignment(rule, x[n : n + 1], y[n : n + 1], phase)
-            rows.append([(each.angle or 0.0, each.null_space or 0.0) for each in found.values()])
-    means = [[sum(column) / len(rows) for column in zip(*figures, strict=True)] for figures in zip(*rows, strict=True)]
-    return {"gauss_newton_degrees": [angle for angle, _ in means], "null_space": [share for _, share in means]}
+            rows.append(list(found.values()))
+    layers = list(zip(*rows, strict=True))
+    return {
+        "gauss_newton_degrees": [_mean(each.angle for each in layer) for layer in layers],
+        "null_space": [_mean(each.null_space for each in layer) for layer in layers],
+    }
+
+
+def _mean(figures: Iterable[float | None]) -> float:
+    """Of those that there are."""
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) / len(known) if known else math.nan
 
 
 def recipes(

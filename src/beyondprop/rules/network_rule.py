@@ -21,14 +21,21 @@ class NetworkRule(Rule):
     Args:
         network: Any module that `supports` has no objection to; it is never changed.
         loss: Maps (network(x), y) to a scalar. Default: mean cross-entropy over class scores.
+        supports: Takes the place of the class's `supports`, for rules whose options decide what they can train.
 
     Raises:
         UnsupportedNetworkError: The rule cannot train this network; the message names the layer.
     """
 
-    def __init__(self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        supports: Callable[[nn.Module], str | None] | None = None,
+    ) -> None:
         super().__init__()
-        if reason := self.supports(network):
+        if reason := (supports or self.supports)(network):
             raise UnsupportedNetworkError(reason)
         self.network = network
         self.loss = loss or nn.CrossEntropyLoss()

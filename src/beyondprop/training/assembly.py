@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,13 @@ class LoadedRun:
         with without_trace(self.rule), autocast(self.device, self.execution.precision):
             return self.experiment.measures(self.batches(images))
 
+    def files(self, images: ImageSet) -> Mapping[str, bytes]:
+        """The recipe's own files about the trained rule on a split, where it has any, in the run's precision."""
+        if self.experiment.files is None:
+            return {}
+        with without_trace(self.rule), autocast(self.device, self.execution.precision):
+            return self.experiment.files(self.batches(images))
+
 
 def assemble(recipe: Recipe, settings: SolverSettings, execution: Execution, splits: Splits | None = None) -> LoadedRun:
     """Load the data and build the experiment, on its device, with weights that depend on the seed alone.
@@ -112,12 +120,15 @@ def assemble(recipe: Recipe, settings: SolverSettings, execution: Execution, spl
     return LoadedRun(recipe, settings, execution, splits, validation, experiment, device, statistics)
 
 
-def load_run(folder: str | os.PathLike[str], *, device: str | None = None) -> LoadedRun:
+def load_run(
+    folder: str | os.PathLike[str], *, device: str | None = None, moved: Mapping[str, Any] | None = None
+) -> LoadedRun:
     """Rebuild the experiment of a run folder with the weights of its newest checkpoint.
 
     Args:
         folder: Of a run that `train` has made.
         device: In place of the one that it was trained on.
+        moved: Settings that say where something is, such as a chip, in place of the stored ones.
 
     Raises:
         RunError: The folder holds no run of a recipe, or no checkpoint, or one that is damaged or does not fit; or a
@@ -128,6 +139,8 @@ def load_run(folder: str | os.PathLike[str], *, device: str | None = None) -> Lo
     stored = read_settings(path)
     if "rank" in stored:
         raise RunError(f"{path} holds a part of a network, trained by one of several processes: see {path.parent}")
+    if moved:
+        stored = {**stored, "settings": {**stored["settings"], **moved}}
     run = assemble_stored(path, stored, device=device)
     saved = checkpoint.load(path)
     if saved is None:

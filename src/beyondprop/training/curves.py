@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 LOSS, TRAIN, VALIDATION = "#4c72b0", "#dd8452", "#55a868"
+MOST_ROWS = 240  # of a forecast that are drawn apart
 MOST_NAMES = 16  # in a legend
 
 
@@ -65,6 +66,35 @@ def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
     _draw_loss(plots[0], steps)
     if measured:
         _draw_accuracy(plots[1], epochs)
+    return _png(figure, *plots)
+
+
+def draw_forecast(targets: Sequence[float], predictions: Sequence[float], row: int, name: str) -> bytes:
+    """Draw a column of a file and its forecast, in its own units, row by row.
+
+    Args:
+        targets: What stands in the file.
+        predictions: As many.
+        row: Of the first.
+        name: Of the column.
+
+    Returns:
+        A PNG: all rows above; below, where they are many, the last ones alone.
+    """
+    close = min(len(targets), MOST_ROWS)
+    parts = [0] if close == len(targets) else [0, len(targets) - close]
+    figure = Figure(figsize=(9.6, 2.2 + 1.9 * len(parts)), dpi=110, layout="constrained")
+    plots = figure.subplots(len(parts), 1, squeeze=False)[:, 0]
+    figure.suptitle(f"{name}: test rows and their forecast", fontsize=12, fontweight="bold")
+    for axes, begin in zip(plots, parts, strict=True):
+        rows = range(row + begin, row + len(targets))
+        width = 1.6 if len(rows) <= MOST_ROWS else 0.8
+        axes.plot(rows, targets[begin:], color="#404040", linewidth=width, label="the file")
+        axes.plot(rows, predictions[begin:], color=TRAIN, linewidth=width, label="forecast")
+        axes.set(ylabel=name, title="" if len(parts) == 1 else f"the last {len(rows)} rows" if begin else "all rows")
+        axes.margins(x=0.01)
+    figure.legend(*plots[0].get_legend_handles_labels(), frameon=False, ncols=2, loc="outside lower center")
+    plots[-1].set_xlabel("row of the file")
     return _png(figure, *plots)
 
 

@@ -25,10 +25,19 @@ from beyondprop.training.provenance import library_version, source_commit
 SETTINGS, METRICS, RESULT, LOCK = "settings.json", "metrics.jsonl", "result.json", ".lock"
 CURVES = "curves.png"
 # A run may go on at another place: these do not make it another run.
-MOVABLE = {"execution.device", "execution.threads"}
+MOVABLE = {
+    *("execution.device", "execution.threads"),
+    *("settings.chip", "settings.token_file", "settings.timeout"),  # where a chip is, and how it is reached
+}
+CHECKSUM = "settings.sha256"  # of a file of the user's that a run learns from
 RANK = re.compile(r"rank-(\d+)")  # folders below a run's own: those of the processes that share it out
 # Settings that runs of older versions do not name, and what they were trained with.
-UNNAMED = {"settings.ema": 0.0, "settings.encoder": "paper", "settings.encoder_width": 64}
+UNNAMED = {
+    "settings.ema": 0.0,
+    "settings.encoder": "paper",
+    "settings.encoder_width": 64,
+    "settings.stuck_after": 256,
+}
 
 
 class RunFolder:
@@ -159,6 +168,10 @@ class RunFolder:
         """Replace a picture of layers' updates beside others, such as `alignment.png`."""
         write_file(self.path / f"{kind.replace('_', '-')}.png", png)
 
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file of the recipe's own."""
+        write_file(self.path / name, content)
+
     def write_result(self, result: dict[str, Any]) -> None:
         """Say that the run has finished, and with what."""
         write_file(self.path / RESULT, _json(result))
@@ -270,6 +283,11 @@ def refuse_other_settings(path: Path, wanted: dict[str, Any], present: dict[str,
     new = _flat(wanted)
     old = {name: value for name, value in UNNAMED.items() if name in new} | _flat(ours)
     for name in sorted(new.keys() | old.keys()):
+        if name == CHECKSUM and old.get(name) and new.get(name) != old[name]:
+            raise RunError(
+                f"{path} was trained on {present['settings']['path']}, which has changed since: "
+                "put the file back as it was, or train anew in another folder"
+            )
         if name not in MOVABLE and new.get(name) != old.get(name):
             raise RunError(
                 f"{path} holds another run: its {name} is {old.get(name)!r}, not {new.get(name)!r}: "

@@ -86,6 +86,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
     """
     check_fields(settings, execution)
+    settings = settings.of_run()
     about = {"recipe": recipe.id, "settings": asdict(settings), "execution": asdict(execution)}
     with RunFolder(folder, about, resume=resume) as run, use_processor(execution.threads):
         if run.result is None:
@@ -171,6 +172,8 @@ def write_outcome(run: RunFolder, built: LoadedRun, about: dict[str, Any]) -> No
         metrics |= built.experiment.course([record for record in records if "seconds" in record])
     if any("loss" in record for record in records):  # a solver has none to draw
         run.write_curves(draw_curves(records, f"{built.recipe.id}: {' '.join(headline(metrics))}"))
+    for name, content in built.files(built.splits.test).items():
+        run.write(name, content)
     run.write_result(
         {
             **run.settings,

@@ -146,7 +146,7 @@ class Trainer:
                 ("alignment", self.alignment_every, alignment),
                 ("gauss_newton", self.gauss_newton_every, gauss_newton_alignment),
             ):
-                if every and (number == 1 or number % every == 0):
+                if every and (number == 1 or number % every == 0) and self.rule.teaches_network(phase):
                     compared[kind] = compared.get(kind, {}) | self._compared(measure, x, y, phase)
             self.optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.precision):
@@ -159,6 +159,8 @@ class Trainer:
             self.scheduler.step()
         self.tracker.step(loss, len(x), epoch=epoch, stage=stage, learning_rate=learning_rate)
         for kind, layers in compared.items():
+            if not layers:
+                continue
             self.tracker.read()  # so that the step's own record comes first
             self.tracker.add_comparison(kind, layers, epoch=epoch, stage=stage)
 

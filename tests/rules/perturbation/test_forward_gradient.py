@@ -216,7 +216,13 @@ def test_dropout_has_one_mask_for_all_directions_and_statistics_move_once():
     torch.manual_seed(0)
     seen = []
     network = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
-    network[2].register_forward_hook(lambda _m, args, out: seen.append((out == 0) & (args[0] != 0)))
+    dropout = network[2]  # not in evaluation mode, as where a first batch is looked at
+
+    def note(module, args, out):
+        if module.training:
+            seen.append((out == 0) & (args[0] != 0))
+
+    dropout.register_forward_hook(note)
     x, y = torch.randn(6, 3), torch.arange(6) % 2
     for perturb in ("activities", "weights"):
         seen.clear()
@@ -288,8 +294,33 @@ def test_no_product_is_made_that_is_zero(perturb):
     """Each layer's own product; that of its tangent, but in the first, whose input does not move; and its gradient."""
     widths, batch = (7, 5, 6, 3), 4
     network = nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
-    rule = ForwardGradient(network, perturb=perturb)
+    rule, x, y = ForwardGradient(network, perturb=perturb), torch.randn(batch, 7), torch.tensor([0, 1, 2, 0])
+    rule.backward(x, y)  # a first batch is looked at besides
     with FlopCounterMode(display=False) as counter:
-        rule.backward(torch.randn(batch, 7), torch.tensor([0, 1, 2, 0]))
+        rule.backward(x, y)
     products = [2 * batch * i * o for i, o in itertools.pairwise(widths)]
     assert counter.get_total_flops() == 3 * sum(products) - products[0]
+
+
+class TimeFirst(nn.Module):
+    """Its first layer sees (time, batch, ...)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x.transpose(0, 1)).mean(dim=0))
+
+
+def test_a_dimension_as_long_as_the_batch_is_not_taken_for_it():
+    """Four steps of four examples: a step's noise is credited with the whole loss, as where the loss is one number."""
+    x, y, network = torch.randn(4, 4, 2), torch.tensor([0, 1, 0, 1]), TimeFirst()
+    found = []
+    for loss in (None, nn.CrossEntropyLoss()):
+        network.zero_grad()
+        torch.manual_seed(5)
+        ForwardGradient(network, loss).backward(x, y)
+        found.append((network.first.weight.grad, network.last.weight.grad))
+    assert torch.allclose(found[0][0], found[1][0])
+    assert not torch.allclose(found[0][1], found[1][1])  # the batch comes first there

@@ -488,3 +488,19 @@ def test_a_wrong_example_is_told_in_one_line():
         DFA(network, torch.zeros(2, 5))
     with pytest.raises(UserError, match="example must be a tensor"):
         DFA(network, [[0.0] * 3])
+
+
+def test_a_recurrent_layer_is_taken_whole_where_that_is_asked_for():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.RNN(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][:, -1])
+
+    network, x = Reader(), torch.randn(5, 6, 3)
+    with pytest.raises(UnsupportedNetworkError, match=r"whole=\(nn.RNN,\)"):
+        DFA(network, x)
+    DFA(network, x, whole=(nn.RNN,)).backward(x, torch.tensor([0, 1, 0, 1, 1]))
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())

@@ -287,3 +287,12 @@ def test_frozen_layers_stay_and_the_others_learn_as_before():
 def test_a_damping_that_is_none_is_refused(damping):
     with pytest.raises(UserError, match="damping"):
         GaussNewtonTargets(nn.Linear(3, 2), torch.zeros(1, 3), damping=damping)
+
+
+@pytest.mark.parametrize("damping", [1e-300, 1e-20, 1e-14])
+def test_damping_below_the_rounding_error_of_a_singular_system_gives_the_pseudo_inverse(damping):
+    torch.manual_seed(0)
+    jacobian = torch.randn(40, 6, 2, dtype=torch.float64) @ torch.randn(40, 2, 9, dtype=torch.float64)
+    error = (jacobian @ torch.randn(40, 9, 1, dtype=torch.float64)).squeeze(-1)
+    expected = (torch.linalg.pinv(jacobian, rtol=1e-9) @ error.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(gauss_newton_step(jacobian, error, damping), expected, rtol=1e-6, atol=1e-6)

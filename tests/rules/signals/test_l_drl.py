@@ -296,8 +296,10 @@ def test_frozen_feedback_is_left_alone():
     ("options", "told"),
     [
         ({"noise": (0.1, 0.2, 0.3)}, "noise has 3 numbers for 2"),
-        ({"noise": 0.0}, "noise must be positive"),
-        ({"feedback_steps": (1, 0)}, "feedback_steps must be positive"),
+        ({"noise": 0.0}, "noise must be a number above 0"),
+        ({"feedback_steps": (1, 0)}, "feedback_steps must be a whole number of at least 1"),
+        ({"feedback_steps": 1.5}, "feedback_steps must be a whole number"),
+        ({"feedback_rate": -0.1}, "feedback_rate must be a number above 0"),
         ({"feedback_rate": (0.1,)}, "feedback_rate has 1 numbers"),
         ({"target_step": 0.0}, "target_step"),
     ],

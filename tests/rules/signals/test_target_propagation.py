@@ -335,6 +335,10 @@ def test_pretraining_moves_the_feedback_alone_before_all_epochs():
     first = [(1, "feedback"), (2, "feedback")]
     assert rule.passes(2) == [*first, (3, "both"), (3, "feedback"), (4, "both"), (4, "feedback")]
     assert make("dtp").passes(2) == [(1, None), (2, None)]
+    rule.backward(x, y)  # in a loop that sets no stage
+    assert all(p.grad is not None for p in network.parameters())
+    rule.zero_grad()
+    network[1].reset_running_stats()
     rule.stage = "feedback"
     rule.backward(x, y)
     assert all(p.grad is None for p in network.parameters())
@@ -434,13 +438,37 @@ def test_feedback_that_has_diverged_stops(variant):
         rule.backward(x, y)
 
 
+@pytest.mark.parametrize("variant", ["linear", "control"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_target_that_is_not_finite_names_its_layer(variant, value):
+    rule, (x, y) = make(variant), batch()
+    rule.feedback["2"].data[0, 0] = value
+    rule.feedback["2"].requires_grad_(False)  # so that its own loss does not stop it
+    with pytest.raises(NonFiniteError, match="target of layer 2 holds NaN"):
+        rule.backward(x, y)
+    assert all(p.grad is None for p in rule.network.parameters())
+
+
+def test_large_finite_targets_are_no_error():
+    steps = [torch.full((2, width), 1e308, dtype=torch.float64) for width in (7, 6, 5)]  # whose sum is infinite
+    assert make("linear").finite(steps) is steps
+
+
 @pytest.mark.parametrize(
     ("variant", "options", "told"),
     [
-        ("dtp", {"noise": 0.0}, "noise must be positive"),
-        ("dtp", {"feedback_steps": 0}, "feedback_steps must be at least 1"),
+        ("dtp", {"noise": 0.0}, "noise must be a number above 0"),
+        ("dtp", {"noise": math.inf}, "noise must be a number above 0"),
+        ("dtp", {"feedback_steps": 0}, "feedback_steps must be a whole number of at least 1"),
+        ("dtpdr", {"feedback_steps": 1.5}, "feedback_steps must be a whole number of at least 1"),
+        ("dtp", {"pretraining": -1}, "pretraining must be a whole number"),
+        ("dtp", {"extra_epochs": 0.5}, "extra_epochs must be a whole number"),
+        ("linear", {"feedback_rate": -1}, "feedback_rate must be a number of at least 0"),
+        ("linear", {"feedback_decay": -1}, "feedback_decay must be a number of at least 0"),
+        ("linear", {"target_step": math.inf}, "target_step must be a number above 0"),
+        ("linear", {"hidden": 2.5}, "hidden must be a whole number of at least 1"),
         ("linear", {"feedback": "learned"}, "feedback must be 'linear', 'rhl' or 'control'"),
-        ("linear", {"hidden": 0}, "hidden must be at least 1"),
+        ("linear", {"hidden": 0}, "hidden must be a whole number of at least 1"),
     ],
 )
 def test_options_out_of_range_are_refused(variant, options, told):

@@ -127,6 +127,38 @@ def test_a_unit_evaluated_again_drops_and_normalises_as_before():
     assert network[1].num_batches_tracked == 1
 
 
+def test_statistics_of_a_batch_norm_under_bfloat16_are_of_full_precision():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    network[0].bias.data += 5
+    x = torch.randn(33, 4)
+    for training in (True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            clean = Chain(network, x).run(x, training=training)
+            before = network[0](x)
+        assert before.dtype == torch.bfloat16
+        variance, mean = clean.kept[0][1].value
+        assert variance.dtype == mean.dtype == torch.float32
+        torch.testing.assert_close(mean.double(), before.double().mean(0), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(variance.double(), before.double().var(0, correction=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_an_instance_norm_computes_as_the_network_does(tracked, mode):
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm1d(4, affine=True, track_running_stats=tracked)
+    network = nn.Sequential(nn.Conv1d(2, 4, 3), norm, nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)).double()
+    x = 2 + torch.randn(5, 2, 6, dtype=torch.float64)
+    network(x)  # running statistics that differ from an instance's
+    getattr(network, mode)()
+    before = copy.deepcopy(network.state_dict())
+    clean = Chain(network, x).run(x, training=False)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    torch.testing.assert_close(clean.again(0, x), clean.values[0])
+    torch.testing.assert_close(clean.values[-1], network(x).detach())
+
+
 def test_outputs_of_other_activations_do_not_mix():
     """Each start by a plain evaluation of what follows it."""
     torch.manual_seed(0)
@@ -209,8 +241,21 @@ def test_units_without_a_mirror_are_refused_by_name(network, told):
     assert mirror_objection(network) is not None
 
 
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_padding_that_is_not_zero_has_no_mirror(mode):
+    def padded(place):
+        modes = ["zeros", "zeros"]
+        modes[place] = mode
+        layers = [nn.Conv1d(2, 2, 3, padding=1, padding_mode=each) for each in modes]
+        return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Flatten(), nn.Linear(8, 3))
+
+    with pytest.raises(UnsupportedNetworkError, match=f"layer 2 has padding_mode='{mode}'"):
+        DTP(padded(1), torch.zeros(2, 2, 4))
+    DTP(padded(0), torch.zeros(2, 2, 4))  # of the first unit there is no mirror
+
+
 def test_target_step_must_be_positive():
-    with pytest.raises(UserError, match="target_step must be positive"):
+    with pytest.raises(UserError, match="target_step must be a number above 0"):
         Transposed(perceptron(4, 3), torch.zeros(1, 4).double(), target_step=0.0)
 
 

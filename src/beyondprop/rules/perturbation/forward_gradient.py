@@ -22,6 +22,7 @@ from beyondprop.checks import check_whole
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rule import add_gradient, first_nonfinite_layer
 from beyondprop.rules.network_rule import NetworkRule
+from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
 from beyondprop.rules.perturbation.linear import by_hand, products
 from beyondprop.rules.perturbation.noise import draw_noise
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
@@ -88,6 +89,7 @@ class ForwardGradient(NetworkRule):
                 'perturb="weights"'
             )
         self.perturb, self.directions, self.orthogonal = perturb, directions, orthogonal
+        self._fixed: set[int] | None = None  # calls whose first dimension is not the batch, though it may be as long
         if self._classifies:
             self.loss = nn.CrossEntropyLoss(reduction="none")
 
@@ -171,6 +173,8 @@ class ForwardGradient(NetworkRule):
         buffers = dict(self.network.named_buffers())
         before = {name: b.clone() for name, b in buffers.items()}
         found: dict[nn.Parameter, Tensor] = {}
+        if self._fixed is None:
+            self._fixed = calls_of_fixed_length(self.network, watched_layers(self.network), x)
         for number in range(self.directions):
             torch.set_rng_state(state)
             if number > 0:  # statistics move once
@@ -186,8 +190,9 @@ class ForwardGradient(NetworkRule):
             if change is not None:
                 with leaving_no_trace(self.network):
                     share = change / (self.directions * (len(x) if losses.ndim else 1))
-                    for call in calls:
-                        for parameter, gradient in call.gradients(share, len(x)):
+                    for place, call in enumerate(calls):
+                        signal = share.sum() if place in self._fixed else share
+                        for parameter, gradient in call.gradients(signal, len(x)):
                             found[parameter] = found[parameter] + gradient if parameter in found else gradient
         for parameter, gradient in found.items():
             add_gradient(parameter, gradient)
@@ -284,16 +289,12 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor]) -> Iterator[li
     """
     calls: list[Call] = []
     states: list[Tensor] = []
-    layers = find_layers(network)
-    layers |= modules_between(network, layers.values(), NORMS)
 
     def before(_module: nn.Module, _args: Any) -> None:
         states.append(torch.get_rng_state())  # a layer that drops something inside will drop it again
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         state = states.pop()
-        if not any(p.requires_grad for p in module.parameters()):
-            return output
         value = output[0] if isinstance(output, tuple) else output
         primal, tangent = forward_ad.unpack_dual(value)
         noise = draw(primal)
@@ -304,10 +305,17 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor]) -> Iterator[li
         return (dual, *output[1:]) if isinstance(output, tuple) else dual
 
     with ExitStack() as hooks:
-        for layer in dict.fromkeys(layers.values()):
+        for layer in watched_layers(network):
             hooks.callback(layer.register_forward_pre_hook(before).remove)
             hooks.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
         yield calls
+
+
+def watched_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers that learn, once each."""
+    layers = find_layers(network)
+    layers |= modules_between(network, layers.values(), NORMS)
+    return [layer for layer in dict.fromkeys(layers.values()) if any(p.requires_grad for p in layer.parameters())]
 
 
 @contextmanager

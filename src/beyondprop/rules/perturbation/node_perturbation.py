@@ -15,6 +15,7 @@ from beyondprop.layers.decorrelation import Decorrelation
 from beyondprop.networks.recurrent import Recurrent
 from beyondprop.rule import add_gradient, first_nonfinite_layer
 from beyondprop.rules.network_rule import NetworkRule
+from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
 from beyondprop.rules.perturbation.later_noise import Perturbed, signals_in_turn
 from beyondprop.rules.perturbation.rollouts import Rollouts, draw, output_shapes, roll_out, teach
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
@@ -292,22 +293,13 @@ class NodePerturbation(NetworkRule):
         key = (x.shape, self.training)
         if key not in self._shapes:
             self._shapes[key] = output_shapes(self.network, self._layers, x)
-            if len(self._shapes) == 1:
-                self._fixed = self._calls_of_fixed_length(x, self._shapes[key])
+            if len(self._shapes) == 1 and not isinstance(self.network, Recurrent):
+                self._fixed = calls_of_fixed_length(self.network, self._layers, x)
         like, shapes = next(self.network.parameters()), self._shapes[key]
         alike = {
             shape: iter(self._drawn((shapes.count(shape), *shape), like).unbind(1)) for shape in dict.fromkeys(shapes)
         }
         return [next(alike[shape]) for shape in shapes]
-
-    def _calls_of_fixed_length(self, x: Tensor, shapes: list[torch.Size]) -> set[int]:
-        if isinstance(self.network, Recurrent):
-            return set()
-        try:
-            longer = output_shapes(self.network, self._layers, torch.cat([x, x[:1]]))
-        except Exception:  # whatever the user's own forward makes of it: it runs on batches of this length alone
-            return set()
-        return {number for number, (own, other) in enumerate(zip(shapes, longer, strict=False)) if own[:1] == other[:1]}
 
     def _drawn_noise(self) -> dict[str, Tensor]:
         """Noise for every weight and every rollout; zero for the clean one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -36,9 +37,7 @@ class DirectRule(NetworkRule):
         loss: Callable[[Tensor, Tensor], Tensor] | None,
         whole: Kinds,
     ) -> None:
-        super().__init__(network, loss)
-        if reason := Direct.objection(network, whole):
-            raise UnsupportedNetworkError(reason)
+        super().__init__(network, loss, supports=partial(Direct.objection, whole=whole))
         self._direct = Direct(network, example, whole, others=self.parameters())
 
     @classmethod

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
 from beyondprop.rules.signals.direct import ACTIVATIONS
 from beyondprop.rules.signals.feedback import Feedback
@@ -74,8 +75,7 @@ class DDTP(LearnedTargets):
         super().__init__(network, example, loss, **options)
         if feedback not in ("linear", "rhl", "control"):
             raise UserError(f"feedback must be 'linear', 'rhl' or 'control', got {feedback!r}")
-        if hidden < 1:
-            raise UserError(f"hidden must be at least 1, got {hidden}")
+        check_whole(1, hidden=hidden)
         self.kind = feedback
         like = next(iter(self.chain.units[0].layer.parameters()))
         outputs = math.prod(self.chain.shapes[-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from beyondprop.errors import UserError
+from beyondprop.checks import check_number
 from beyondprop.rules.signals.direct import Point
 from beyondprop.rules.signals.direct_feedback import DirectRule
 from beyondprop.rules.signals.layers import Gate, Kinds
@@ -61,8 +60,7 @@ class GaussNewtonTargets(DirectRule):
         whole: Kinds = (),
     ) -> None:
         super().__init__(network, example, loss, whole)
-        if not 0 <= damping < math.inf:
-            raise UserError(f"damping must be a finite number of at least 0, not {damping}")
+        check_number(damping=damping)
         self.damping = damping
 
     @classmethod
@@ -133,15 +131,19 @@ def gauss_newton_step(jacobian: Tensor, error: Tensor, damping: float) -> Tensor
     """
     gram = jacobian.double() @ jacobian.double().mT
     right = error.double().unsqueeze(-1)
-    if damping:
-        gram.diagonal(dim1=-2, dim2=-1).add_(damping)
-        solved = torch.cholesky_solve(right, torch.linalg.cholesky(gram))
-    else:
+    solved = _damped(gram, right, damping) if damping else None
+    if solved is None:
         # The eigenvalues are squares of J's singular values, which are known to the precision of its own dtype.
         known = max(jacobian.shape[-2:]) * torch.finfo(jacobian.dtype).eps
         least = max(known**2, 4 * gram.shape[-1] * torch.finfo(gram.dtype).eps)
         values, vectors = torch.linalg.eigh(gram)
         kept = values > least * values.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(gram.dtype).tiny)
-        inverse = torch.where(kept, 1 / values.where(kept, torch.ones_like(values)), torch.zeros_like(values))
+        inverse = torch.where(kept, 1 / (values.where(kept, torch.ones_like(values)) + damping), 0.0)
         solved = vectors @ (inverse.unsqueeze(-1) * (vectors.mT @ right))
     return (jacobian.mT @ solved.to(jacobian.dtype)).squeeze(-1)
+
+
+def _damped(gram: Tensor, right: Tensor, damping: float) -> Tensor | None:
+    """Solve by Cholesky's factors; None where the damping is lost in the rounding error of a singular J J^T."""
+    factor, failed = torch.linalg.cholesky_ex(gram + damping * torch.eye(gram.shape[-1]).to(gram))
+    return None if failed.any() else torch.cholesky_solve(right, factor)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
 from beyondprop.rule import add_gradient
 from beyondprop.rules.signals.mirrors import Activations
@@ -118,6 +119,9 @@ def _each(given: Number | Sequence[Number], units: int, name: str) -> tuple[Numb
     numbers = tuple(given) if isinstance(given, Sequence) else (given,) * units
     if len(numbers) != units:
         raise UserError(f"{name} has {len(numbers)} numbers for {units} units with feedback: give one each, or one")
-    if not all(number > 0 for number in numbers):
-        raise UserError(f"{name} must be positive, got {given}")
+    for number in numbers:
+        if name == "feedback_steps":
+            check_whole(1, **{name: number})
+        else:
+            check_number(above=True, **{name: number})
     return numbers

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.checks import check_number, check_whole
+from beyondprop.errors import NonFiniteError
 from beyondprop.rule import add_gradient, is_finite
 from beyondprop.rules.signals.mirrors import Activations, mirror_objection, mirrors
 from beyondprop.rules.signals.targets import Evaluation, TargetRule, full_precision
@@ -24,6 +25,9 @@ class LearnedTargets(TargetRule):
     Of a batch, both gradients are taken at the weights as they are: forward pass, the network's gradients by the
     feedback of before, the feedback's gradients by the same activations; then the optimizer moves both. With
     `feedback_steps=n` the feedback takes n - 1 steps more on the same batch before that, each with noise of its own.
+
+    With `pretraining` or `extra_epochs` the rule has the stages "both" and "feedback". A loop of the user's, which sets
+    no `rule.stage`, trains both; `fit` walks through `passes`, which begin with the feedback.
 
     Args:
         network, example, loss, target_step: As `TargetRule`.
@@ -57,15 +61,17 @@ class LearnedTargets(TargetRule):
         feedback_decay: float = 0.0,
     ) -> None:
         super().__init__(network, example, loss, target_step=target_step)
-        if not noise > 0:
-            raise UserError(f"noise must be positive, got {noise}: the feedback learns from it")
-        if feedback_steps < 1 or pretraining < 0 or extra_epochs < 0:
-            raise UserError("feedback_steps must be at least 1, pretraining and extra_epochs at least 0")
+        check_number(noise=noise, above=True)
+        check_number(feedback_decay=feedback_decay)
+        if feedback_rate is not None:
+            check_number(feedback_rate=feedback_rate)
+        check_whole(1, feedback_steps=feedback_steps)
+        check_whole(0, pretraining=pretraining, extra_epochs=extra_epochs)
         self.noise, self.pretraining, self.extra_epochs = noise, pretraining, extra_epochs
         self.feedback_rate, self.feedback_decay = feedback_rate, feedback_decay
         self.phases = (*["feedback"] * (feedback_steps - 1), None)
         if pretraining or extra_epochs:
-            self.stages = ("feedback", "both")
+            self.stages = ("both", "feedback")  # the first is what a loop of the user's gets that sets none
 
     @abstractmethod
     def learn(self, clean: Evaluation, output: Tensor | None) -> tuple[list[Tensor], Gradients]:
@@ -88,9 +94,13 @@ class LearnedTargets(TargetRule):
             found += [(epoch, "both"), *[(epoch, "feedback")] * self.extra_epochs]
         return found
 
+    def teaches_network(self, phase: str | None = None) -> bool:
+        """Not where the feedback learns alone."""
+        return phase is None and self.stage != "feedback"
+
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Take both gradients at the weights as they are."""
-        both = phase is None and self.stage != "feedback"
+        both = self.teaches_network(phase)
         clean = self.chain.run(x, training=both)
         if not both:
             with torch.no_grad():
@@ -101,6 +111,7 @@ class LearnedTargets(TargetRule):
             loss, error, scale = self.output_error(clean, x, y)
             with full_precision(x):
                 steps, gradients = self.learn(clean, error * -scale)
+            self.finite(steps)
             clean.teach([step.div_(-scale) for step in steps], error)
         for parameter, gradient in gradients:
             add_gradient(parameter, gradient)

@@ -20,8 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rule import check_example, running_example, without_trace
+from beyondprop.checks import check_number
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError
+from beyondprop.rule import check_example, is_finite, running_example, without_trace
 from beyondprop.rules.network_rule import NetworkRule, count_terms
 from beyondprop.rules.signals.layers import NORMS, Kinds, edges_of, find_layers
 
@@ -50,7 +51,8 @@ class TargetRule(NetworkRule):
 
     Raises:
         UnsupportedNetworkError: The network is no chain; the message names the place.
-        UserError: `target_step` is not positive.
+        UserError: `target_step` is no finite number above 0.
+        NonFiniteError: In `backward`, when the loss or a unit's target is NaN or infinite; the message names the layer.
     """
 
     follows_gradient = False
@@ -64,8 +66,7 @@ class TargetRule(NetworkRule):
         target_step: float = 0.1,
     ) -> None:
         super().__init__(network, loss)
-        if not target_step > 0:
-            raise UserError(f"target_step must be positive, got {target_step}")
+        check_number(target_step=target_step, above=True)
         self.target_step = target_step
         self.chain = Chain(network, example)
 
@@ -98,7 +99,7 @@ class TargetRule(NetworkRule):
         clean = self.chain.run(x)
         loss, error, scale = self.output_error(clean, x, y)
         with full_precision(x):
-            steps = self.steps(clean, error * -scale)
+            steps = self.finite(self.steps(clean, error * -scale))
         clean.teach([step / -scale for step in steps], error)
         return loss
 
@@ -118,6 +119,17 @@ class TargetRule(NetworkRule):
     def _distance(self, scores: Tensor, y: Tensor) -> float:
         """How far the output's target stands off in units of the loss's gradient: eta N."""
         return self.target_step * float(count_terms(None, self.loss, scores, y))
+
+    def finite(self, steps: list[Tensor]) -> list[Tensor]:
+        """Refuse steps of hidden units that are NaN or infinite; the device is asked once for all."""
+        if steps and not torch.stack([step.sum() for step in steps]).isfinite().all():
+            for unit, step in zip(self.chain.units, steps, strict=False):  # the output's target is the loss's
+                if not is_finite(step):
+                    raise NonFiniteError(
+                        f"the target of layer {unit.name} holds NaN or infinity: lower the learning rates, that of the "
+                        "feedback first"
+                    )
+        return steps
 
     def targets(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Compute the targets of a batch, for those who look at them: no `.grad` and no statistics are moved.

@@ -106,8 +106,8 @@ MUTANTS = (
     Mutant(
         "targets: targets uphill",
         f"{SIGNALS}/targets.py",
-        "steps = self.steps(clean, error * -scale)",
-        "steps = self.steps(clean, error * scale)",
+        "self.finite(self.steps(clean, error * -scale))",
+        "self.finite(self.steps(clean, error * scale))",
         TARGETS,
     ),
     Mutant(
@@ -204,15 +204,15 @@ MUTANTS = (
     Mutant(
         "targets: feedback learns in the network's phase alone",
         f"{SIGNALS}/target_propagation.py",
-        'both = phase is None and self.stage != "feedback"',
-        'both = self.stage != "feedback"',
+        'return phase is None and self.stage != "feedback"',
+        'return self.stage != "feedback"',
         TARGETS,
     ),
     Mutant(
         "targets: pretraining trains the network",
         f"{SIGNALS}/target_propagation.py",
-        'both = phase is None and self.stage != "feedback"',
-        "both = phase is None",
+        'return phase is None and self.stage != "feedback"',
+        "return phase is None",
         TARGETS,
     ),
     Mutant(
@@ -2834,15 +2834,15 @@ MUTANTS = (
     Mutant(
         "gauss-newton: damping left out",
         f"{SIGNALS}/gauss_newton.py",
-        "add_(damping)",
-        "add_(1e-9)",
+        "gram + damping *",
+        "gram + 1e-9 *",
         GAUSS_NEWTON,
     ),
     Mutant(
         "gauss-newton: inverse of singular values in place of their squares",
         f"{SIGNALS}/gauss_newton.py",
-        "1 / values.where",
-        "1 / values.abs().sqrt().where",
+        "1 / (values.where(kept, torch.ones_like(values)) + damping)",
+        "1 / (values.where(kept, torch.ones_like(values)) + damping).sqrt()",
         GAUSS_NEWTON,
     ),
     Mutant(

@@ -55,6 +55,9 @@ def gauss_newton_alignment(
     Layers that unroll over time by themselves (nn.RNN, nn.LSTM, nn.GRU) count as one layer each, with
     targets for its outputs.
 
+    A layer's bias counts as one of its parameters, in g as in J. The paper's code looks at weights alone: without the
+    bias, through which each sample moves every output, its ratios are others.
+
     The ratio falls as samples are added, for they leave fewer directions in which no output moves: compare rules by
     the same number.
 

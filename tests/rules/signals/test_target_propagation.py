@@ -438,6 +438,27 @@ def test_feedback_that_has_diverged_stops(variant):
         rule.backward(x, y)
 
 
+def test_a_learned_activation_is_the_networks_and_stands_in_one_place():
+    """Feedback uses it as it is; it learns from the network's gradient alone."""
+    rule, (x, y) = make("rhl", perceptron(4, 7, 6, 3, activation=nn.PReLU)), batch()
+    assert [name for name, _ in rule.named_parameters() if name.startswith("activations")] == []
+    rule.backward(x, y)
+    groups = [p for group in rule.parameter_groups() for p in group["params"]]
+    assert all(p.grad is not None for p in groups)
+    own = [p.grad.clone() for p in rule.network.parameters()]
+    rule.zero_grad()
+    rule._learns = lambda index: False
+    rule.backward(x, y)
+    assert all(torch.equal(a, p.grad) for a, p in zip(own, rule.network.parameters(), strict=True))
+    before = rule.targets(x, y)["0"]
+    rule.network[1].weight.data.fill_(-1.5)
+    clean = rule.chain.run(x, training=False)
+    lifted = torch.tanh(clean.value(-1) @ rule.spread + rule.shift)
+    summed = lifted @ rule.feedback["0"] + rule.feedback["0 bias"]
+    torch.testing.assert_close(rule._back(0, lifted), F.prelu(summed, torch.tensor([-1.5]).double()))
+    assert not torch.equal(before, rule.targets(x, y)["0"])
+
+
 @pytest.mark.parametrize("variant", ["linear", "control"])
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_target_that_is_not_finite_names_its_layer(variant, value):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -31,9 +30,10 @@ class DDTP(LearnedTargets):
     output, and g_i learns to bring its difference back. The perturbed units are computed as one batch that grows from
     unit to unit.
 
-    - `"linear"`: g_i(y) = y Q_i. With gradient descent and weight decay 2 lambda its minimum is, for small noise, the
-      damped pseudo-inverse J^T (J J^T + lambda)^-1 of J = dh_L/dh_i, averaged over the batch: the targets of
-      Gauss-Newton. With frozen Q this is direct feedback alignment.
+    - `"linear"`: g_i(y) = y Q_i. With a weight decay of 2 lambda in the gradient (torch's SGD and Adam) its
+      minimum is, for small noise, the damped pseudo-inverse J^T (J J^T + lambda)^-1 of J = dh_L/dh_i, averaged over the
+      batch: the targets of Gauss-Newton. AdamW's decay damps in another way, by no fixed lambda. With frozen Q this is
+      direct feedback alignment.
     - `"rhl"`: g_i(y) = s(r(y) Q_i + d_i), r(y) = tanh(y R + c) with R and c random, fixed and shared by all units,
       and s the unit's own activation. The last hidden unit gets y in the place of r(y).
     - `"control"`: the paper's control. g_i(y) = y Q_i + d_i learns to give h_i + e itself, without difference and
@@ -87,7 +87,8 @@ class DDTP(LearnedTargets):
             weights |= biases
         self.feedback = Feedback(weights, learned=True)
         if feedback == "rhl":
-            self.activations = nn.ModuleList(_activation(unit) for unit in self.chain.units[:-1])
+            # The units' own, in a tuple, so that they are not registered a second time.
+            self.activations = tuple(_activation(unit) for unit in self.chain.units[:-1])
             bound = outputs**-0.5
             self.register_buffer("spread", like.new_empty(outputs, hidden).uniform_(-bound, bound))
             self.register_buffer("shift", like.new_empty(hidden).uniform_(-bound, bound))
@@ -190,6 +191,6 @@ def _xavier(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def _activation(unit: Unit) -> nn.Module:
-    """A copy of the unit's own activation."""
+    """The unit's own activation, which does not learn from the feedback's loss."""
     own = [part for part in unit.parts if isinstance(part, ACTIVATIONS)]
-    return copy.deepcopy(own[-1]) if own else nn.Identity()
+    return own[-1] if own else nn.Identity()

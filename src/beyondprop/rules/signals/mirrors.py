@@ -138,8 +138,8 @@ def _objection(unit: Unit) -> str | None:
         return f"layer {unit.name} has padding={layer.padding!r}, which has no mirror: give it as numbers"
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         return (
-            f"layer {unit.name} has padding_mode={layer.padding_mode!r}, which has no mirror: take zeros; direct feedback "
-            "(ddtp) needs none"
+            f"layer {unit.name} has padding_mode={layer.padding_mode!r}, which has no mirror: take zeros; direct "
+            "feedback (ddtp) needs none"
         )
     other = next((part for part in unit.parts if part is not layer and not isinstance(part, known)), None)
     if other is not None:

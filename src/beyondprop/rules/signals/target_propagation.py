@@ -36,7 +36,8 @@ class LearnedTargets(TargetRule):
         pretraining: Epochs in which the feedback alone learns, before the network does.
         extra_epochs: Passes over the data in which the feedback alone learns, after each epoch.
         feedback_rate: The feedback's learning rate; by default the optimizer's.
-        feedback_decay: The feedback's weight decay.
+        feedback_decay: The feedback's weight decay, as the optimizer takes it: torch's SGD and Adam add it to the
+            gradient, which is a penalty of decay / 2 times the squared weights; AdamW shrinks the weights beside it.
 
     Raises:
         UserError: A number is out of range.

@@ -36,6 +36,7 @@ from _timing import Row, compare, environment, interleave, spread, write_results
 from beyondprop.networks.sequences import SequenceReader
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.rules.signals.regularized_inversion import TPRI
+from beyondprop.training.runs import use_processor
 from peers._common import check_commit
 
 OUT = Path(__file__).resolve().parent / "results" / "inversion_step.json"
@@ -166,21 +167,21 @@ def main(arguments: list[str] | None = None, shapes: tuple[Shape, ...] = SHAPES,
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
-    with warnings.catch_warnings():
+    with use_processor(options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the peer's torch.cholesky and torch.svd are deprecated
         peer = None if options.tpri is None else import_peer(options.tpri.resolve())
         torch.set_default_dtype(torch.float64)
-        sides(Shape(12, 3, 5, 4), 7, peer)  # in float64 the gradients agree to rounding
-        torch.set_default_dtype(torch.float32)
+        try:
+            sides(Shape(12, 3, 5, 4), 7, peer)  # in float64 the gradients agree to rounding
+        finally:
+            torch.set_default_dtype(torch.float32)
         rows = []
         for shape in shapes:
             rows += measured(shape, hidden, peer, max(3, options.rounds * 60 // max(60, shape.steps) // BURST))
             for row in rows[-4:]:
                 ratio = "" if row.ratio is None else f"{row.ratio:.2f}x {row.peer}"
                 print(f"{row.case:60} {row.ours:8.2f} ms  {ratio}", flush=True)
-    write_results(options.out, environment(CPU), rows)
+        write_results(options.out, environment(CPU), rows)
 
 
 if __name__ == "__main__":

@@ -271,6 +271,7 @@ def test_threads_are_set_for_the_run_alone(tmp_path, splits):
 
 @pytest.mark.parametrize("flushing", [False, True])
 def test_numbers_below_the_smallest_normal_one_are_zero_within_a_run(flushing):
+    torch.set_flush_denormal(False)
     tiny = torch.full((4,), 1e-39)
     torch.set_flush_denormal(flushing)
     try:

@@ -124,7 +124,7 @@ FF = (
     recipe(
         "mnist-small",
         "two hidden layers of 500 units on MNIST",
-        ForwardForwardSettings(epochs=60, hidden=500, learning_rate=1e-2),
+        ForwardForwardSettings(epochs=60, hidden=500),
     ),
     recipe(
         "cifar-10",
@@ -138,7 +138,7 @@ SYMBA = (
     recipe(
         "mnist-small",
         "two hidden layers of 500 units on MNIST",
-        SymBaSettings(epochs=60, hidden=500, learning_rate=1e-2),
+        SymBaSettings(epochs=60, hidden=500, learning_rate=3e-3),
     ),
     recipe(
         "mnist",

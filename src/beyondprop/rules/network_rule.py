@@ -94,6 +94,20 @@ class NetworkRule(Rule):
             )
         return loss
 
+    def output_derivative(self, scores: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the loss and its derivative with respect to the output; the loss's own parameters receive theirs.
+
+        Args:
+            scores: The network's output for x; nothing passes on below it.
+            x: As `measured`.
+            y: As `measured`.
+        """
+        free = scores.detach().requires_grad_()
+        loss = self.measured(free, x, y)
+        loss.backward()
+        assert free.grad is not None
+        return loss, free.grad
+
 
 def count_terms(terms: Terms | None, loss: Callable[[Tensor, Tensor], Tensor], scores: Tensor, y: Tensor) -> Any:
     """Count the terms whose mean a loss is: times that, its derivative is that of each term's own loss.

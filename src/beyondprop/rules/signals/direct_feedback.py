@@ -110,11 +110,7 @@ class DFA(DirectRule):
         with self._direct.watch(points.append) as watch:
             scores = self.network(x)
             last = watch.claim(scores)
-            free = scores.detach().requires_grad_()
-            loss = self.measured(free, x, y)
-            loss.backward()
-            error = free.grad
-            assert error is not None
+            loss, error = self.output_derivative(scores, x, y)
             if last is not None:
                 last.teach(error)
             error = self.signal_from(error)

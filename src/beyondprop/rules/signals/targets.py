@@ -109,11 +109,8 @@ class TargetRule(NetworkRule):
         Returns:
             The loss; dL/dh_L; and eta N, by which ht_L - h_L = -eta N dL/dh_L.
         """
-        scores = clean.value(-1).requires_grad_()
-        loss = self.measured(scores, x, y)
-        loss.backward()
-        error, scores.grad = scores.grad, None
-        assert error is not None
+        scores = clean.value(-1)
+        loss, error = self.output_derivative(scores, x, y)
         return loss, error, self._distance(scores, y)
 
     def _distance(self, scores: Tensor, y: Tensor) -> float:

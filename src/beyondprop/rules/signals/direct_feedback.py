@@ -45,6 +45,12 @@ class DirectRule(NetworkRule):
         """Layers that unroll over time by themselves are refused, as is a network without any."""
         return Direct.objection(network)
 
+    @classmethod
+    def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
+        """Use the classifier itself; `classes` is not needed."""
+        del classes
+        return cls(network, example, **options)
+
 
 class DFA(DirectRule):
     r"""Direct feedback alignment (Nøkland, arXiv 1609.01596, eq. 8).
@@ -96,12 +102,6 @@ class DFA(DirectRule):
             for name, shape in self._direct.shapes.items()
         }
         self.feedback = Feedback(weights, learned=self.learned)
-
-    @classmethod
-    def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
-        """Use the classifier itself; `classes` is not needed."""
-        del classes
-        return cls(network, example, **options)
 
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Compute the error, and send it to every point."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +61,6 @@ class GaussNewtonTargets(DirectRule):
         super().__init__(network, example, loss, whole)
         check_number(damping=damping)
         self.damping = damping
-
-    @classmethod
-    def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
-        """Use the classifier itself; `classes` is not needed."""
-        del classes
-        return cls(network, example, **options)
 
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Find every point's Jacobian, and teach it by its Gauss-Newton step."""

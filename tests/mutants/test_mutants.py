@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from mutant import Mutant
 
-from mutants import MUTANTS, ROOT, Mutant
+from mutants import MUTANTS, ROOT
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -1,0 +1,1 @@
+"""The planted defects, one file a family of rules."""

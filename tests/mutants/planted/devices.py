@@ -1,0 +1,156 @@
+"""Planted defects of chips in the loop."""
+
+from mutant import Mutant
+
+CHIP = ("tests/rules/perturbation/test_chip.py",)
+DEVICES = ("tests/devices",)
+
+MUTANTS = (
+    Mutant(
+        "chip: asked again without writing anew",
+        "devices/patience.py",
+        "                self._written = None\n                reason",
+        "                reason",
+        CHIP,
+    ),
+    Mutant(
+        "chip: pauses do not grow",
+        "devices/patience.py",
+        "self.pause * 2 ** (retry - 1)",
+        "self.pause",
+        CHIP,
+    ),
+    Mutant(
+        "chip: NaN is taken for a cost",
+        "devices/patience.py",
+        "if not costs.isfinite().all():",
+        "if False:",
+        CHIP,
+    ),
+    Mutant(
+        "chip: a stuck read is never noticed",
+        "devices/patience.py",
+        "if 0 < self.stuck_after <= self._repeats:",
+        "if False:",
+        CHIP,
+    ),
+    Mutant(
+        "chip: parameters are written once and never again",
+        "devices/patience.py",
+        "or not torch.equal(parameters, self._written)",
+        "or False",
+        CHIP,
+    ),
+    Mutant(
+        "chip: perturbations with a wrong sign",
+        "devices/module.py",
+        "{n: p + d.reshape(p.shape)",
+        "{n: p - d.reshape(p.shape)",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: dropout is on",
+        "devices/module.py",
+        "copy.deepcopy(network).eval()",
+        "copy.deepcopy(network)",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: offsets forget",
+        "devices/simulated.py",
+        ".cumsum(dim=0)",
+        "",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: one level too many",
+        "devices/simulated.py",
+        "(2**self.bits - 1)",
+        "2**self.bits",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: noise squared",
+        "devices/simulated.py",
+        "costs + self.noise *",
+        "costs + self.noise**2 *",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: time constant a thousand times too long",
+        "devices/wall_clock.py",
+        "200e-12",
+        "200e-9",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: any token will do",
+        "devices/server.py",
+        "if self._token is not None and not hmac",
+        "if False and not hmac",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: open to others without a token",
+        "devices/server.py",
+        "if not with_token and not ipaddress",
+        "if False and not ipaddress",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: what another client wrote is read",
+        "devices/server.py",
+        "if kind in (Kind.READ, Kind.PREDICT) and not written:",
+        "if False:",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: idle clients keep the device",
+        "devices/server.py",
+        "waiting=self.idle",
+        "waiting=None",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: the device is not given back",
+        "devices/server.py",
+        "self._device_lock.release()",
+        "pass",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: any length is taken",
+        "devices/protocol.py",
+        "<= length <= limit",
+        "<= length",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: a frame may take for ever",
+        "devices/protocol.py",
+        "left = end - time.monotonic()",
+        "left = 1.0",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: arrays may claim more than there is",
+        "devices/protocol.py",
+        "if size > len(body) - place:",
+        "if False:",
+        DEVICES,
+    ),
+    Mutant(
+        "device server: silence keeps its place",
+        "devices/server.py",
+        "and not self._make_room()",
+        "and True",
+        ("tests/devices/test_devices_server.py",),
+    ),
+    Mutant(
+        "device server: greeters give way",
+        "devices/server.py",
+        "if not greeted), None)",
+        "if True), None)",
+        ("tests/devices/test_devices_server.py",),
+    ),
+)

@@ -9,7 +9,7 @@ for the same few epochs (on the digits, all), under its own schedule, with 10,00
 not measured again, so that a call that is interrupted goes on where it stopped; `--again` begins anew. The recipes'
 learning rates are the best ones of the result file: a test compares them.
 
-Fashion-MNIST takes MNIST's rates.
+Fashion-MNIST takes MNIST's rates, but for the rules with targets.
 The blockwise rules and their baselines are tuned by `--recipes`, into `local_tuning.json`; those with targets into
 `targets_tuning.json`, where `--field noise`, say, puts the grid on another setting than the learning rate.
 `--targets` measures tpSGD's local losses and the scale of its targets instead, at the recipe's rate.
@@ -38,7 +38,7 @@ from beyondprop.training.execution import Execution
 OUT = Path(__file__).resolve().parent / "results" / "signals_tuning.json"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 IMAGES = {"digits": 287, "mnist": 10_000, "cifar-10": 10_000}
-HELD_OUT = IMAGES | {"temporal-order": 1000, "marked-mean": 1000}
+HELD_OUT = IMAGES | {"fashion-mnist": 10_000, "temporal-order": 1000, "marked-mean": 1000}
 
 
 def recipes(data: str, networks: list[str]) -> list[Recipe]:

@@ -348,7 +348,7 @@ def test_a_bar_in_a_terminal(capsys, monkeypatch):
     optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
     fit(rule, as_generator_function(), optimizer=optimizer, epochs=2)
     err = capsys.readouterr().err
-    for text in ("epoch 1/2 4", "epoch 2/2", "loss ", "train accuracy ", "images/s", "0:00:00 left"):
+    for text in ("epoch 1/2 4", "epoch 2/2", "loss ", "train accuracy ", "samples/s", "0:00:00 left"):
         assert text in err
 
 

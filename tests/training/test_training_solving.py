@@ -258,7 +258,7 @@ def test_progress_is_a_line_for_each_pass(tmp_path, splits, capsys):
     run(tmp_path, progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in lines] == [f"pass {n}/3 {part}" for n, part in enumerate(PASSES, start=1)]
-    assert all(line.endswith("images/s") and "loss" not in line for line in lines)
+    assert all(line.endswith("samples/s") and "loss" not in line for line in lines)
 
 
 def test_precision_reaches_the_solver(tmp_path, splits):

@@ -323,7 +323,7 @@ def test_one_image_is_no_peak_in_the_picture_by_steps(monkeypatch, count, accura
     monkeypatch.setattr("beyondprop.training.curves._png", lambda figure, axes: drawn.append(axes) or b"")
     draw_accuracy_by_steps(accuracies, count, "noprop-ct/digits, test split")
     (axes,) = drawn
-    assert axes.get_title().startswith(f"noprop-ct/digits, test split\n{count} images")
+    assert axes.get_title().startswith(f"noprop-ct/digits, test split\n{count} samples")
     low, high = axes.get_ylim()
     assert 1 / count < (high - low) / 4
 

@@ -83,7 +83,7 @@ def _tell(loaded: Any, folder: Path, output: Output, *, with_measures: bool) -> 
     if output.json:
         say_json({**_about(loaded, folder, output), **figures, **measures})
         return
-    say(f"{loaded.recipe.id}, {output.split} split: {figures['count']} images, {folder}")
+    say(f"{loaded.recipe.id}, {output.split} split: {figures['count']} samples, {folder}")
     if not (folder / "result.json").exists():
         say("the run is not finished: these are the weights of its last checkpoint")
     single = {name: figures[name] for name in ("accuracy", "loss") if name in figures}
@@ -113,7 +113,7 @@ def _tell_by_steps(loaded: Any, folder: Path, output: Output) -> None:
         by_steps = {str(steps): figure for steps, figure in figures.items()}
         say_json({**_about(loaded, folder, output), "by_steps": by_steps, "picture": str(picture)})
         return
-    say(f"{loaded.recipe.id}, {output.split} split: {len(images)} images, {folder}")
+    say(f"{loaded.recipe.id}, {output.split} split: {len(images)} samples, {folder}")
     rows = [(str(n), in_figures("accuracy", f["accuracy"]), in_figures("loss", f["loss"])) for n, f in figures.items()]
     say(aligned([("steps", "accuracy", "loss"), *rows]))
     say(f"picture  {picture}")

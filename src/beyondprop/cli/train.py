@@ -169,7 +169,7 @@ def summarise(outcome: Any) -> None:
     for name, value in outcome.metrics.items():  # what the recipe measures besides
         if isinstance(value, float) and not name.startswith(("test_", "train_", "validation_")):
             say(f"{in_words(name):14} {in_figures(name, value)}")
-    say(f"time           {outcome.train_seconds:.1f} s, {outcome.images_per_second:.0f} images/s")
+    say(f"time           {outcome.train_seconds:.1f} s, {outcome.images_per_second:.0f} samples/s")
     say(f"run folder     {folder}")
     if (folder / "curves.png").exists():  # a solver has none
         say(f"curves         {folder / 'curves.png'}")

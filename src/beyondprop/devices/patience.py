@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -32,6 +33,9 @@ class Patience:
         longest: Seconds.
         rereads: How often costs that are NaN, infinite or stuck are read again.
         stuck_after: So many costs in a row of the very same value, whatever was perturbed, are a stuck read; 0 never.
+        timeout: Seconds that the device may take for a question, for a device of your own whose calls may never return
+            (one behind a socket has a timeout of its own); 0 waits for ever. A late answer is thrown away and the
+            question asked again; none at all is a failure, after as long as all retries may take.
 
     Raises:
         UserError: It is no device, or an argument is out of range.
@@ -46,13 +50,16 @@ class Patience:
         longest: float = 30.0,
         rereads: int = 3,
         stuck_after: int = 256,
+        timeout: float = 0.0,
     ) -> None:
         check_device(device)
-        if min(retries, rereads, stuck_after) < 0 or min(pause, longest) < 0:
-            raise UserError("retries, rereads, stuck_after, pause and longest must be at least 0")
+        if min(retries, rereads, stuck_after) < 0 or min(pause, longest, timeout) < 0:
+            raise UserError("retries, rereads, stuck_after, pause, longest and timeout must be at least 0")
         self.device = device
         self.retries, self.pause, self.longest = retries, pause, longest
         self.rereads, self.stuck_after = rereads, stuck_after
+        self.timeout = timeout
+        self._late: threading.Thread | None = None  # asks a question whose time is over
         self._written: Tensor | None = None  # what is known to stand on the device
         self._value, self._repeats = 0.0, 0
 
@@ -125,7 +132,7 @@ class Patience:
     def _persist(self, ask: Callable[[], Tensor]) -> Tensor:
         for retry in itertools.count():
             try:
-                return ask()
+                return self._in_time(ask)
             except (OSError, DeviceError) as error:
                 self._written = None
                 reason = str(error) or type(error).__name__
@@ -138,6 +145,38 @@ class Patience:
                 self._written = None
                 raise
         raise AssertionError("the loop above has no end")
+
+    def _in_time(self, ask: Callable[[], Tensor]) -> Tensor:
+        """Ask in a thread, which can be left waiting; nothing else is asked while it waits."""
+        if not self.timeout:
+            return ask()
+        if self._late is not None:
+            self._late.join(self.timeout)
+            if self._late.is_alive():
+                raise TimeoutError(f"the device has not answered an earlier question in {self.timeout:g} s more")
+            self._late = self._written = None
+        answers: list[Tensor] = []
+        faults: list[BaseException] = []
+        grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+        def work() -> None:
+            try:
+                with torch.inference_mode(inference), torch.set_grad_enabled(grad):  # a thread has modes of its own
+                    answers.append(ask())
+            except BaseException as fault:
+                faults.append(fault)
+
+        asking = threading.Thread(target=work, daemon=True)
+        asking.start()
+        try:
+            asking.join(self.timeout)
+        finally:
+            self._late = asking if asking.is_alive() else None
+        if self._late is not None:
+            raise TimeoutError(f"the device has not answered in {self.timeout:g} s")
+        if faults:
+            raise faults[0]
+        return answers[0]
 
     def _fault(self, costs: Tensor) -> str | None:
         """What is wrong with costs, if anything is."""

@@ -86,13 +86,28 @@ class NetworkRule(Rule):
             NonFiniteError: The loss is NaN or infinite.
         """
         loss = self.loss(scores, self.checked_targets(y, scores.shape))
-        if not loss.isfinite():
+        return self.finite_losses(loss, x)
+
+    def finite_losses(self, losses: Tensor, x: Tensor, remedy: str = "the learning rate") -> Tensor:
+        """Refuse losses that are not finite.
+
+        Args:
+            losses: Of any shape.
+            x: The batch, by which the layer is found.
+            remedy: What may be lowered.
+
+        Returns:
+            The losses.
+
+        Raises:
+            NonFiniteError: One is NaN or infinite.
+        """
+        if not losses.isfinite().all():
             where = first_nonfinite_layer(self.network, x)
             raise NonFiniteError(
-                f"the loss is {loss.item()} and NaN or infinity appears first in {where}: "
-                "check the data, or lower the learning rate"
+                f"the loss is NaN or infinite, and that appears first in {where}: check the data, or lower {remedy}"
             )
-        return loss
+        return losses
 
     def output_derivative(self, scores: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the loss and its derivative with respect to the output; the loss's own parameters receive theirs.

@@ -34,7 +34,7 @@ def draw_accuracy_by_steps(accuracies: Mapping[int, float], count: int, title: s
     figure = Figure(figsize=(6.4, 3.8), dpi=110, layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel="steps of a prediction", ylabel="accuracy (%)", xscale="log")
-    axes.set_title(f"{title}\n{count:,} images, bars of two standard errors", fontsize=11)
+    axes.set_title(f"{title}\n{count:,} samples, bars of two standard errors", fontsize=11)
     steps = sorted(accuracies)
     heights = [accuracies[n] for n in steps]
     bars = [_within(height, count) for height in heights]

@@ -63,7 +63,7 @@ class Display:
             return
         figures = [f"loss {totals.smoothed:.4g}", self._accuracy] if totals.smoothed is not None else []
         if totals.epoch_seconds > 0:
-            figures.append(f"{totals.epoch_images / totals.epoch_seconds:,.0f} images/s")
+            figures.append(f"{totals.epoch_images / totals.epoch_seconds:,.0f} samples/s")
         if self.steps is not None and totals.step > 0:
             left = totals.seconds / totals.step * max(self.steps - totals.step, 0)
             figures.append(f"{timedelta(seconds=round(left))} left")
@@ -84,4 +84,4 @@ class Display:
             stage = f" {record['stage']}" if "stage" in record else ""
             loss = f"  loss {record['loss']:.4g}  {self._accuracy}" if "loss" in record else ""
             line = f"{self._unit} {record['epoch']}/{self._epochs}{stage}{loss}"
-            sys.stderr.write(f"{line}  {record['images_per_second']:,.0f} images/s\n")
+            sys.stderr.write(f"{line}  {record['images_per_second']:,.0f} samples/s\n")

@@ -153,4 +153,18 @@ MUTANTS = (
         "if True), None)",
         ("tests/devices/test_devices_server.py",),
     ),
+    Mutant(
+        "patience: a second question while the first one waits",
+        "devices/patience.py",
+        "            if self._late.is_alive():\n",
+        "            if False:\n",
+        ("tests/rules/perturbation/test_chip.py",),
+    ),
+    Mutant(
+        "patience: what a late answer has written is believed",
+        "devices/patience.py",
+        "self._late = self._written = None",
+        "self._late = None",
+        ("tests/rules/perturbation/test_chip.py",),
+    ),
 )

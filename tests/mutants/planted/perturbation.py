@@ -127,8 +127,8 @@ MUTANTS = (
     Mutant(
         "forward gradient: tangents of earlier layers lost",
         f"{PERTURBATION}/forward_gradient.py",
-        "noise if tangent is None else tangent + noise",
-        "noise",
+        "noise.clone() if tangent is None else tangent + noise",
+        "noise.clone()",
         FORWARD_GRADIENT,
     ),
     Mutant(
@@ -739,5 +739,40 @@ MUTANTS = (
         " or number in self._fixed):",
         "):",
         NODES,
+    ),
+    Mutant(
+        "orthogonal activities: not made orthogonal",
+        "rules/perturbation/orthogonal.py",
+        "u - self._beside(share, u) * v for u, v",
+        "u for u, v",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "orthogonal activities: one share for all samples",
+        "rules/perturbation/orthogonal.py",
+        "self._apart = change.ndim > 0",
+        "self._apart = False",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "orthogonal activities: directions are not of length one",
+        "rules/perturbation/orthogonal.py",
+        "self._units(direction) / self._product(direction, direction)",
+        "self._units(direction) / self._units(direction)",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "orthogonal activities: rows of no example are taken for examples",
+        "rules/perturbation/forward_gradient.py",
+        "apart = not self._fixed and all",
+        "apart = all",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "forward gradient: what follows changes the noise in place",
+        "rules/perturbation/forward_gradient.py",
+        "noise.clone() if tangent is None",
+        "noise if tangent is None",
+        FORWARD_GRADIENT,
     ),
 )

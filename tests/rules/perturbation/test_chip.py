@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import threading
 import time
 
 import pytest
@@ -238,6 +239,64 @@ def test_pauses_double_to_the_longest_and_end(monkeypatch, one_line):
     with one_line(DeviceError, "gone", "asked 7 times", "resume"):
         patience.costs(torch.zeros(32), torch.zeros(1, 32), *batches(1)[0])
     assert waits == [0.0, 0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+class Silent(Counting):
+    """A device whose calls of one name do not come back in time, and then have done nothing; tells who was in at once.
+
+    Args:
+        name: "write" or "read".
+        number: Of the call that is late.
+        seconds: After which it comes back.
+    """
+
+    def __init__(self, name, number, seconds):
+        super().__init__()
+        self.late, self.seconds, self.free = (name, number), seconds, threading.Event()
+        self.inside, self.most = 0, 0
+
+    def _hangs(self, name):
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        hangs = (name, self.counts[name] + 1) == self.late
+        if hangs:
+            self._meet(name)
+            self.free.wait(self.seconds)
+        self.inside -= 1
+        return hangs
+
+    def write(self, parameters):
+        if not self._hangs("write"):
+            super().write(parameters)
+
+    def read(self, perturbations):
+        return torch.zeros(len(perturbations)) if self._hangs("read") else super().read(perturbations)
+
+
+@pytest.mark.parametrize("name", ["read", "write"])
+def test_an_answer_that_comes_late_is_thrown_away_and_all_is_asked_again(name):
+    device = Silent(name, 2, seconds=2.5)
+    assert torch.equal(train(chip_rule(device, patience={"timeout": 1.5, **AT_ONCE})), undisturbed())
+    assert device.most == 1
+
+
+def test_a_read_that_never_comes_back_ends_the_training_in_one_line(one_line):
+    device = Silent("read", 2, seconds=60)
+    rule = chip_rule(device, patience={"timeout": 0.5, "retries": 2, **AT_ONCE})
+    data = batches()
+    rule.backward(*data[0])
+    before = {name: value.clone() for name, value in rule.state_dict().items()}
+    with one_line(DeviceError, "has not answered", "asked 3 times", "resume"):
+        rule.backward(*data[1])
+    assert all(torch.equal(value, before[name]) for name, value in rule.state_dict().items())
+    assert device.most == 1
+    device.free.set()
+
+
+def test_a_defect_in_a_driver_is_told_as_it_is_from_another_thread():
+    device = Counting(lambda name, count: ValueError("a defect in the driver"))
+    with pytest.raises(ValueError, match="driver"):
+        chip_rule(device, patience={"timeout": 5.0}).backward(*batches(1)[0])
 
 
 def test_what_is_no_failure_of_the_moment_is_not_asked_again():

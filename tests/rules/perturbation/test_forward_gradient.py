@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -129,6 +130,51 @@ def test_activities_along_a_whole_basis_give_the_gradient(name, monkeypatch):
     torch.testing.assert_close(gradient_of(rule), true_gradient(network, x, y))
 
 
+class Tabled(nn.Module):
+    """Has a layer that looks the same for every batch, beside one with an example a row."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.read = nn.Linear(2, 3), nn.Linear(3, 2)
+        self.register_buffer("rows", torch.randn(4, 2, generator=torch.Generator().manual_seed(2)))
+
+    def forward(self, x):
+        return self.read(x * torch.tanh(self.table(self.rows)).mean(dim=0))
+
+
+@pytest.mark.parametrize("case", ["perceptron", "convolutional", "layer norm", "one loss", "rows of no example"])
+def test_orthogonal_activities_of_a_whole_basis_give_the_gradient(case):
+    """As many directions as a sample has units, or the whole batch where samples share a signal."""
+    network, x, y = make(case if case in NETWORKS else "perceptron", count=4)
+    if case == "rows of no example":
+        network = Tabled().double()
+    units = {"perceptron": 6, "convolutional": 10, "layer norm": 10, "one loss": 24, "rows of no example": 20}[case]
+    rule = ForwardGradient(network, F.cross_entropy if case == "one loss" else None, directions=units, orthogonal=True)
+    rule.backward(x, y)
+    torch.testing.assert_close(gradient_of(rule), true_gradient(network, x, y))
+    too_many = ForwardGradient(network, rule.loss, directions=units + 1, orthogonal=True)
+    with pytest.raises(UserError, match=f"no {units + 1} orthogonal directions among {units} units"):
+        too_many.backward(x, y)
+
+
+def test_orthogonal_activities_are_unbiased_and_vary_less():
+    """With K orthogonal directions of U a share of about (1 - K / U) of the variance is left; here K is 4 of 6."""
+    network, x, y = make("perceptron")
+    true, spread = true_gradient(network, x, y), []
+    for orthogonal in (False, True):
+        rule, found = ForwardGradient(network, directions=4, orthogonal=orthogonal), []
+        torch.manual_seed(3)
+        for _ in range(250):
+            rule.zero_grad()
+            rule.backward(x, y)
+            found.append(gradient_of(rule))
+        found = torch.stack(found)
+        expected = found.var(dim=0).sum() / len(found)
+        assert 0.2 * expected < (found.mean(dim=0) - true).square().sum() < 3 * expected
+        spread.append(found.var(dim=0).sum())
+    assert spread[1] < 0.5 * spread[0]
+
+
 @pytest.mark.parametrize("perturb", ["activities", "weights"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_estimates_are_unbiased(name, perturb):
@@ -170,6 +216,38 @@ def test_variance_is_the_papers(units):
             found.append(layer.weight.grad.clone())
         variance = torch.stack(found).var(dim=0).mean().item()
         assert variance == pytest.approx(factor * mean_square.item(), rel=0.15)
+
+
+def test_variance_falls_with_the_batch_as_in_the_paper():
+    """Table 1: noise for each sample, (q + 2) V / N + (q + 1) S / N; one for all weights, (pq + 2) V / N + (pq + 1) S.
+
+    V is the variance of the samples' gradients, S the square of their mean.
+    """
+    torch.manual_seed(0)
+    inputs, units, deviation, counts = 4, 3, 0.7, (1, 4, 16)
+    mean, c = torch.randn(inputs).double(), torch.randn(units).double()
+    between = (c.square().mean() * deviation**2).item()
+    square = (c.square().mean() * mean.square().mean()).item()
+    measured = {}
+    for perturb, size in (("activities", units), ("weights", inputs * units)):
+        for count in counts:
+            layer, found = nn.Linear(inputs, units, bias=False).double(), []
+            rule = ForwardGradient(layer, lambda z, _: z @ c, perturb=perturb)
+            for _ in range(500):
+                x = mean + deviation * torch.randn(count, inputs).double()
+                rule.zero_grad()
+                rule.backward(x, x)
+                found.append(layer.weight.grad.clone())
+            variance = torch.stack(found).var(dim=0).mean().item()
+            stays = square * (size + 1) / (count if perturb == "activities" else 1)
+            assert variance == pytest.approx((size + 2) * between / count + stays, rel=0.3), (perturb, count)
+            measured[perturb, count] = variance
+    slope = {
+        perturb: np.polyfit(np.log(counts), np.log([measured[perturb, count] for count in counts]), 1)[0]
+        for perturb in ("activities", "weights")
+    }
+    assert slope["activities"] == pytest.approx(-1, abs=0.15)
+    assert -0.5 < slope["weights"] < 0
 
 
 def test_each_sample_has_a_signal_of_its_own():
@@ -248,7 +326,6 @@ def test_cells_in_a_loop_are_taught_and_whole_recurrences_refused():
     [
         ({"perturb": "inputs"}, "perturb must be"),
         ({"directions": 0}, "directions"),
-        ({"orthogonal": True}, "orthogonal"),
         ({"perturb": "weights", "orthogonal": True, "directions": 99}, "no 99 orthogonal"),
     ],
 )

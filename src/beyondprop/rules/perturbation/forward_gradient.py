@@ -19,12 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from beyondprop.checks import check_whole
-from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-from beyondprop.rule import add_gradient, first_nonfinite_layer
+from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
 from beyondprop.rules.perturbation.linear import by_hand, products
 from beyondprop.rules.perturbation.noise import draw_noise
+from beyondprop.rules.perturbation.orthogonal import OrthogonalDirections
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
 
 Perturbed = Literal["activities", "weights"]
@@ -47,8 +48,9 @@ class ForwardGradient(NetworkRule):
             each sample a signal of its own, and otherwise all have one. Default: cross-entropy of each sample.
         perturb: `"activities"` (FG-A) or `"weights"` (FG-W).
         directions: Random directions, a forward pass each, whose estimates are averaged.
-        orthogonal: Of weights only: directions are made orthogonal, and the gradient is projected onto what they span,
-            scaled by P / directions so that it stays unbiased.
+        orthogonal: Directions are made orthogonal, and the gradient is projected onto what they span, scaled by their
+            number so that it stays unbiased: of P parameters by P / directions; of the units of all layers together
+            likewise, sample by sample, or of the whole batch's where samples have no signal of their own.
 
     Raises:
         UserError: An option is out of range; in `backward`, with the default loss, a label is no class index.
@@ -76,10 +78,8 @@ class ForwardGradient(NetworkRule):
         if perturb not in ("activities", "weights"):
             raise UserError(f"perturb must be 'activities' or 'weights', got {perturb!r}")
         check_whole(1, directions=directions)
-        if orthogonal and perturb != "weights":
-            raise UserError('orthogonal directions are those of perturb="weights"')
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        if orthogonal and directions > trained:
+        if orthogonal and perturb == "weights" and directions > trained:
             raise UserError(f"there are no {directions} orthogonal directions among {trained} parameters")
         recurrent = (name for name, module in network.named_modules() if isinstance(module, nn.RNNBase))
         if perturb == "activities" and (name := next(recurrent, None)) is not None:
@@ -117,12 +117,7 @@ class ForwardGradient(NetworkRule):
         losses = self.loss(scores, self.checked_targets(y, scores.shape))
         if losses.ndim > 1:
             raise UserError(f"loss must give a scalar or one number a sample, got shape {tuple(losses.shape)}")
-        if not forward_ad.unpack_dual(losses).primal.isfinite().all():
-            where = first_nonfinite_layer(self.network, x)
-            raise NonFiniteError(
-                f"the loss is NaN or infinite and that appears first in {where}: check the data, or lower the "
-                "learning rate"
-            )
+        self.finite_losses(forward_ad.unpack_dual(losses).primal, x)
         return losses
 
     def _by_weights(self, x: Tensor, y: Tensor) -> Tensor:
@@ -175,13 +170,16 @@ class ForwardGradient(NetworkRule):
         found: dict[nn.Parameter, Tensor] = {}
         if self._fixed is None:
             self._fixed = calls_of_fixed_length(self.network, watched_layers(self.network), x)
+        frame = OrthogonalDirections(self.directions) if self.orthogonal else None
         for number in range(self.directions):
             torch.set_rng_state(state)
             if number > 0:  # statistics move once
                 for name, buffer in buffers.items():
                     buffer.copy_(before[name])
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) + number)
-            with forward_ad.dual_level(), watched(self.network, partial(self.noise, generator=generator)) as calls:
+            draw: Callable[[Tensor], Tensor] = partial(self.noise, generator=generator)
+            draw = draw if frame is None else frame.drawing(draw)
+            with forward_ad.dual_level(), watched(self.network, draw) as calls:
                 with _LinearByHand():
                     scores = self.network(x)
                 losses = self._losses(scores, x, y)
@@ -190,6 +188,10 @@ class ForwardGradient(NetworkRule):
             if change is not None:
                 with leaving_no_trace(self.network):
                     share = change / (self.directions * (len(x) if losses.ndim else 1))
+                    if frame is not None:
+                        noise = [call.noise for call in calls]
+                        apart = not self._fixed and all(len(part) == len(x) for part in noise)
+                        share = frame.weighted(share if apart else share.sum(), noise)
                     for place, call in enumerate(calls):
                         signal = share.sum() if place in self._fixed else share
                         for parameter, gradient in call.gradients(signal, len(x)):
@@ -301,7 +303,8 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor]) -> Iterator[li
         plain = [forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for a in args]
         named = {k: forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for k, a in kwargs.items()}
         calls.append(Call(module, plain, named, noise, state))
-        dual = forward_ad.make_dual(primal, noise if tangent is None else tangent + noise)
+        # A clone: what follows may change its tangent in place.
+        dual = forward_ad.make_dual(primal, noise.clone() if tangent is None else tangent + noise)
         return (dual, *output[1:]) if isinstance(output, tuple) else dual
 
     with ExitStack() as hooks:

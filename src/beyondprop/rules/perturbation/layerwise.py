@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from beyondprop.checks import check_number, check_whole
-from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import add_gradient, first_nonfinite_layer
+from beyondprop.errors import UserError
+from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.division import Division
 
@@ -133,12 +133,7 @@ class LayerwisePerturbation(NetworkRule):
         losses = self.loss(scores, y)
         if losses.shape != y.shape[:1]:
             raise UserError(f"loss must give one number a sample, shape ({len(y)},), got {tuple(losses.shape)}")
-        if not losses.isfinite().all():
-            raise NonFiniteError(
-                f"a loss is NaN or infinite, first seen in {first_nonfinite_layer(self.network, x)}: check the data, "
-                "or lower the learning rate or norm"
-            )
-        return losses
+        return self.finite_losses(losses, x, "the learning rate or norm")
 
     def _nodes(self, place: int, run: _Run) -> Tensor:
         """What the layer's output is to move against, of its own shape (batch, ...)."""

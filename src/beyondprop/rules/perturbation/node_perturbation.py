@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.checks import check_number, check_whole
-from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.layers.decorrelation import Decorrelation
 from beyondprop.networks.recurrent import Recurrent
-from beyondprop.rule import add_gradient, first_nonfinite_layer
+from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
 from beyondprop.rules.perturbation.later_noise import Perturbed, signals_in_turn
@@ -270,13 +270,7 @@ class NodePerturbation(NetworkRule):
             raise UserError(
                 f"loss must give a scalar or one number an example (a step), got shape {tuple(losses.shape[1:])}"
             )
-        if not losses.isfinite().all():
-            where = first_nonfinite_layer(self.network, x)
-            raise NonFiniteError(
-                f"the loss is NaN or infinite and that appears first in {where}: check the data, or lower the "
-                "learning rate"
-            )
-        return losses
+        return self.finite_losses(losses, x)
 
     def _window(self, values: Tensor, number: int) -> Tensor:
         if self.windows == 1:

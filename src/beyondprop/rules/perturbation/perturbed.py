@@ -11,8 +11,8 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.checks import check_number, check_whole
-from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import add_gradient, batched_by_vmap, first_nonfinite_layer, without_trace
+from beyondprop.errors import UserError
+from beyondprop.rule import add_gradient, batched_by_vmap, without_trace
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.codes import Kind, PerturbationCode
 from beyondprop.rules.perturbation.division import Division
@@ -149,13 +149,7 @@ class PerturbedNetwork(NetworkRule):
                 with without_trace(self.network):
                     self._scores = self.network(x[:1]).shape
             y = self.checked_targets(y, self._scores)
-        costs = self._shared_costs(perturbations, x, y)
-        if not costs.isfinite().all():
-            raise NonFiniteError(
-                f"a cost is NaN or infinite, first seen in {first_nonfinite_layer(self.network, x)}: check the "
-                "data, or lower the learning rate or norm"
-            )
-        return costs
+        return self.finite_losses(self._shared_costs(perturbations, x, y), x, "the learning rate or norm")
 
     def _shared_costs(self, perturbations: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Evaluate this process's own, and after the first: batch norms go by that one in every process."""

@@ -73,6 +73,8 @@ def on(variant: str, settings: Any) -> Any:
     if variant.startswith("digits"):
         rate = 1e-1 if getattr(settings, "feedback", "") == "control" else 1e-2
         return replace(settings, epochs=20, hidden=64, depth=3, learning_rate=rate)
+    if variant.startswith("fashion-mnist"):
+        return replace(settings, learning_rate=1e-3)
     if variant.startswith("cifar-10-conv"):
         return replace(settings, network="pooled-conv", hidden=512)
     if variant.startswith("cifar-10"):
@@ -152,5 +154,5 @@ DDTP = tuple(
 )
 BASELINES = tuple(
     baseline(DDTP[number], rate, name=f"{DDTP[number].id.split('/')[1]}-targets")
-    for number, rate in ((1, 3e-3), (2, 3e-3), (3, 3e-3), (4, 1e-3), (5, 1e-3))
+    for number, rate in ((1, 3e-3), (2, 3e-3), (3, 1e-3), (4, 1e-3), (5, 1e-3))
 )

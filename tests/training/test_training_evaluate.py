@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from beyondprop.errors import UserError
-from beyondprop.training import evaluate
+from beyondprop.training import evaluate, evaluation
 
 SCORES = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]])
 LABELS = torch.tensor([0, 0, 1])
@@ -57,3 +57,16 @@ def test_what_does_not_fit_is_told(one_line):
 def test_a_label_out_of_range_is_told():
     with pytest.raises(UserError, match=r"0\.\.1, got 2"):
         evaluate(nn.Identity(), [(torch.zeros(3, 2), torch.tensor([0, 2, 1]))])
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_a_processor_without_bfloat16_is_told_of_once(monkeypatch, caplog, supported):
+    monkeypatch.setattr(evaluation.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    evaluation._tell_of_slow_products.cache_clear()
+    for precision in ("float32", "bf16", "bf16"):
+        evaluation.autocast(torch.device("cpu"), precision)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (0 if supported else 1)
+    assert all("leave --precision bf16 out" in line for line in told)
+    evaluation._tell_of_slow_products.cache_clear()

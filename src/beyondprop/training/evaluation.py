@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import platform
 from typing import Any
 
 import torch
@@ -13,6 +16,7 @@ from beyondprop.rule import check_labels, evaluating
 from beyondprop.training.sources import Source, device_of
 
 PRECISIONS = ("float32", "bf16")
+logger = logging.getLogger("beyondprop.training")
 
 
 def evaluate(
@@ -65,14 +69,24 @@ def evaluate(
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast to bfloat16 for `"bf16"`, nothing for `"float32"`.
+    """Autocast to bfloat16 for `"bf16"`, nothing for `"float32"`; says once where a processor has no bfloat16.
 
     Raises:
         UserError: The precision is none of these.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision == "bf16" and device.type == "cpu":
+        _tell_of_slow_products()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@functools.cache
+def _tell_of_slow_products() -> None:
+    """Without AVX-512 a product in bfloat16 takes fifty times as long as one in float32."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    if platform.machine() in ("x86_64", "AMD64") and not supported():
+        logger.warning("this processor multiplies bfloat16 far more slowly than float32: leave --precision bf16 out")
 
 
 def _is_classification(scores: Tensor, y: Tensor) -> bool:

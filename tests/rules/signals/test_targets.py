@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.rules.signals.mirrors import Mirror, mirror_objection, mirrors
 from beyondprop.rules.signals.target_propagation import DTP
-from beyondprop.rules.signals.targets import Chain, TargetRule
+from beyondprop.rules.signals.targets import TargetRule
+from beyondprop.rules.signals.units import Chain
 
 
 def perceptron(*widths):

@@ -15,7 +15,7 @@ from beyondprop.errors import UserError
 from beyondprop.rules.signals.direct import ACTIVATIONS
 from beyondprop.rules.signals.feedback import Feedback
 from beyondprop.rules.signals.target_propagation import Gradients, LearnedTargets, refuse_nonfinite
-from beyondprop.rules.signals.targets import Evaluation, Unit
+from beyondprop.rules.signals.units import Evaluation, Unit
 
 Kind = Literal["linear", "rhl", "control"]
 

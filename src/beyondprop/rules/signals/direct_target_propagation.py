@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
+from beyondprop.rules.signals.chain import Evaluation
 from beyondprop.rules.signals.direct import ACTIVATIONS
 from beyondprop.rules.signals.feedback import Feedback
 from beyondprop.rules.signals.target_propagation import Gradients, LearnedTargets, refuse_nonfinite
-from beyondprop.rules.signals.units import Evaluation, Unit
+from beyondprop.rules.signals.units import Unit
 
 Kind = Literal["linear", "rhl", "control"]
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
 from beyondprop.rule import add_gradient
+from beyondprop.rules.signals.chain import Evaluation
 from beyondprop.rules.signals.mirrors import Activations
 from beyondprop.rules.signals.target_propagation import DTP
 from beyondprop.rules.signals.targets import TargetRule, full_precision
-from beyondprop.rules.signals.units import Evaluation
 
 Number = TypeVar("Number", int, float)
 
@@ -38,7 +38,7 @@ class LDRL(DTP):
     or not, then come the unit's activation and its transposed convolution.
 
     Args:
-        network: Children that run one after another; see `units.Chain`.
+        network: Children that run one after another; see `chain.Chain`.
         example: One input batch, run once without a trace, to see the shapes of the activations.
         loss: Maps (network(x), y) to a scalar. Default: mean cross-entropy over class scores.
         target_step: beta, how far the output's target stands off, in units of its gradient for one sample. Gradients

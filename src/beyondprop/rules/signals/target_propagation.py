@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import NonFiniteError
 from beyondprop.rule import add_gradient, is_finite
+from beyondprop.rules.signals.chain import Evaluation
 from beyondprop.rules.signals.mirrors import Activations, mirror_objection, mirrors
 from beyondprop.rules.signals.targets import TargetRule, full_precision
-from beyondprop.rules.signals.units import Evaluation
 
 Gradients = list[tuple[nn.Parameter, Tensor]]
 

@@ -13,7 +13,7 @@ from beyondprop.checks import check_number
 from beyondprop.errors import NonFiniteError
 from beyondprop.rule import is_finite
 from beyondprop.rules.network_rule import NetworkRule, count_terms
-from beyondprop.rules.signals.units import Chain, Evaluation
+from beyondprop.rules.signals.chain import Chain, Evaluation
 
 
 class TargetRule(NetworkRule):
@@ -26,7 +26,7 @@ class TargetRule(NetworkRule):
     back-propagation's, which it is where h_i - ht_i = eta (dh_L/dh_i)^T dl/dh_L; the last unit's always is.
 
     Args:
-        network: Children that run one after another; see `units.Chain`.
+        network: Children that run one after another; see `chain.Chain`.
         example: One input batch, run once without a trace, to see the shapes of the activations.
         loss: Maps (network(x), y) to a scalar. Default: mean cross-entropy over class scores.
         target_step: eta, how far the output's target stands off, in units of its gradient for one sample.

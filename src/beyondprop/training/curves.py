@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+LOSSES = {"loss": "training loss", "feedback_loss": "loss of the feedback"}
 LOSS, TRAIN, VALIDATION = "#4c72b0", "#dd8452", "#55a868"
 MOST_ROWS = 240  # of a forecast that are drawn apart
 MOST_NAMES = 16  # in a legend
@@ -48,24 +49,27 @@ def draw_accuracy_by_steps(accuracies: Mapping[int, float], count: int, title: s
 
 
 def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
-    """Draw loss and accuracy beside each other.
+    """Draw losses and accuracy beside each other.
 
     Args:
-        records: Those of metrics.jsonl: steps (with a loss) and epochs (with accuracies and seconds).
+        records: Those of metrics.jsonl: steps (with losses) and epochs (with accuracies and seconds).
         title: Stands above.
 
     Returns:
         A PNG.
     """
-    steps = [record for record in records if "seconds" not in record and "loss" in record]
+    steps = [record for record in records if "seconds" not in record]
+    losses = [name for name in LOSSES if any(name in record for record in steps)] or ["loss"]
     epochs = [record for record in records if "seconds" in record]
     measured = not epochs or any(name.endswith("_accuracy") for record in epochs for name in record)
-    figure = Figure(figsize=(9.6 if measured else 6.4, 3.8), dpi=110, layout="constrained")
-    plots = figure.subplots(1, 1 + measured, squeeze=False)[0]
+    count = len(losses) + measured
+    figure = Figure(figsize=(3.2 + 3.2 * count, 3.8), dpi=110, layout="constrained")
+    plots = figure.subplots(1, count, squeeze=False)[0]
     figure.suptitle(title, fontsize=12, fontweight="bold")
-    _draw_loss(plots[0], steps)
+    for axes, name in zip(plots, losses, strict=False):
+        _draw_loss(axes, [record for record in steps if name in record], name)
     if measured:
-        _draw_accuracy(plots[1], epochs)
+        _draw_accuracy(plots[-1], epochs)
     return _png(figure, *plots)
 
 
@@ -194,16 +198,16 @@ def _png(figure: Figure, *plots: Axes) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_loss(axes: Axes, steps: list[dict[str, Any]]) -> None:
-    x, y = [record["step"] for record in steps], [record["loss"] for record in steps]
-    axes.set(xlabel="optimizer step (batch)", ylabel="training loss", title="Loss")
+def _draw_loss(axes: Axes, steps: list[dict[str, Any]], name: str) -> None:
+    x, y = [record["step"] for record in steps], [record[name] for record in steps]
+    axes.set(xlabel="optimizer step (batch)", ylabel=LOSSES[name], title=name.replace("_", " ").capitalize())
     if not steps:
         return
     axes.plot(x, y, color=LOSS, alpha=0.3, linewidth=0.8, label="batches")
     # What one stage's loss was says nothing of the next one's.
     stages = [list(part) for _, part in itertools.groupby(steps, lambda record: record.get("stage"))]
     for number, part in enumerate(stages):
-        found = [record["loss"] for record in part]
+        found = [record[name] for record in part]
         label = "smoothed" if number == 0 else None
         axes.plot([r["step"] for r in part], _smooth(found), color=LOSS, linewidth=1.8, label=label)
         if number > 0:

@@ -38,7 +38,30 @@ NULL_SPACE = ("tests/measure/test_gauss_newton_measure.py",)
 MADE = ("tests/data/test_data_made.py",)
 BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 
+LOOP = ("tests/training/test_training_loop.py",)
+
 MUTANTS = (
+    Mutant(
+        "feedback: its loss counts as the network's",
+        "training/trainer.py",
+        "            if self.rule.teaches_network(phase):\n",
+        "            if True:\n",
+        LOOP,
+    ),
+    Mutant(
+        "feedback: its loss is a mean over all passes' images",
+        "training/tracking.py",
+        "name: sums.epoch_loss / sums.epoch_images for",
+        "name: sums.epoch_loss / totals.epoch_images for",
+        LOOP,
+    ),
+    Mutant(
+        "feedback: an epoch does not name its one stage",
+        "training/trainer.py",
+        "trained = stage if len(stages) == 1 else None",
+        'trained = stage if self.rule.stage_span == "training" else None',
+        LOOP,
+    ),
     Mutant(
         "training: sign turned",
         "rule.py",

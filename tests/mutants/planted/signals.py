@@ -63,6 +63,22 @@ MUTANTS = (
         TARGETS,
     ),
     Mutant(
+        "targets: the network's loss where feedback learns alone",
+        f"{SIGNALS}/target_propagation.py",
+        "                self.measured(clean.value(-1), x, y)  # what is wrong with the data is told as ever\n"
+        "            with full_precision(x):\n                _, gradients, loss = self.learn(clean, None)\n",
+        "                loss = self.measured(clean.value(-1), x, y)\n"
+        "            with full_precision(x):\n                _, gradients, _ = self.learn(clean, None)\n",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: direct feedback's loss without 1/batch",
+        f"{SIGNALS}/direct_target_propagation.py",
+        "square() * (weight / clean.batch))",
+        "square() * weight)",
+        TARGETS,
+    ),
+    Mutant(
         "targets: a branching network is sent to nn.Sequential",
         f"{SIGNALS}/units.py",
         'NO_CHAIN = "rules that need no chain are dfa and gauss-newton"',
@@ -163,8 +179,8 @@ MUTANTS = (
     Mutant(
         "targets: direct reconstruction of the output's own bias",
         f"{SIGNALS}/direct_target_propagation.py",
-        "self._affine(clean, index, y - scores, noises[index]",
-        "self._affine(clean, index, y, noises[index]",
+        "given, wanted, weight = y - scores, noises[index], 1 / self.noise**2",
+        "given, wanted, weight = y, noises[index], 1 / self.noise**2",
         TARGETS,
     ),
     Mutant(
@@ -177,8 +193,8 @@ MUTANTS = (
     Mutant(
         "targets: control has 1/sigma^2",
         f"{SIGNALS}/direct_target_propagation.py",
-        'self._parameter(index, " bias").detach(), 1)',
-        'self._parameter(index, " bias").detach(), 1 / self.noise**2)',
+        'self._parameter(index, " bias").detach(), 1.0\n',
+        'self._parameter(index, " bias").detach(), 1 / self.noise**2\n',
         TARGETS,
     ),
     Mutant(

@@ -43,7 +43,8 @@ def test_the_inverse_learns_to_reconstruct_the_state_before(noise):
     rule, x, y = made()
     rule.noise = noise
     torch.manual_seed(4)
-    rule.backward(x, y, "inverse")
+    found = rule.backward(x, y, "inverse")
+    assert not rule.teaches_network("inverse")
     torch.manual_seed(4)
     rnn, h, lost = rule.network.rnn, torch.zeros(BATCH, 5).double(), 0.0
     drawn = noise * torch.randn(TIME, BATCH, 5, dtype=torch.float64) if noise else torch.zeros(TIME, 1, 1)
@@ -52,6 +53,7 @@ def test_the_inverse_learns_to_reconstruct_the_state_before(noise):
         made_of = rnn(u, wanted[None].contiguous())[0][:, 0].detach()
         lost = lost + 0.5 * (reversed_step(rule, x[:, t], made_of) - wanted).square().sum() / BATCH
         h = rnn(u, h[None].contiguous())[0][:, 0].detach()
+    torch.testing.assert_close(found, lost.detach())
     for parameter, gradient in zip(
         rule.inverse.parameters(), torch.autograd.grad(lost, list(rule.inverse.parameters())), strict=True
     ):

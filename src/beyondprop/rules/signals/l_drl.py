@@ -81,19 +81,23 @@ class LDRL(DTP):
         self.phases = (*(f"feedback {step}" for step in range(1, max(self.steps_of, default=0) + 1)), None)
 
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
-        """Let the feedback of this phase learn, or the network."""
+        """Let the feedback of this phase learn, or the network.
+
+        Returns:
+            The loss of what learns.
+        """
         if phase is None:
             return TargetRule.assign_credit(self, x, y, phase)
         step = self.phases.index(phase)
         clean = self.chain.run(x, training=False)
         with torch.no_grad():
-            loss = self.measured(clean.value(-1), x, y)
+            self.measured(clean.value(-1), x, y)  # what is wrong with the data is told as ever
         learning = [index for index, steps in enumerate(self.steps_of, 1) if step < steps]
         with full_precision(x):
             total = torch.stack([self.unit_loss(clean, index) for index in learning]).sum()
             for parameter, gradient in self.differentiated(total) if total.requires_grad else []:
                 add_gradient(parameter, gradient)
-        return loss
+        return total
 
     def unit_loss(self, clean: Evaluation, index: int) -> Tensor:
         """The loss of a unit's feedback network, for noise that is drawn here; units are counted from 0."""

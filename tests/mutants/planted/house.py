@@ -42,6 +42,13 @@ LOOP = ("tests/training/test_training_loop.py",)
 
 MUTANTS = (
     Mutant(
+        "student-teacher: NaN where there is no update",
+        "recipes/student_teacher.py",
+        "return sum(known) / len(known) if known else None",
+        'return sum(known) / len(known) if known else float("nan")',
+        ("tests/recipes/test_recipes_student_teacher.py",),
+    ),
+    Mutant(
         "feedback: its loss counts as the network's",
         "training/trainer.py",
         "            if self.rule.teaches_network(phase):\n",

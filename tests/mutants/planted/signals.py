@@ -79,6 +79,13 @@ MUTANTS = (
         TARGETS,
     ),
     Mutant(
+        "tp-ri: targets that are shown stand on the other side",
+        f"{SIGNALS}/recurrent_targets.py",
+        "(layer.states + d).transpose(0, 1)",
+        "(layer.states - d).transpose(0, 1)",
+        INVERSION,
+    ),
+    Mutant(
         "targets: a branching network is sent to nn.Sequential",
         f"{SIGNALS}/units.py",
         'NO_CHAIN = "rules that need no chain are dfa and gauss-newton"',

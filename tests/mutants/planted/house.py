@@ -49,6 +49,20 @@ MUTANTS = (
         ("tests/recipes/test_recipes_student_teacher.py",),
     ),
     Mutant(
+        "text: a run forgets its file",
+        "recipes/regularized_inversion.py",
+        'return with_checksum(self, "text")',
+        "return self",
+        INVERSION_RECIPES,
+    ),
+    Mutant(
+        "text: a sample forgets what was given but its last character",
+        "networks/sequences.py",
+        "given = torch.tensor([first if isinstance(first, Sequence) else [first]])",
+        "given = torch.tensor([first[-1:] if isinstance(first, Sequence) else [first]])",
+        INVERSION_RECIPES,
+    ),
+    Mutant(
         "feedback: its loss counts as the network's",
         "training/trainer.py",
         "            if self.rule.teaches_network(phase):\n",
@@ -740,7 +754,7 @@ MUTANTS = (
     ),
     Mutant("forecast: scaled units", "recipes/sequences.py", "column.deviation * scaled", "scaled", FORECASTS),
     Mutant("forecast: rows of the inputs", "data/sequences.py", "row=1 + ahead)", "row=1)", FORECASTS),
-    Mutant("forecast: any file", "recipes/sequences.py", "!= self.sha256.lower():", "is None:", FORECASTS),
+    Mutant("forecast: any file", "recipes/user_file.py", "!= sha256.lower():", "is None:", FORECASTS),
     Mutant(
         "forecast: a file changed before it goes on",
         "training/run_folder.py",

@@ -86,6 +86,13 @@ MUTANTS = (
         INVERSION,
     ),
     Mutant(
+        "targets: another default than the page tells",
+        f"{SIGNALS}/l_drl.py",
+        "target_step: float = 0.7,",
+        "target_step: float = 0.5,",
+        ("tests/docs/test_options.py",),
+    ),
+    Mutant(
         "targets: a branching network is sent to nn.Sequential",
         f"{SIGNALS}/units.py",
         'NO_CHAIN = "rules that need no chain are dfa and gauss-newton"',

@@ -231,13 +231,13 @@ class Tracker:
         now = time.perf_counter()
         if self._run is not None and (final or now - self._drawn_at > DRAWING_PAUSE):
             # matplotlib takes a second to import
-            from beyondprop.training.curves import draw_alignment, draw_curves, draw_gauss_newton  # noqa: PLC0415
+            from beyondprop.training.curves import draw_comparison, draw_curves  # noqa: PLC0415
 
             title = str(self._run.settings.get("recipe", self._run.path.name))
             self._run.write_curves(draw_curves(self.records, title))
-            for kind, drawn in zip(COMPARISONS, (draw_alignment, draw_gauss_newton), strict=True):
+            for kind in COMPARISONS:
                 if any(kind in record for record in self.records):
-                    self._run.write_comparison(kind, drawn(self.records, title))
+                    self._run.write_comparison(kind, draw_comparison(kind, self.records, title))
             self._drawn_at = time.perf_counter()
 
     def _count(self, step: _Step, losses: dict[str, float]) -> list[dict[str, Any]]:

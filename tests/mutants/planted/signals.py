@@ -23,7 +23,7 @@ MUTANTS = (
     Mutant(
         "targets: units also learn from a product with the batch",
         f"{SIGNALS}/targets.py",
-        "self.target_step * float(count_terms(None, self.loss, scores, y))",
+        "self.target_step * (terms.to(scores.dtype) if isinstance(terms, Tensor) else terms)",
         "self.target_step * len(scores)",
         TARGETS,
     ),

@@ -85,7 +85,7 @@ class TargetRule(NetworkRule):
         clean.teach([step / -scale for step in steps], error)
         return loss
 
-    def output_error(self, clean: Evaluation, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
+    def output_error(self, clean: Evaluation, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
         """Compute the loss and its gradient with respect to the output, which the loss's own parameters receive too.
 
         Returns:
@@ -95,9 +95,10 @@ class TargetRule(NetworkRule):
         loss, error = self.output_derivative(scores, x, y)
         return loss, error, self._distance(scores, y)
 
-    def _distance(self, scores: Tensor, y: Tensor) -> float:
-        """How far the output's target stands off in units of the loss's gradient: eta N."""
-        return self.target_step * float(count_terms(None, self.loss, scores, y))
+    def _distance(self, scores: Tensor, y: Tensor) -> Tensor | float:
+        """How far the output's target stands off in units of the loss's gradient: eta N, without a wait for it."""
+        terms = count_terms(None, self.loss, scores, y)
+        return self.target_step * (terms.to(scores.dtype) if isinstance(terms, Tensor) else terms)
 
     def finite(self, steps: list[Tensor]) -> list[Tensor]:
         """Refuse steps of hidden units that are NaN or infinite; the device is asked once for all."""

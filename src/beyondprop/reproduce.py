@@ -167,11 +167,18 @@ def environment_of(outcomes: list[Any]) -> dict[str, Any]:
 def spread(values: list[Any]) -> dict[str, Any]:
     """Mean and sample standard deviation over seeds, element by element where the values are lists.
 
+    A seed that has no figure (None) is left out of both; they are None where no seed has one.
+
     >>> spread([0.25, 0.75])["mean"], spread([[0.5, 1.0], [0.5, 0.0]])["mean"], spread([0.5])["std"]
     (0.5, [0.5, 0.5], 0.0)
+    >>> spread([[None, 0.25], [None, None]])["mean"]
+    [None, 0.25]
     """
     if isinstance(values[0], list):
         columns = [spread(list(column)) for column in zip(*values, strict=True)]
         return {"values": values, "mean": [c["mean"] for c in columns], "std": [c["std"] for c in columns]}
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"values": values, "mean": statistics.fmean(values), "std": deviation}
+    known = [value for value in values if value is not None]
+    if not known:
+        return {"values": values, "mean": None, "std": None}
+    deviation = statistics.stdev(known) if len(known) > 1 else 0.0
+    return {"values": values, "mean": statistics.fmean(known), "std": deviation}

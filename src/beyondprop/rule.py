@@ -73,7 +73,10 @@ class Rule(nn.Module, ABC):
         return list(enumerate((stage for stage in self.stages for _ in range(epochs)), start=1))
 
     def teaches_network(self, phase: str | None = None) -> bool:
-        """Whether `backward` of a phase, in the present stage, moves more than feedback; else no update is compared."""
+        """Whether `backward` of a phase, in the present stage, moves more than feedback.
+
+        Else no update is compared, and the loss that `backward` returns is that of the feedback.
+        """
         del phase
         return True
 
@@ -132,7 +135,7 @@ class Rule(nn.Module, ABC):
             phase: One of `phases`.
 
         Returns:
-            The batch's loss, detached, a scalar.
+            The batch's loss, detached, a scalar; the feedback's own where `teaches_network` says that it learns alone.
 
         Raises:
             UserError: The batch is empty, x and y differ in length, x is float64 where the weights are float32, the

@@ -1,6 +1,9 @@
 """Targets through time as recipes: every one trains small, step sizes reach the optimizer, surges are clipped."""
 
 import dataclasses
+import hashlib
+import json
+import re
 
 import pytest
 import torch
@@ -50,6 +53,7 @@ def test_every_recipe_trains(recipe, tmp_path):
     }.get(recipe.dataset, {"test_accuracy"})
     assert own <= set(outcome.metrics)
     if recipe.dataset == "text":
+        assert "[drawn, character by character]" in (tmp_path / "run" / "sample.txt").read_text()
         assert outcome.metrics["test_perplexity"] == pytest.approx(2 ** outcome.metrics["test_bits"])
     assert recipe.choices(settings)[0].startswith("the recurrent gradient clipped at 5")
 
@@ -184,6 +188,50 @@ def test_samples_follow_what_the_network_has_learned():
         model.rnn.weight_ih_l0.copy_(5 * torch.eye(4))
         model.readout.weight.copy_(50 * torch.eye(4).roll(1, dims=0))
     assert model.sample(6, first=1) == [2, 3, 0, 1, 2, 3]
+    assert model.sample(3, first=[1, 0, 3]) == [0, 1, 2]
+
+
+def test_a_sample_remembers_all_that_was_given():
+    """By odds of the network run over the whole text so far, at every character."""
+    torch.manual_seed(0)
+    model = CharacterModel(5, hidden=6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    given, text = [3, 1, 4, 1], [3, 1, 4, 1]
+    found = model.sample(20, first=given, generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(20):
+        odds = torch.softmax(model(torch.tensor([text]))[0, -1].detach(), dim=0)
+        text.append(int(torch.multinomial(odds, 1, generator=generator)))
+    assert found == text[4:]
+
+
+def test_a_finished_run_of_a_text_holds_a_sample_and_knows_its_file_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "story.txt"
+    path.write_text(TEXT)
+    flags = ["--text", "story.txt", "--epochs", "1", "--hidden", "8", "--window", "16", "--out", "run"]
+    assert main(["train", "tp-ri/text", *flags]) == 0
+    assert "sample         run/sample.txt" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]
+    assert stored["text"] == str(path.resolve())
+    assert stored["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    given, drawn = re.fullmatch(
+        r"\[given, .*\]\n(.*)\n\n\[drawn, .*\]\n(.*)\n", (tmp_path / "run" / "sample.txt").read_text()
+    ).groups()
+    assert given == TEXT[round(0.9 * len(TEXT)) :][:16]
+    assert len(drawn) == 1000
+    assert set(drawn) <= set(TEXT)
+    loaded = training.load_run(tmp_path / "run")
+    assert loaded.files(loaded.splits.test)["sample.txt"] == (tmp_path / "run" / "sample.txt").read_bytes()
+
+    path.write_text(TEXT + "more")
+    for command in (["evaluate", "run"], ["train", "tp-ri/text", *flags, "--resume"]):
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        assert "story.txt" in told
+        assert "has changed since" in told
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from torch import nn
 
 from beyondprop import training
 from beyondprop.catalogue import SYSTEMS, find_recipe
+from beyondprop.cli import main
 from beyondprop.errors import UserError
 from beyondprop.measure import gauss_newton
 from beyondprop.measure.gauss_newton import GaussNewtonAlignment
 from beyondprop.recipes.student_teacher import StudentSettings, signals, student
+from beyondprop.reproduce import reproduce
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training.execution import Execution
 
@@ -68,7 +70,35 @@ def test_samples_without_an_update_have_no_part_in_the_means(monkeypatch):
     found = signals(Backprop(nn.Linear(2, 2)), [(torch.zeros(3, 2), torch.zeros(3, 2)), (torch.zeros(1, 2),) * 2])
     assert found["gauss_newton_degrees"][0] == 30
     assert found["null_space"][0] == pytest.approx(0.2)
-    assert math.isnan(found["gauss_newton_degrees"][1])
+    assert found["gauss_newton_degrees"][1] is found["null_space"][1] is None
+
+
+def test_a_layer_without_update_is_null_in_every_file_and_a_dash_on_the_screen(tmp_path, monkeypatch, capsys):
+    """The first layer of a frozen-in-place network: no sample has an update, and JSON knows no NaN."""
+    original = gauss_newton.gauss_newton_alignment
+
+    def measured(*given):
+        found = original(*given)
+        return found | {next(iter(found)): GaussNewtonAlignment(None, None, None)}
+
+    monkeypatch.setattr(gauss_newton, "gauss_newton_alignment", measured)
+    monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
+    recipe = find_recipe("bp/output-space")
+    settings = dataclasses.replace(recipe.settings, epochs=1, samples=32, test_samples=4)
+    path, _ = reproduce(recipe, settings=settings, seeds=2, results=tmp_path / "results", progress=False)
+    (run, _) = sorted((tmp_path / "runs").rglob("result.json"))
+
+    def strict(text):
+        return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+    assert strict(run.read_text())["metrics"]["null_space"][0] is None
+    found = strict(path.read_text())["metrics"]["null_space"]
+    assert (found["mean"][0], found["std"][0]) == (None, None)
+    assert found["mean"][1] < 1e-4
+    assert main(["evaluate", str(run.parent)]) == 0
+    shown = capsys.readouterr().out.split("null space\n")[1].splitlines()
+    assert [line.split()[:2] for line in shown[:3]] == [["layer", "1"], ["layer", "2"], ["layer", "3"]]
+    assert shown[0].split()[2] == "-"
 
 
 def test_a_student_learns_from_its_teacher(tmp_path):

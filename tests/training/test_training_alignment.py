@@ -8,7 +8,7 @@ from small_training import EpochStages, Training, TwoPhases, as_loader, metrics,
 from beyondprop.cli import main
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.rules.signals.target_propagation import DTP
-from beyondprop.training.curves import draw_alignment, draw_gauss_newton
+from beyondprop.training.curves import draw_comparison
 
 LAYERS = {"network.0", "network.1", "network.4"}
 
@@ -157,14 +157,18 @@ def test_picture_of_gauss_newton_takes_any_number_of_layers_and_gaps(layers):
     figures = {"angle": None, "norm_ratio": 1.0, "null_space": 0.5}
     measured = {f"network.{n}": figures | {"angle": None if n == 1 else 4.0 * n} for n in range(layers)}
     records = [{"step": 1, "epoch": 1, "gauss_newton": measured}, {"step": 2, "epoch": 1, "gauss_newton": {}}]
-    assert draw_gauss_newton([*records, {"step": 2, "epoch": 1, "loss": 1.0}], "title").startswith(b"\x89PNG")
+    assert draw_comparison("gauss_newton", [*records, {"step": 2, "epoch": 1, "loss": 1.0}], "title").startswith(
+        b"\x89PNG"
+    )
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3, 40])
 def test_picture_takes_any_number_of_layers_and_gaps(layers):
     measured = {f"network.{n}": {"angle": None if n == 1 else 20.0 * n, "norm_ratio": 10.0**n} for n in range(layers)}
     records = [{"step": 1, "epoch": 1, "alignment": measured}, {"step": 2, "epoch": 1, "alignment": {}}]
-    assert draw_alignment([*records, {"step": 2, "epoch": 1, "loss": 1.0}], "title").startswith(b"\x89PNG")
+    assert draw_comparison("alignment", [*records, {"step": 2, "epoch": 1, "loss": 1.0}], "title").startswith(
+        b"\x89PNG"
+    )
 
 
 def test_command_line_writes_numbers_and_picture(tmp_path, monkeypatch):

@@ -308,7 +308,8 @@ def test_loading_what_is_no_recipes_run_is_told(tmp_path, one_line, catalogue):
 def test_curves_are_drawn_from_nothing_one_epoch_or_many():
     epochs = [{"step": n, "epoch": n, "loss": 1.0, "train_accuracy": 0.5, "seconds": 1.0} for n in range(1, 40)]
     steps = [{"step": n, "epoch": n, "loss": 100.0 / n} for n in range(1, 3000)]
-    for records in ([], epochs[:1], steps[:1], steps + epochs):
+    alone = [{"step": n, "epoch": 0, "stage": "feedback", "feedback_loss": -1.0 / n} for n in range(1, 40)]
+    for records in ([], epochs[:1], steps[:1], steps + epochs, alone, alone + steps, alone + steps + epochs):
         assert draw_curves(records, "bp/digits: test accuracy 97.0%").startswith(b"\x89PNG")
 
 

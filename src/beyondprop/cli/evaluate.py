@@ -92,9 +92,11 @@ def _tell(loaded: Any, folder: Path, output: Output, *, with_measures: bool) -> 
     for name, values in measures.items():
         if isinstance(values, list):
             say(f"\n{in_words(name)}")
-            part = name.split("_")[0]  # "block" in block_test_accuracy
+            part = "block" if name.startswith("block_") else "layer"
             rows = [(f"{part} {number}", in_figures(name, value)) for number, value in enumerate(values, 1)]
-            say(aligned([*rows, ("whole network", in_figures("accuracy", figures["accuracy"]))]))
+            if "accuracy" in name:
+                rows.append(("whole network", in_figures("accuracy", figures["accuracy"])))
+            say(aligned(rows))
 
 
 def _tell_by_steps(loaded: Any, folder: Path, output: Output) -> None:

@@ -51,6 +51,8 @@ def in_words(name: str) -> str:
     return words.removesuffix("s") if words.endswith(" in 1 steps") else words
 
 
-def in_figures(name: str, value: float) -> str:
-    """A figure for reading, accuracies in per cent."""
+def in_figures(name: str, value: float | None) -> str:
+    """A figure for reading, accuracies in per cent; a dash where there is none."""
+    if value is None:
+        return "-"
     return f"{100 * value:.2f} %" if "accuracy" in name else f"{value:.4g}"

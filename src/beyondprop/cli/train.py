@@ -175,4 +175,6 @@ def summarise(outcome: Any) -> None:
         say(f"curves         {folder / 'curves.png'}")
     if (folder / "forecast.png").exists():
         say(f"forecast       {folder / 'forecast.png'} and .csv")
+    if (folder / "sample.txt").exists():
+        say(f"sample         {folder / 'sample.txt'}")
     say(f"evaluate       {shlex.join(['beyondprop', 'evaluate', str(folder)])}")

@@ -119,11 +119,10 @@ def characters(path: Path | str, *, window: int = 64, test_fraction: float = 0.1
     index = {character: number for number, character in enumerate(alphabet)}
     indices = torch.tensor([index[character] for character in text])
     name = Path(path).stem
-    return Splits(
-        *(_windows(part, window, len(alphabet), name) for part in (indices[:split], indices[split:]))
-    ), alphabet
+    return Splits(*(_windows(part, window, alphabet, name) for part in (indices[:split], indices[split:]))), alphabet
 
 
-def _windows(indices: Tensor, window: int, count: int, name: str) -> SequenceSet:
+def _windows(indices: Tensor, window: int, alphabet: str, name: str) -> SequenceSet:
     pieces = indices[: (len(indices) - 1) // window * window + 1].unfold(0, window + 1, window)
-    return SequenceSet(pieces[:, :-1].contiguous(), pieces[:, 1:].contiguous(), count, name, None)
+    x, y = pieces[:, :-1].contiguous(), pieces[:, 1:].contiguous()
+    return SequenceSet(x, y, len(alphabet), name, None, alphabet=alphabet)

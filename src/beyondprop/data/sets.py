@@ -94,10 +94,12 @@ class SequenceSet(ImageSet):
         redraw: Makes other inputs and targets for an epoch, from its number, so that no sequence is seen twice; None
             where there are only these.
         column: Of the user's file that the targets are taken from, or None.
+        alphabet: Of the user's text, its characters in the order of their indices, or empty.
     """
 
     redraw: Callable[[int], tuple[Tensor, Tensor]] | None = None
     column: "Column | None" = None
+    alphabet: str = ""
 
     def of_epoch(self, epoch: int) -> "SequenceSet":
         """These in the first epoch, fresh ones later where there is a way to draw them."""

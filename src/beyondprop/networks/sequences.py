@@ -145,23 +145,27 @@ class CharacterModel(SequenceReader):
         """Return scores, shape (batch, time, characters), for indices of shape (batch, time), of any number type."""
         return super().forward(F.one_hot(x.long(), self.characters).to(self.readout.weight.dtype))
 
-    def sample(self, length: int, *, first: int = 0, generator: torch.Generator | None = None) -> list[int]:
+    def sample(
+        self, length: int, *, first: int | Sequence[int] = 0, generator: torch.Generator | None = None
+    ) -> list[int]:
         """Draw characters one after another, each from the scores that follow those before it.
 
         Args:
             length: How many.
-            first: Index of the one that is given, which is not returned.
+            first: Index of the one that is given, or of several, which the network reads and which are not returned.
             generator: Of the CPU.
         """
         weight = self.readout.weight
-        drawn, state = [first], None
+        given = torch.tensor([first if isinstance(first, Sequence) else [first]])
+        drawn, state = list[int](), None
         with torch.no_grad():
             for _ in range(length):
-                code = F.one_hot(torch.tensor([[drawn[-1]]], device=weight.device), self.characters).to(weight.dtype)
+                code = F.one_hot(given.to(weight.device), self.characters).to(weight.dtype)
                 states, state = self.rnn(code, state)
                 odds = torch.softmax(self.readout(states[0, -1]).float().cpu(), dim=0)
-                drawn.append(int(torch.multinomial(odds, 1, generator=generator)))
-        return drawn[1:]
+                given = torch.multinomial(odds, 1, generator=generator).unsqueeze(0)
+                drawn.append(int(given))
+        return drawn
 
 
 def step_cross_entropy(scores: Tensor, y: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from beyondprop.training.run_folder import (
     refuse_other_settings,
 )
 from beyondprop.training.runs import Outcome, outcome_of, use_processor, write_outcome
+from beyondprop.training.tracking import LOSSES
 
 
 class Part(NamedTuple):
@@ -121,7 +122,10 @@ def _read_finished(path: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
 def _joint_metrics(parts: list[Part], replicas: int) -> list[dict[str, Any]]:
     """The parts' records in one: the loss is a sum over blocks, and a mean over processes that share them."""
     together = zip(*(part.metrics for part in parts), strict=False)
-    return [{**records[0], "loss": sum(r["loss"] for r in records) / replicas} for records in together]
+    return [
+        records[0] | {name: sum(r[name] for r in records) / replicas for name in LOSSES if name in records[0]}
+        for records in together
+    ]
 
 
 def _joint_cost(parts: list[Part]) -> dict[str, Any]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.recipes.recipe import Experiment, Recipe, Settings
+from beyondprop.recipes.user_file import refuse_another, with_checksum
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from beyondprop.data import Splits
+    from beyondprop.networks.sequences import CharacterModel
     from beyondprop.rule import Rule
 
 SOLVED = 0.99
+SAMPLED = 1000  # characters that a trained model writes
 MEMORY = 0.01  # of the usual norm of a gradient
 CLOSE = 0.04  # the released code counts a sum as right within this
 
@@ -110,18 +113,29 @@ class Characters(ThroughTime):
     """The file, of UTF-8 text."""
     window: int = 64
     """Characters a sequence."""
+    sha256: str = ""
+    """Of the file, which is refused where it is another; a run stores that of the file that it was trained on."""
+
+    def of_run(self) -> Self:
+        """These with the file's whole path and checksum.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        return with_checksum(self, "text")
 
     def data(self) -> Splits:
         """Read the file.
 
         Raises:
-            UserError: None is named, or it cannot be used.
+            UserError: None is named, or it cannot be used, or it is not the one of the checksum.
         """
         from beyondprop.data.sequence_tasks import characters
         from beyondprop.errors import UserError
 
         if not self.text:
             raise UserError("name the file by --text FILE: any UTF-8 text of some thousand characters")
+        refuse_another(self.text, self.sha256)
         return characters(self.text, window=self.window)[0]
 
 
@@ -139,13 +153,15 @@ def builder(make_rule: Callable[[nn.Module, Any, Any], Rule]) -> Callable[[Any, 
 
         check_whole(1, piece=getattr(settings, "piece", 1), layers=settings.layers)
         check_number(clip_surge=settings.clip_surge, recurrent_step=settings.recurrent_step, noise=settings.noise)
-        train, loss, measures = splits.train, None, None
+        train, loss, measures, files = splits.train, None, None, None
         shape: dict[str, Any] = {"hidden": settings.hidden, "cell": settings.cell, "layers": settings.layers}
         network: nn.Module
         if isinstance(settings, Pieces):
             network = _image_reader(ImageReader, settings, splits, shape)
         elif isinstance(settings, Characters):
-            network, loss = CharacterModel(train.classes, **shape), step_cross_entropy
+            model = CharacterModel(train.classes, **shape)
+            network, loss = model, step_cross_entropy
+            files = partial(sample_text, model, getattr(splits.test, "alphabet", ""))
         else:
             network = SequenceReader(train.images.shape[2], train.classes, **shape)
             loss = nn.MSELoss() if isinstance(settings, Adding) else None
@@ -156,7 +172,7 @@ def builder(make_rule: Callable[[nn.Module, Any, Any], Rule]) -> Callable[[Any, 
             measures = _perplexity(rule)
         told = settings.validation > 0 or isinstance(settings, Order)  # of a regression nobody knows without
         course = _course if isinstance(settings, Order | Adding) and told else None
-        return Experiment(rule, optimizer=make_optimizer(rule, settings), measures=measures, course=course)
+        return Experiment(rule, optimizer=make_optimizer(rule, settings), measures=measures, course=course, files=files)
 
     return build
 
@@ -275,6 +291,23 @@ def _perplexity(rule: Rule) -> Callable[[Any], dict[str, float]]:
         return {"test_perplexity": math.exp(total / count), "test_bits": total / count / math.log(2)}
 
     return measure
+
+
+def sample_text(model: CharacterModel, alphabet: str, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, bytes]:
+    """Let a trained model go on with the text where its test part begins: `sample.txt`.
+
+    Args:
+        model: That is trained.
+        alphabet: Of its indices.
+        batches: Of the test part; of the first, the first window is given.
+    """
+    import torch
+
+    given = [int(index) for index in next(iter(batches))[0][0]]
+    drawn = model.sample(SAMPLED, first=given, generator=torch.Generator().manual_seed(0))
+    parts = ("given, from the test part", given), ("drawn, character by character", drawn)
+    written = [f"[{told}]\n{''.join(alphabet[index] for index in indices)}\n" for told, indices in parts]
+    return {"sample.txt": "\n".join(written).encode()}
 
 
 def by_inversion(network: nn.Module, loss: Any, settings: ThroughTime) -> Rule:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from beyondprop.recipes.recipe import Experiment, Schedule, Settings
+from beyondprop.recipes.user_file import refuse_another, with_checksum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,12 +124,7 @@ class CSVSettings(SequenceSettings):
         Raises:
             DataError: It cannot be read.
         """
-        from beyondprop.data.files import sha256_of
-
-        if not self.path or self.sha256:
-            return self
-        path = Path(self.path).resolve()
-        return replace(self, path=str(path), sha256=sha256_of(path))
+        return with_checksum(self, "path")
 
     def data(self) -> Splits:
         """Read the file.
@@ -137,20 +132,12 @@ class CSVSettings(SequenceSettings):
         Raises:
             UserError: None is named, or it cannot be used, or it is not the one of the checksum.
         """
-        from beyondprop.data.files import sha256_of
         from beyondprop.data.sequences import csv_forecast
         from beyondprop.errors import UserError
 
         if not self.path:
             raise UserError("name the file by --path FILE.csv: column names in its first line, rows in order of time")
-        if self.sha256:
-            if not Path(self.path).exists():
-                raise UserError(f"{self.path} is gone, on which the run was trained: put it back, or train anew")
-            if (found := sha256_of(Path(self.path))) != self.sha256.lower():
-                raise UserError(
-                    f"{self.path} has changed since the run was trained on it (SHA-256 {found[:12]}…, then "
-                    f"{self.sha256[:12]}…): put the file back as it was, or train anew"
-                )
+        refuse_another(self.path, self.sha256)
         return csv_forecast(self.path, target=self.target, columns=self.columns, ahead=self.ahead, window=self.window)
 
 

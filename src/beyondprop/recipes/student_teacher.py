@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -134,12 +133,12 @@ def linear_floor(splits: Splits) -> dict[str, float]:
     return {name: found[name] for name in ("memoryless_mse", "target_variance")}
 
 
-def signals(rule: Rule, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, list[float]]:
+def signals(rule: Rule, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, list[float | None]]:
     """Means over test samples, each by itself as in the paper, of what their updates are; a number for each layer.
 
     Returns:
         `gauss_newton_degrees`, the angle to the Gauss-Newton update; `null_space`, the share that moves no output.
-        A sample without update of a layer has neither there and is left out; NaN where all are.
+        A sample without update of a layer has neither there and is left out; None where all are.
     """
     from beyondprop.measure.gauss_newton import gauss_newton_alignment
 
@@ -156,10 +155,10 @@ def signals(rule: Rule, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, l
     }
 
 
-def _mean(figures: Iterable[float | None]) -> float:
-    """Of those that there are."""
+def _mean(figures: Iterable[float | None]) -> float | None:
+    """Of those that there are; None where there is none."""
     known = [figure for figure in figures if figure is not None]
-    return sum(known) / len(known) if known else math.nan
+    return sum(known) / len(known) if known else None
 
 
 def recipes(

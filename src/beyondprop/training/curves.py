@@ -15,7 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+LOSSES = {"loss": "training loss", "feedback_loss": "loss of the feedback"}
 LOSS, TRAIN, VALIDATION = "#4c72b0", "#dd8452", "#55a868"
+# By the name of the records: what is drawn, and the figure below the angles with its name.
+COMPARISONS = {
+    "alignment": ("Each layer's update beside back-propagation's gradient", "norm_ratio", "norm ratio"),
+    "gauss_newton": ("Each layer's update beside the Gauss-Newton update", "null_space", "share that moves no output"),
+}
 MOST_ROWS = 240  # of a forecast that are drawn apart
 MOST_NAMES = 16  # in a legend
 
@@ -48,24 +54,27 @@ def draw_accuracy_by_steps(accuracies: Mapping[int, float], count: int, title: s
 
 
 def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
-    """Draw loss and accuracy beside each other.
+    """Draw losses and accuracy beside each other.
 
     Args:
-        records: Those of metrics.jsonl: steps (with a loss) and epochs (with accuracies and seconds).
+        records: Those of metrics.jsonl: steps (with losses) and epochs (with accuracies and seconds).
         title: Stands above.
 
     Returns:
         A PNG.
     """
-    steps = [record for record in records if "seconds" not in record and "loss" in record]
+    steps = [record for record in records if "seconds" not in record]
+    losses = [name for name in LOSSES if any(name in record for record in steps)] or ["loss"]
     epochs = [record for record in records if "seconds" in record]
     measured = not epochs or any(name.endswith("_accuracy") for record in epochs for name in record)
-    figure = Figure(figsize=(9.6 if measured else 6.4, 3.8), dpi=110, layout="constrained")
-    plots = figure.subplots(1, 1 + measured, squeeze=False)[0]
+    count = len(losses) + measured
+    figure = Figure(figsize=(3.2 + 3.2 * count, 3.8), dpi=110, layout="constrained")
+    plots = figure.subplots(1, count, squeeze=False)[0]
     figure.suptitle(title, fontsize=12, fontweight="bold")
-    _draw_loss(plots[0], steps)
+    for axes, name in zip(plots, losses, strict=False):
+        _draw_loss(axes, [record for record in steps if name in record], name)
     if measured:
-        _draw_accuracy(plots[1], epochs)
+        _draw_accuracy(plots[-1], epochs)
     return _png(figure, *plots)
 
 
@@ -98,46 +107,19 @@ def draw_forecast(targets: Sequence[float], predictions: Sequence[float], row: i
     return _png(figure, *plots)
 
 
-def draw_alignment(records: Sequence[dict[str, Any]], title: str) -> bytes:
-    """Draw each layer's angle to back-propagation's gradient over the steps, and the ratio of norms below it.
+def draw_comparison(kind: str, records: Sequence[dict[str, Any]], title: str) -> bytes:
+    """Draw each layer's angle to another update over the steps, and another figure below it.
 
     Args:
-        records: Those of metrics.jsonl; the ones with `alignment` are drawn.
+        kind: One of `COMPARISONS`.
+        records: Those of metrics.jsonl; the ones with `kind` are drawn.
         title: Stands above.
 
     Returns:
         A PNG.
     """
-    return _draw_comparison(
-        [(record["step"], record["alignment"]) for record in records if "alignment" in record],
-        title,
-        "Each layer's update beside back-propagation's gradient",
-        ("norm_ratio", "norm ratio"),
-    )
-
-
-def draw_gauss_newton(records: Sequence[dict[str, Any]], title: str) -> bytes:
-    """Draw each layer's angle to the Gauss-Newton update over the steps, and the part that moves no output below it.
-
-    Args:
-        records: Those of metrics.jsonl; the ones with `gauss_newton` are drawn.
-        title: Stands above.
-
-    Returns:
-        A PNG.
-    """
-    return _draw_comparison(
-        [(record["step"], record["gauss_newton"]) for record in records if "gauss_newton" in record],
-        title,
-        "Each layer's update beside the Gauss-Newton update",
-        ("null_space", "share that moves no output"),
-    )
-
-
-def _draw_comparison(
-    measured: Sequence[tuple[int, Mapping[str, Any]]], title: str, heading: str, below: tuple[str, str]
-) -> bytes:
-    """Draw the angles of `measured`, records by step, and below them another figure, by its key and its name."""
+    measured = [(record["step"], record[kind]) for record in records if kind in record]
+    heading, below, told = COMPARISONS[kind]
     layers = list(dict.fromkeys(name for _, found in measured for name in found))
     # By depth, dark to bright; the last tenth of the map is too pale to read.
     colours = [colormaps["viridis"](0.9 * number / max(1, len(layers) - 1)) for number in range(len(layers))]
@@ -145,9 +127,9 @@ def _draw_comparison(
     angles, ratios = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     figure.suptitle(title, fontsize=12, fontweight="bold")
     angles.set(ylabel="angle (degrees)", title=heading)
-    ratios.set(ylabel=below[1], xlabel="optimizer step (batch)")
+    ratios.set(ylabel=told, xlabel="optimizer step (batch)")
     values: dict[str, list[float]] = {}
-    for axes, quantity, level in ((angles, "angle", 90), (ratios, below[0], 1)):
+    for axes, quantity, level in ((angles, "angle", 90), (ratios, below, 1)):
         values[quantity] = [level]
         axes.axhline(level, color="#404040", linewidth=1.0, linestyle="--")
         for layer, colour in zip(layers, colours, strict=True):
@@ -160,8 +142,8 @@ def _draw_comparison(
             values[quantity] += [value for _, value in points]
     highest = 180 if max(values["angle"]) > 100 else 90
     angles.set(ylim=(-4, highest + 8), yticks=range(0, highest + 1, 30))
-    positive = [value for value in values[below[0]] if value > 0]
-    if below[0] == "null_space":
+    positive = [value for value in values[below] if value > 0]
+    if below == "null_space":
         ratios.set(ylim=(-0.04, 1.04))
     elif max(positive) > 30 * min(positive):
         ratios.set_yscale("log")
@@ -194,16 +176,16 @@ def _png(figure: Figure, *plots: Axes) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_loss(axes: Axes, steps: list[dict[str, Any]]) -> None:
-    x, y = [record["step"] for record in steps], [record["loss"] for record in steps]
-    axes.set(xlabel="optimizer step (batch)", ylabel="training loss", title="Loss")
+def _draw_loss(axes: Axes, steps: list[dict[str, Any]], name: str) -> None:
+    x, y = [record["step"] for record in steps], [record[name] for record in steps]
+    axes.set(xlabel="optimizer step (batch)", ylabel=LOSSES[name], title=name.replace("_", " ").capitalize())
     if not steps:
         return
     axes.plot(x, y, color=LOSS, alpha=0.3, linewidth=0.8, label="batches")
     # What one stage's loss was says nothing of the next one's.
     stages = [list(part) for _, part in itertools.groupby(steps, lambda record: record.get("stage"))]
     for number, part in enumerate(stages):
-        found = [record["loss"] for record in part]
+        found = [record[name] for record in part]
         label = "smoothed" if number == 0 else None
         axes.plot([r["step"] for r in part], _smooth(found), color=LOSS, linewidth=1.8, label=label)
         if number > 0:

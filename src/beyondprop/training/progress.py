@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +11,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from beyondprop.training.tracking import Totals
+from beyondprop.training.tracking import LOSSES, Totals
 
 
 class Display:
@@ -61,7 +62,9 @@ class Display:
         """
         if self._bar is None:
             return
-        figures = [f"loss {totals.smoothed:.4g}", self._accuracy] if totals.smoothed is not None else []
+        of_epoch = {name: sums.smoothed for name, sums in totals.losses.items() if sums.epoch_images}
+        figures = _told(of_epoch)
+        figures += [self._accuracy] if figures else []
         if totals.epoch_seconds > 0:
             figures.append(f"{totals.epoch_images / totals.epoch_seconds:,.0f} samples/s")
         if self.steps is not None and totals.step > 0:
@@ -82,6 +85,12 @@ class Display:
         self._accuracy = "".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in accuracies)
         if self._shown and self._bar is None:
             stage = f" {record['stage']}" if "stage" in record else ""
-            loss = f"  loss {record['loss']:.4g}  {self._accuracy}" if "loss" in record else ""
-            line = f"{self._unit} {record['epoch']}/{self._epochs}{stage}{loss}"
+            losses = _told(record)
+            told = "".join(f"  {figure}" for figure in [*losses, *[self._accuracy] * bool(losses)])
+            line = f"{self._unit} {record['epoch']}/{self._epochs}{stage}{told}"
             sys.stderr.write(f"{line}  {record['images_per_second']:,.0f} samples/s\n")
+
+
+def _told(figures: Mapping[str, Any]) -> list[str]:
+    """The losses among figures."""
+    return [f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in LOSSES if name in figures]

@@ -151,6 +151,6 @@ class _Fitting:
         if saved is None:
             return
         saved.restore_model(self.solver)
-        self.totals = Totals(**saved.state["totals"])
+        self.totals = Totals.restored(saved.state["totals"])
         self.random.set(saved.state["random"])
         self.records = run.metrics()

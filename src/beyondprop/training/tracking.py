@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,8 +17,34 @@ from beyondprop.training.run_folder import RunFolder
 
 SMOOTHING = 0.98  # a loss counts for about the next fifty steps
 STEP_RECORDS = 2000  # about as many as a picture can show
+LOSSES = ("loss", "feedback_loss")  # of steps that teach the network, and of those in which its feedback learns alone
 COMPARISONS = ("alignment", "gauss_newton")  # records of layers' updates beside others, each drawn by itself
 DRAWING_PAUSE = 30.0  # seconds between two pictures while the training runs
+
+
+@dataclass
+class Sums:
+    """One loss, as it is summed up.
+
+    Attributes:
+        epoch_loss, epoch_images: Of the present epoch; the loss is a sum over the images.
+        recent_loss, recent_steps: Since the last record of a step.
+        smoothed: Exponential moving average.
+    """
+
+    epoch_loss: float = 0.0
+    epoch_images: int = 0
+    recent_loss: float = 0.0
+    recent_steps: int = 0
+    smoothed: float | None = None
+
+    def add(self, loss: float, images: int) -> None:
+        """Count a step's."""
+        self.epoch_loss += loss * images
+        self.epoch_images += images
+        self.recent_loss += loss
+        self.recent_steps += 1
+        self.smoothed = loss if self.smoothed is None else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
 
 
 @dataclass
@@ -31,9 +57,8 @@ class Totals:
         step: Batches that were trained on in all.
         images: Samples that were trained on in all.
         seconds: Spent in steps and in making batches.
-        epoch_images, epoch_loss, epoch_seconds: Of the present epoch; the loss is a sum over images.
-        recent_loss, recent_steps: Sum since the last record of a step.
-        smoothed: Exponential moving average of the loss.
+        epoch_images, epoch_seconds: Of the present epoch.
+        losses: What is told of losses, by the name that records have for them; see `LOSSES`.
         learning_rate: Of the last step.
         peak_memory_bytes: Largest seen in any piece of the run.
     """
@@ -44,13 +69,20 @@ class Totals:
     images: int = 0
     seconds: float = 0.0
     epoch_images: int = 0
-    epoch_loss: float = 0.0
     epoch_seconds: float = 0.0
-    recent_loss: float = 0.0
-    recent_steps: int = 0
-    smoothed: float | None = None
+    losses: dict[str, Sums] = field(default_factory=dict)
     learning_rate: float = 0.0
     peak_memory_bytes: int = 0
+
+    @classmethod
+    def restored(cls, saved: Mapping[str, Any]) -> Self:
+        """From a checkpoint."""
+        known = {each.name for each in fields(cls)}
+        totals = cls(**{name: value for name, value in saved.items() if name in known})
+        totals.losses = {name: Sums(**sums) for name, sums in saved.get("losses", {}).items()}
+        if "epoch_loss" in saved:  # of a version that knew one loss
+            totals.losses["loss"] = Sums(**{each.name: saved[each.name] for each in fields(Sums)})
+        return totals
 
 
 @dataclass(frozen=True)
@@ -60,7 +92,7 @@ class _Step:
     number: int
     epoch: int
     stage: str | None
-    loss: Tensor
+    losses: dict[str, Tensor]
     images: int
     learning_rate: float
 
@@ -109,7 +141,7 @@ class Tracker:
 
     def restore(self, totals: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.totals = Totals(**totals)
+        self.totals = Totals.restored(totals)
         if self._run is not None:
             self.records = self._run.metrics()
 
@@ -121,14 +153,16 @@ class Tracker:
         """Count seconds from now on; what came before was no training."""
         self._since = time.perf_counter()
 
-    def step(self, loss: Tensor, images: int, *, epoch: int, stage: str | None, learning_rate: float) -> None:
-        """Count a batch that was trained on."""
+    def step(
+        self, losses: dict[str, Tensor], images: int, *, epoch: int, stage: str | None, learning_rate: float
+    ) -> None:
+        """Count a batch that was trained on; `losses` by their names in `LOSSES`."""
         self.totals.step += 1
         self.totals.batch += 1
         self.totals.images += images
         self.totals.epoch_images += images
         self.totals.learning_rate = learning_rate
-        self._unread.append(_Step(self.totals.step, epoch, stage, loss, images, learning_rate))
+        self._unread.append(_Step(self.totals.step, epoch, stage, losses, images, learning_rate))
 
     def read(self) -> None:
         """Read the losses from the device, which waits for it, and write the records that are due.
@@ -137,19 +171,23 @@ class Tracker:
             NonFiniteError: One is NaN or infinite; the records before it are written.
         """
         steps, self._unread = self._unread, []
-        losses = torch.stack([step.loss for step in steps]).tolist() if steps else []
+        unread = [loss for step in steps for loss in step.losses.values()]
+        losses = iter(torch.stack(unread).tolist() if unread else [])
         now = time.perf_counter()
         self.totals.seconds += now - self._since
         self.totals.epoch_seconds += now - self._since
         self._since = now
         records = []
         try:
-            for step, loss in zip(steps, losses, strict=True):
-                if not math.isfinite(loss):
-                    raise NonFiniteError(
-                        f"the loss is {loss} at step {step.number}: check the data, or lower the learning rate"
-                    )
-                records += self._count(step, loss)
+            for step in steps:
+                found = {name: next(losses) for name in step.losses}
+                for name, loss in found.items():
+                    if not math.isfinite(loss):
+                        raise NonFiniteError(
+                            f"the {name.replace('_', ' ')} is {loss} at step {step.number}: check the data, or lower "
+                            "the learning rate"
+                        )
+                records += self._count(step, found)
         finally:
             self._write(records)
 
@@ -164,13 +202,15 @@ class Tracker:
         totals = self.totals
         record = {
             **_where(totals.step, epoch, stage),
-            "loss": totals.epoch_loss / totals.epoch_images,
+            **{name: sums.epoch_loss / sums.epoch_images for name, sums in totals.losses.items() if sums.epoch_images},
             **measured,
             "learning_rate": totals.learning_rate,
             "images_per_second": totals.epoch_images / max(totals.epoch_seconds, 1e-9),
             "seconds": totals.seconds,
         }
-        totals.epoch_images, totals.epoch_loss, totals.epoch_seconds = 0, 0.0, 0.0
+        totals.epoch_images, totals.epoch_seconds = 0, 0.0
+        for sums in totals.losses.values():
+            sums.epoch_images, sums.epoch_loss = 0, 0.0
         self._write([record])
         return record
 
@@ -191,27 +231,26 @@ class Tracker:
         now = time.perf_counter()
         if self._run is not None and (final or now - self._drawn_at > DRAWING_PAUSE):
             # matplotlib takes a second to import
-            from beyondprop.training.curves import draw_alignment, draw_curves, draw_gauss_newton  # noqa: PLC0415
+            from beyondprop.training.curves import draw_comparison, draw_curves  # noqa: PLC0415
 
             title = str(self._run.settings.get("recipe", self._run.path.name))
             self._run.write_curves(draw_curves(self.records, title))
-            for kind, drawn in zip(COMPARISONS, (draw_alignment, draw_gauss_newton), strict=True):
+            for kind in COMPARISONS:
                 if any(kind in record for record in self.records):
-                    self._run.write_comparison(kind, drawn(self.records, title))
+                    self._run.write_comparison(kind, draw_comparison(kind, self.records, title))
             self._drawn_at = time.perf_counter()
 
-    def _count(self, step: _Step, loss: float) -> list[dict[str, Any]]:
-        totals = self.totals
-        totals.epoch_loss += loss * step.images
-        totals.smoothed = loss if totals.smoothed is None else SMOOTHING * totals.smoothed + (1 - SMOOTHING) * loss
-        totals.recent_loss += loss
-        totals.recent_steps += 1
+    def _count(self, step: _Step, losses: dict[str, float]) -> list[dict[str, Any]]:
+        for name, loss in losses.items():
+            self.totals.losses.setdefault(name, Sums()).add(loss, step.images)
         if step.number % self._interval:
             return []
-        mean = totals.recent_loss / totals.recent_steps
-        totals.recent_loss, totals.recent_steps = 0.0, 0
-        where = _where(step.number, step.epoch, step.stage)
-        return [{**where, "loss": mean, "learning_rate": step.learning_rate}]
+        record = _where(step.number, step.epoch, step.stage)
+        for name, sums in self.totals.losses.items():
+            if sums.recent_steps:
+                record[name] = sums.recent_loss / sums.recent_steps
+            sums.recent_loss, sums.recent_steps = 0.0, 0
+        return [record | {"learning_rate": step.learning_rate}]
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         self.records += records

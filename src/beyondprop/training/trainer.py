@@ -141,6 +141,7 @@ class Trainer:
     def _step(self, x: Tensor, y: Tensor, epoch: int, stage: str | None) -> None:
         number = self.totals.step + 1
         compared: dict[str, dict[str, Any]] = {}
+        losses: dict[str, Tensor] = {}
         for phase in self.rule.phases:
             for kind, every, measure in (
                 ("alignment", self.alignment_every, alignment),
@@ -151,13 +152,17 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.precision):
                 loss = (self.rule if self.team is None else self.team).backward(x, y, phase)
+            if self.rule.teaches_network(phase):
+                losses["loss"] = loss
+            else:
+                losses.setdefault("feedback_loss", loss)  # of the first phase: before it learns from this batch
             self.optimizer.step()
         if self.average is not None:
             self.average.update()
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         if self.scheduler is not None:
             self.scheduler.step()
-        self.tracker.step(loss, len(x), epoch=epoch, stage=stage, learning_rate=learning_rate)
+        self.tracker.step(losses, len(x), epoch=epoch, stage=stage, learning_rate=learning_rate)
         for kind, layers in compared.items():
             if not layers:
                 continue
@@ -188,7 +193,8 @@ class Trainer:
         epoch, stage = self.plan[number]
         if number + 1 == len(self.plan) or self.plan[number + 1].epoch > epoch:
             self.tracker.read()
-            trained = stage if self.rule.stage_span == "training" else None  # else the epoch belongs to all of them
+            stages = {one.stage for one in self.plan if one.epoch == epoch}
+            trained = stage if len(stages) == 1 else None  # else the epoch belongs to all of them
             self.display.end_epoch(self.tracker.end_epoch(self._measure(number), epoch=epoch, stage=trained))
         self.display.steps = self.totals.step // (number + 1) * len(self.plan)
         self.totals.passes, self.totals.batch = number + 1, 0

@@ -38,7 +38,51 @@ NULL_SPACE = ("tests/measure/test_gauss_newton_measure.py",)
 MADE = ("tests/data/test_data_made.py",)
 BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 
+LOOP = ("tests/training/test_training_loop.py",)
+
 MUTANTS = (
+    Mutant(
+        "student-teacher: NaN where there is no update",
+        "recipes/student_teacher.py",
+        "return sum(known) / len(known) if known else None",
+        'return sum(known) / len(known) if known else float("nan")',
+        ("tests/recipes/test_recipes_student_teacher.py",),
+    ),
+    Mutant(
+        "text: a run forgets its file",
+        "recipes/regularized_inversion.py",
+        'return with_checksum(self, "text")',
+        "return self",
+        INVERSION_RECIPES,
+    ),
+    Mutant(
+        "text: a sample forgets what was given but its last character",
+        "networks/sequences.py",
+        "given = torch.tensor([first if isinstance(first, Sequence) else [first]])",
+        "given = torch.tensor([first[-1:] if isinstance(first, Sequence) else [first]])",
+        INVERSION_RECIPES,
+    ),
+    Mutant(
+        "feedback: its loss counts as the network's",
+        "training/trainer.py",
+        "            if self.rule.teaches_network(phase):\n",
+        "            if True:\n",
+        LOOP,
+    ),
+    Mutant(
+        "feedback: its loss is a mean over all passes' images",
+        "training/tracking.py",
+        "name: sums.epoch_loss / sums.epoch_images for",
+        "name: sums.epoch_loss / totals.epoch_images for",
+        LOOP,
+    ),
+    Mutant(
+        "feedback: an epoch does not name its one stage",
+        "training/trainer.py",
+        "trained = stage if len(stages) == 1 else None",
+        'trained = stage if self.rule.stage_span == "training" else None',
+        LOOP,
+    ),
     Mutant(
         "training: sign turned",
         "rule.py",
@@ -710,7 +754,7 @@ MUTANTS = (
     ),
     Mutant("forecast: scaled units", "recipes/sequences.py", "column.deviation * scaled", "scaled", FORECASTS),
     Mutant("forecast: rows of the inputs", "data/sequences.py", "row=1 + ahead)", "row=1)", FORECASTS),
-    Mutant("forecast: any file", "recipes/sequences.py", "!= self.sha256.lower():", "is None:", FORECASTS),
+    Mutant("forecast: any file", "recipes/user_file.py", "!= sha256.lower():", "is None:", FORECASTS),
     Mutant(
         "forecast: a file changed before it goes on",
         "training/run_folder.py",

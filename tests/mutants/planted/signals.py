@@ -23,7 +23,7 @@ MUTANTS = (
     Mutant(
         "targets: units also learn from a product with the batch",
         f"{SIGNALS}/targets.py",
-        "self.target_step * float(count_terms(None, self.loss, scores, y))",
+        "self.target_step * (terms.to(scores.dtype) if isinstance(terms, Tensor) else terms)",
         "self.target_step * len(scores)",
         TARGETS,
     ),
@@ -36,30 +36,74 @@ MUTANTS = (
     ),
     Mutant(
         "targets: dropout draws anew for the perturbed",
-        f"{SIGNALS}/targets.py",
+        f"{SIGNALS}/chain.py",
         "if isinstance(part, _DropoutNd) and kept.value is not None:",
         "if isinstance(part, _DropoutNd) and kept is None:",
         TARGETS,
     ),
     Mutant(
         "targets: perturbed batch norm has its own statistics",
-        f"{SIGNALS}/targets.py",
+        f"{SIGNALS}/chain.py",
         "return F.batch_norm(h, mean, variance, part.weight, part.bias, eps=part.eps)",
         "return F.batch_norm(h, None, None, part.weight, part.bias, training=True, eps=part.eps)",
         TARGETS,
     ),
     Mutant(
         "targets: growing batch in the wrong order",
-        f"{SIGNALS}/targets.py",
+        f"{SIGNALS}/chain.py",
         "h = torch.cat([h, starts[index]])",
         "h = torch.cat([starts[index], h])",
         TARGETS,
     ),
     Mutant(
         "targets: units are not cut apart",
-        f"{SIGNALS}/targets.py",
+        f"{SIGNALS}/chain.py",
         "                x = x.detach()\n                self.values.append(x)",
         "                self.values.append(x.detach())",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: the network's loss where feedback learns alone",
+        f"{SIGNALS}/target_propagation.py",
+        "                self.measured(clean.value(-1), x, y)  # what is wrong with the data is told as ever\n"
+        "            with full_precision(x):\n                _, gradients, loss = self.learn(clean, None)\n",
+        "                loss = self.measured(clean.value(-1), x, y)\n"
+        "            with full_precision(x):\n                _, gradients, _ = self.learn(clean, None)\n",
+        TARGETS,
+    ),
+    Mutant(
+        "targets: direct feedback's loss without 1/batch",
+        f"{SIGNALS}/direct_target_propagation.py",
+        "square() * (weight / clean.batch))",
+        "square() * weight)",
+        TARGETS,
+    ),
+    Mutant(
+        "tp-ri: targets that are shown stand on the other side",
+        f"{SIGNALS}/recurrent_targets.py",
+        "(layer.states + d).transpose(0, 1)",
+        "(layer.states - d).transpose(0, 1)",
+        INVERSION,
+    ),
+    Mutant(
+        "targets: another default than the page tells",
+        f"{SIGNALS}/l_drl.py",
+        "target_step: float = 0.7,",
+        "target_step: float = 0.5,",
+        ("tests/docs/test_options.py",),
+    ),
+    Mutant(
+        "targets: a branching network is sent to nn.Sequential",
+        f"{SIGNALS}/units.py",
+        'NO_CHAIN = "rules that need no chain are dfa and gauss-newton"',
+        'NO_CHAIN = "write it as nn.Sequential"',
+        TARGETS,
+    ),
+    Mutant(
+        "targets: the module that cannot be followed is not named",
+        f"{SIGNALS}/units.py",
+        "        self.entered.append(self.path_of_module(m))\n",
+        '        self.entered.append("")\n',
         TARGETS,
     ),
     Mutant(
@@ -149,8 +193,8 @@ MUTANTS = (
     Mutant(
         "targets: direct reconstruction of the output's own bias",
         f"{SIGNALS}/direct_target_propagation.py",
-        "self._affine(clean, index, y - scores, noises[index]",
-        "self._affine(clean, index, y, noises[index]",
+        "given, wanted, weight = y - scores, noises[index], 1 / self.noise**2",
+        "given, wanted, weight = y, noises[index], 1 / self.noise**2",
         TARGETS,
     ),
     Mutant(
@@ -163,8 +207,8 @@ MUTANTS = (
     Mutant(
         "targets: control has 1/sigma^2",
         f"{SIGNALS}/direct_target_propagation.py",
-        'self._parameter(index, " bias").detach(), 1)',
-        'self._parameter(index, " bias").detach(), 1 / self.noise**2)',
+        'self._parameter(index, " bias").detach(), 1.0\n',
+        'self._parameter(index, " bias").detach(), 1 / self.noise**2\n',
         TARGETS,
     ),
     Mutant(

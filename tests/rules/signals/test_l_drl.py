@@ -58,7 +58,7 @@ def test_loss_is_the_papers_with_the_maxima_of_the_batch_itself(noise):
     network = pooled()
     x, y = batch(3, 2, 8, 8)
     rule = LDRL(network, x, feedback_steps=(1, 1, 1), noise=(0.5, 0.3, 0.2))
-    rule.backward(x, y, "feedback 1")
+    loss = rule.backward(x, y, "feedback 1")
     found = [p.grad.clone() for p in rule.feedback.parameters()]
     c1, _, _, c2, _, _, _, l1, _, l2 = network
     g2, g3, g4 = (copy.deepcopy(mirror.layer) for mirror in rule.feedback)
@@ -89,6 +89,7 @@ def test_loss_is_the_papers_with_the_maxima_of_the_batch_itself(noise):
         total = total - 2 * (e * (g(ahead) - g(above))).sum() + (g(above + n) - g(above)).square().sum()
     expected = torch.autograd.grad(total / 3, [p for g in (g2, g3, g4) for p in g.parameters()])
     assert len(noise) == 6
+    torch.testing.assert_close(loss, total.detach() / 3)
     for gradient, other in zip(found, expected, strict=True):
         torch.testing.assert_close(gradient, other)
 

@@ -28,7 +28,7 @@ def reversed_step(rule, u, v):
 
 def test_targets_are_differences_of_the_learned_inverse():
     rule, x, y = made()
-    ((h, v),) = rule.targets(x, y)
+    h, v = rule.network.rnn(x)[0].detach().transpose(0, 1), rule.targets(x, y)["rnn.l0"].transpose(0, 1)
     last = h[-1].clone().requires_grad_()
     F.cross_entropy(rule.network.readout(last), y).backward()
     expected = last - 0.3 * last.grad
@@ -43,7 +43,8 @@ def test_the_inverse_learns_to_reconstruct_the_state_before(noise):
     rule, x, y = made()
     rule.noise = noise
     torch.manual_seed(4)
-    rule.backward(x, y, "inverse")
+    found = rule.backward(x, y, "inverse")
+    assert not rule.teaches_network("inverse")
     torch.manual_seed(4)
     rnn, h, lost = rule.network.rnn, torch.zeros(BATCH, 5).double(), 0.0
     drawn = noise * torch.randn(TIME, BATCH, 5, dtype=torch.float64) if noise else torch.zeros(TIME, 1, 1)
@@ -52,6 +53,7 @@ def test_the_inverse_learns_to_reconstruct_the_state_before(noise):
         made_of = rnn(u, wanted[None].contiguous())[0][:, 0].detach()
         lost = lost + 0.5 * (reversed_step(rule, x[:, t], made_of) - wanted).square().sum() / BATCH
         h = rnn(u, h[None].contiguous())[0][:, 0].detach()
+    torch.testing.assert_close(found, lost.detach())
     for parameter, gradient in zip(
         rule.inverse.parameters(), torch.autograd.grad(lost, list(rule.inverse.parameters())), strict=True
     ):

@@ -2,16 +2,22 @@
 
 import copy
 import itertools
+import re
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from beyondprop.catalogue import find_system
 from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.networks.residual import residual_encoder
+from beyondprop.rules.signals.chain import Chain
+from beyondprop.rules.signals.direct_target_propagation import DDTP
+from beyondprop.rules.signals.l_drl import LDRL
 from beyondprop.rules.signals.mirrors import Mirror, mirror_objection, mirrors
 from beyondprop.rules.signals.target_propagation import DTP
-from beyondprop.rules.signals.targets import Chain, TargetRule
+from beyondprop.rules.signals.targets import TargetRule
 
 
 def perceptron(*widths):
@@ -200,9 +206,12 @@ def test_a_module_that_runs_its_children_is_a_chain():
 @pytest.mark.parametrize(
     ("network", "told"),
     [
-        (Written("function"), "where its forward computes relu"),
-        (Written("residual"), "where its forward computes add"),
-        (Written("branch"), "control flow"),
+        (Written("function"), "Written computes relu between its modules"),
+        (
+            nn.Sequential(Written("residual"), nn.Linear(6, 3)),
+            r"branch or meet in 0 \(Written\), where it computes add",
+        ),
+        (Written("branch"), "the forward of Written does more than call one module"),
         (nn.Sequential(nn.Tanh()), "no layer with weights"),
         (nn.Sequential(nn.Linear(3, 3), nn.RReLU()), r"1 \(RReLU\) draws random numbers"),
         (nn.Sequential(*[nn.Linear(3, 3)] * 2), "layer 0 is used twice"),
@@ -213,6 +222,40 @@ def test_what_is_no_chain_is_refused_by_name(network, told):
     assert Chain.objection(network) is not None
     with pytest.raises(UnsupportedNetworkError, match=told):
         Chain(network, torch.zeros(2, 4))
+
+
+class Attending(nn.Module):
+    """Attention of a sequence to itself, and a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(self.attention(x, x, x)[0])
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        (nn.Sequential(residual_encoder(1, width=4), nn.Linear(16, 3)), r"branch or meet in 0\.4 \(ResidualBlock\)"),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.Linear(4, 3)),
+            r"the forward of 1 \(TransformerEncoderLayer\)",
+        ),
+        (Attending(), "branch or meet in Attending, at attention"),
+    ],
+    ids=["residual", "transformer", "attention"],
+)
+@pytest.mark.parametrize("kind", [DTP, DDTP, LDRL])
+def test_a_network_that_branches_is_told_which_rules_can_train_it(network, told, kind):
+    """In one line without torch's own words; and they can."""
+    reason = kind.supports(network)
+    assert re.search(told, reason)
+    assert reason.endswith("rules that need no chain are dfa and gauss-newton")
+    assert "\n" not in reason
+    assert not any(word in reason for word in ("Sequential", "symbolic", "NestedTensor", "must be"))
+    assert all(find_system(name).load().supports(network) is None for name in ("dfa", "gauss-newton"))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
+from beyondprop.rules.signals.chain import Evaluation
 from beyondprop.rules.signals.direct import ACTIVATIONS
 from beyondprop.rules.signals.feedback import Feedback
-from beyondprop.rules.signals.target_propagation import Gradients, LearnedTargets, refuse_nonfinite
-from beyondprop.rules.signals.targets import Evaluation, Unit
+from beyondprop.rules.signals.target_propagation import Gradients, Learned, LearnedTargets, refuse_nonfinite
+from beyondprop.rules.signals.units import Unit
 
 Kind = Literal["linear", "rhl", "control"]
 
@@ -103,12 +104,12 @@ class DDTP(LearnedTargets):
             pairs = [self._back(index, lifted[self._lifts(index)]).chunk(2) for index in self._hidden]
             return [after - before for after, before in pairs]
 
-    def learn(self, clean: Evaluation, output: Tensor | None) -> tuple[list[Tensor], Gradients]:
+    def learn(self, clean: Evaluation, output: Tensor | None) -> Learned:
         """Targets by the feedback of before; and its gradients."""
         steps = [] if output is None else self.steps(clean, output)
         learning = [index for index in self._hidden if self._learns(index)]
         if not learning:
-            return steps, []
+            return Learned(steps, [], clean.value(-1).new_zeros(()))
         with torch.no_grad():
             values = [clean.value(index) for index in learning]
             noises = dict(zip(learning, self.noises(values), strict=True))
@@ -117,19 +118,23 @@ class DDTP(LearnedTargets):
             refuse_nonfinite(arrived)
             scores = clean.value(-1).flatten(1)
         if self.kind == "rhl":
-            return steps, self.differentiated(self._lifted_loss(clean, scores, arrived, noises))
+            loss = self._lifted_loss(clean, scores, arrived, noises)
+            return Learned(steps, self.differentiated(loss), loss)
         gradients: Gradients = []
+        losses: list[Tensor] = []
         for index, y in zip(learning, arrived.split(clean.batch), strict=True):
             if self.kind == "linear":
-                gradients += self._affine(clean, index, y - scores, noises[index], 1 / self.noise**2)
+                given, wanted, weight = y - scores, noises[index], 1 / self.noise**2
             else:
-                gradients += self._affine(clean, index, y, starts[index] - self._parameter(index, " bias").detach(), 1)
-        return steps, gradients
+                given, wanted, weight = y, starts[index] - self._parameter(index, " bias").detach(), 1.0
+            left = torch.addmm(wanted.flatten(1), given, self._weight(index).detach(), beta=-1)
+            losses.append(torch.linalg.vector_norm(left).square() * (weight / clean.batch))
+            gradients += self._affine(index, given, left, 2 * weight / clean.batch)
+        return Learned(steps, gradients, torch.stack(losses).sum())
 
-    def _affine(self, clean: Evaluation, index: int, given: Tensor, wanted: Tensor, weight: float) -> Gradients:
-        """Differentiate weight * |given Q - wanted|^2 / N by hand; the control has -d in `wanted`."""
-        left = torch.addmm(wanted.flatten(1), given, self._weight(index).detach(), beta=-1)
-        scale, parameter = 2 * weight / clean.batch, self._parameter(index)
+    def _affine(self, index: int, given: Tensor, left: Tensor, scale: float) -> Gradients:
+        """Differentiate scale / 2 * |left|^2 by hand, for left = given Q + d - wanted."""
+        parameter = self._parameter(index)
         found = [(parameter, (given.t() @ left).mul_(scale).view_as(parameter))]
         if self.kind == "control":
             bias = self._parameter(index, " bias")

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
 from beyondprop.rule import add_gradient
+from beyondprop.rules.signals.chain import Evaluation
 from beyondprop.rules.signals.mirrors import Activations
 from beyondprop.rules.signals.target_propagation import DTP
-from beyondprop.rules.signals.targets import Evaluation, TargetRule, full_precision
+from beyondprop.rules.signals.targets import TargetRule, full_precision
 
 Number = TypeVar("Number", int, float)
 
@@ -37,7 +38,7 @@ class LDRL(DTP):
     or not, then come the unit's activation and its transposed convolution.
 
     Args:
-        network: Children that run one after another; see `targets.Chain`.
+        network: Children that run one after another; see `chain.Chain`.
         example: One input batch, run once without a trace, to see the shapes of the activations.
         loss: Maps (network(x), y) to a scalar. Default: mean cross-entropy over class scores.
         target_step: beta, how far the output's target stands off, in units of its gradient for one sample. Gradients
@@ -80,19 +81,23 @@ class LDRL(DTP):
         self.phases = (*(f"feedback {step}" for step in range(1, max(self.steps_of, default=0) + 1)), None)
 
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
-        """Let the feedback of this phase learn, or the network."""
+        """Let the feedback of this phase learn, or the network.
+
+        Returns:
+            The loss of what learns.
+        """
         if phase is None:
             return TargetRule.assign_credit(self, x, y, phase)
         step = self.phases.index(phase)
         clean = self.chain.run(x, training=False)
         with torch.no_grad():
-            loss = self.measured(clean.value(-1), x, y)
+            self.measured(clean.value(-1), x, y)  # what is wrong with the data is told as ever
         learning = [index for index, steps in enumerate(self.steps_of, 1) if step < steps]
         with full_precision(x):
             total = torch.stack([self.unit_loss(clean, index) for index in learning]).sum()
             for parameter, gradient in self.differentiated(total) if total.requires_grad else []:
                 add_gradient(parameter, gradient)
-        return loss
+        return total
 
     def unit_loss(self, clean: Evaluation, index: int) -> Tensor:
         """The loss of a unit's feedback network, for noise that is drawn here; units are counted from 0."""

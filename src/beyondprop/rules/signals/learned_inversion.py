@@ -80,8 +80,16 @@ class TPTT(RecurrentTargets):
         inverse = {id(p) for p in self.inverse.parameters()}
         return [p for p in super().loss_parameters() if id(p) not in inverse]
 
+    def teaches_network(self, phase: str | None = None) -> bool:
+        """Not where the inverse learns."""
+        return phase != "inverse"
+
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
-        """Teach the inverse, or by targets all else."""
+        """Teach the inverse, or by targets all else.
+
+        Returns:
+            The loss of what learns.
+        """
         return self._learn_inverse(x, y) if phase == "inverse" else super().assign_credit(x, y, phase)
 
     def _learn_inverse(self, x: Tensor, y: Tensor) -> Tensor:
@@ -93,7 +101,7 @@ class TPTT(RecurrentTargets):
             return output, last
 
         with self._recurrence(note) as runs, without_trace(self.network):  # in training it runs once more
-            loss = self.measured(self.network(x), x, y)
+            self.measured(self.network(x), x, y)  # what is wrong with the data is told as ever
         self._require_one(runs)
         (layer,) = ran
         weights = layer.weights
@@ -106,7 +114,8 @@ class TPTT(RecurrentTargets):
                 given = nn.functional.linear(wanted, weights.of_state)
                 made = torch.tanh(drive + given + (0 if weights.bias is None else weights.bias))
             error = torch.tanh(self.inverse(made) + drive) - wanted
-            descend(0.5 * error.square().sum() / len(x), "the inverse")
+            loss = 0.5 * error.square().sum() / len(x)
+            descend(loss, "the inverse")
         return loss
 
     def prepare(self, layer: Layer, number: int) -> Any:

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
 from beyondprop.errors import UnsupportedNetworkError
+from beyondprop.rules.signals.chain import MAX_POOLS, Chain, Kept
 from beyondprop.rules.signals.direct import ACTIVATIONS
 from beyondprop.rules.signals.layers import NORMS, Kinds, computes_as
-from beyondprop.rules.signals.targets import MAX_POOLS, Chain, Kept, Unit, find_units
+from beyondprop.rules.signals.units import Unit, find_units
 
 CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.ConvTranspose1d,

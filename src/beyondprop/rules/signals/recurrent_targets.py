@@ -118,15 +118,16 @@ class RecurrentTargets(NetworkRule):
         loss.backward()
         return loss
 
-    def targets(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Compute states and targets, without learning from them.
+    def targets(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Compute the targets of a batch, for those who look at them: no `.grad` is moved.
 
         Args:
             x: Inputs.
             y: What the loss compares the network's output with.
 
         Returns:
-            For each recurrent layer of the stack h and v, shape (time, batch, hidden).
+            v, shape (batch, time, hidden), of every layer of the stack: by the recurrent module's name and `.l0`,
+            `.l1` and so on, as torch numbers its weights.
         """
         leaves: list[Tensor] = []
         layers: list[Layer] = []
@@ -143,7 +144,9 @@ class RecurrentTargets(NetworkRule):
         with torch.no_grad():
             teachers = self._teachers(layers)
             found = self._displaced(layers, teachers, self._time_first(seeds[0]), seeds[1])
-        return [(layer.states, layer.states + d) for layer, d in zip(layers, found, strict=True)]
+        name, _ = recurrent_layer(self.network)
+        numbered = enumerate(zip(layers, found, strict=True))
+        return {f"{name}.l{number}": (layer.states + d).transpose(0, 1) for number, (layer, d) in numbered}
 
     @abstractmethod
     def prepare(self, layer: Layer, number: int) -> Any:

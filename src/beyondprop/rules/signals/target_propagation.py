@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,25 @@ from torch.nn import functional as F
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import NonFiniteError
 from beyondprop.rule import add_gradient, is_finite
+from beyondprop.rules.signals.chain import Evaluation
 from beyondprop.rules.signals.mirrors import Activations, mirror_objection, mirrors
-from beyondprop.rules.signals.targets import Evaluation, TargetRule, full_precision
+from beyondprop.rules.signals.targets import TargetRule, full_precision
 
 Gradients = list[tuple[nn.Parameter, Tensor]]
+
+
+class Learned(NamedTuple):
+    """What comes of a batch.
+
+    Attributes:
+        steps: ht_i - h_i for i = 1..L-1; none where the feedback learns alone.
+        gradients: Of what learns of the feedback.
+        loss: The sum of the feedback's losses.
+    """
+
+    steps: list[Tensor]
+    gradients: Gradients
+    loss: Tensor
 
 
 class LearnedTargets(TargetRule):
@@ -75,15 +90,12 @@ class LearnedTargets(TargetRule):
             self.stages = ("both", "feedback")  # the first is what a loop of the user's gets that sets none
 
     @abstractmethod
-    def learn(self, clean: Evaluation, output: Tensor | None) -> tuple[list[Tensor], Gradients]:
+    def learn(self, clean: Evaluation, output: Tensor | None) -> Learned:
         """Bring the output's target down, and differentiate the feedback's losses.
 
         Args:
             clean: The evaluation of the batch.
             output: ht_L - h_L; None where the feedback alone learns.
-
-        Returns:
-            ht_i - h_i for i = 1..L-1, or nothing without `output`; and the gradients of what learns of the feedback.
         """
 
     def passes(self, epochs: int) -> list[tuple[int, str | None]]:
@@ -100,18 +112,22 @@ class LearnedTargets(TargetRule):
         return phase is None and self.stage != "feedback"
 
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
-        """Take both gradients at the weights as they are."""
+        """Take both gradients at the weights as they are.
+
+        Returns:
+            The network's loss; the feedback's, a sum over units, where it learns alone.
+        """
         both = self.teaches_network(phase)
         clean = self.chain.run(x, training=both)
         if not both:
             with torch.no_grad():
-                loss = self.measured(clean.value(-1), x, y)
+                self.measured(clean.value(-1), x, y)  # what is wrong with the data is told as ever
             with full_precision(x):
-                _, gradients = self.learn(clean, None)
+                _, gradients, loss = self.learn(clean, None)
         else:
             loss, error, scale = self.output_error(clean, x, y)
             with full_precision(x):
-                steps, gradients = self.learn(clean, error * -scale)
+                steps, gradients, _ = self.learn(clean, error * -scale)
             self.finite(steps)
             clean.teach([step.div_(-scale) for step in steps], error)
         for parameter, gradient in gradients:
@@ -212,11 +228,17 @@ class DTP(LearnedTargets):
         found: Tensor = self.feedback[index - 1](value, clean.kept[index])  # type: ignore[index]
         return found
 
-    def learn(self, clean: Evaluation, output: Tensor | None) -> tuple[list[Tensor], Gradients]:
+    def learn(self, clean: Evaluation, output: Tensor | None) -> Learned:
         """Targets by the feedback of before; and its gradients."""
         steps = [] if output is None else self.steps(clean, output)
-        learns = len(clean) > 1 and self.learning()
-        return steps, self.differentiated(self.feedback_loss(clean)) if learns else []
+        if not self._learns(clean):
+            return Learned(steps, [], clean.value(-1).new_zeros(()))
+        loss = self.feedback_loss(clean)
+        return Learned(steps, self.differentiated(loss), loss)
+
+    def _learns(self, clean: Evaluation) -> bool:
+        """Whether there is feedback, and not all of it is frozen."""
+        return len(clean) > 1 and bool(self.learning())
 
     def feedback_loss(self, clean: Evaluation) -> Tensor:
         """The sum of all units' losses, for noise that is drawn here."""
@@ -250,10 +272,10 @@ class DTPDR(DTP):
     torch.Size([])
     """
 
-    def learn(self, clean: Evaluation, output: Tensor | None) -> tuple[list[Tensor], Gradients]:
+    def learn(self, clean: Evaluation, output: Tensor | None) -> Learned:
         """Bring down the output's target and what has come of the noise, side by side."""
-        if len(clean) == 1 or not self.learning():
-            return ([] if output is None else self.steps(clean, output)), []
+        if not self._learns(clean):
+            return super().learn(clean, output)
         with torch.no_grad():
             values = [clean.value(index) for index in range(len(clean))]
             noises = self.noises(values[:-1])
@@ -275,7 +297,8 @@ class DTPDR(DTP):
                         found.append(output)
                         passed = passed[:-1]
                     ways = (passed + below).flatten(0, 1)
-        return found[::-1], self.differentiated(total / (clean.batch * self.noise**2))
+        loss = total / (clean.batch * self.noise**2)
+        return Learned(found[::-1], self.differentiated(loss), loss)
 
 
 def refuse_nonfinite(outputs: Tensor) -> None:

@@ -1,0 +1,47 @@
+"""The tables of options on the pages of rules with targets are those of the constructors."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import beyondprop
+
+RULES = Path(__file__).resolve().parents[2] / "docs" / "rules"
+PAGES = {
+    "target_propagation": ("DTP", "DTPDR", "DDTP"),
+    "l_drl": ("LDRL",),
+    "gauss_newton": ("GaussNewtonTargets",),
+    "regularized_inversion": ("TPRI", "TPTT"),
+}
+
+
+def told(page):
+    """The default of each option in a page's table, as it stands there."""
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| ([^|]*) \|", (RULES / f"{page}.md").read_text(), re.MULTILINE)
+    return {option: default.strip() for option, default in rows}
+
+
+def defaults(rule):
+    """Those of a constructor; one that passes `**options` on has the next one's as well."""
+    found = {}
+    for kind in rule.__mro__:
+        parameters = inspect.signature(kind.__init__).parameters
+        found |= {name: p.default for name, p in parameters.items() if p.kind == p.KEYWORD_ONLY}
+        if "options" not in parameters:
+            return found
+    return found
+
+
+def written(default):
+    if default is None:
+        return "the optimizer's"
+    return f'`"{default}"`' if isinstance(default, str) else f"`{default}`"
+
+
+@pytest.mark.parametrize(("page", "name"), [(page, name) for page, names in PAGES.items() for name in names])
+def test_the_table_has_all_options_with_their_defaults(page, name):
+    expected = {option: written(default) for option, default in defaults(getattr(beyondprop, name)).items()}
+    assert len(expected) >= 2
+    assert expected.items() <= told(page).items()

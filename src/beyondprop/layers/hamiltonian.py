@@ -13,7 +13,7 @@ from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
 
 State = tuple[Tensor, Tensor]
-Force = Callable[[Tensor, int], Tensor]
+Kick = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Hamiltonian(nn.Module):
@@ -64,16 +64,21 @@ class Hamiltonian(nn.Module):
         """Whether T is that of unit masses, so that velocities are momenta."""
         return type(self).kinetic is Hamiltonian.kinetic
 
-    def forces(self, u: Tensor) -> Force:
-        """Prepare the forces of some steps.
+    def kicks(self, u: Tensor) -> Kick:
+        """Prepare what the potential does in some steps.
 
         Args:
             u: Inputs, shape (time, batch, inputs).
 
         Returns:
-            Maps positions, of shape (..., batch, size), and the number of a step to -∂V/∂φ.
+            Maps positions, momenta (both of shape (..., batch, size)) and the number of a step to π - δ ∂V/∂φ.
         """
-        return lambda phi, t: -_slope(lambda at: self.potential(at, u[t].expand(*at.shape[:-1], -1)), phi)
+
+        def kick(phi: Tensor, pi: Tensor, t: int) -> Tensor:
+            slope = _slope(lambda at: self.potential(at, u[t].expand(*at.shape[:-1], -1)), phi)
+            return torch.add(pi, slope, alpha=-self.step)
+
+        return kick
 
     def velocity(self, pi: Tensor) -> Tensor:
         """Compute ∂T/∂π."""
@@ -89,7 +94,7 @@ class Hamiltonian(nn.Module):
 
         Args:
             u: Inputs, shape (time, batch, inputs).
-            state: Positions and momenta before the first step, each of shape (batch, size); at rest where there is none.
+            state: Positions and momenta before the first step, each of shape (batch, size); at rest by default.
 
         Returns:
             The positions after every step, shape (time, batch, size), and the state after the last.
@@ -97,10 +102,10 @@ class Hamiltonian(nn.Module):
         if torch.is_inference_mode_enabled():  # forces may come by autograd, which refuses inference tensors
             with torch.inference_mode(False), torch.no_grad():
                 return self.run(u.clone(), None if state is None else (state[0].clone(), state[1].clone()))
-        (phi, pi), force, step = state or self.rest(u), self.forces(u), self.step
+        (phi, pi), kick, step = state or self.rest(u), self.kicks(u), self.step
         between = [torch.add(phi, self.velocity(pi), alpha=step / 2)]
         for t in range(len(u)):
-            pi = torch.add(pi, force(between[-1], t), alpha=step)
+            pi = kick(between[-1], pi, t)
             between.append(torch.add(between[-1], self.velocity(pi), alpha=step))
         middle = torch.stack(between)
         phi = (middle[:-1] + middle[1:]) / 2
@@ -160,7 +165,7 @@ class LinearHRU(Hamiltonian):
         self.B = nn.Parameter(torch.empty(size, inputs).uniform_(-1, 1).div_(math.sqrt(inputs)))
 
     @property
-    def A(self) -> Tensor:
+    def A(self) -> Tensor:  # noqa: N802
         """Stiffness of each oscillator."""
         return 4 / self.step**2 * torch.sigmoid(self.a)
 
@@ -168,10 +173,10 @@ class LinearHRU(Hamiltonian):
         """See `Hamiltonian`."""
         return (0.5 * self.A * phi.square() - phi * F.linear(u, self.B)).sum(-1)
 
-    def forces(self, u: Tensor) -> Force:
+    def kicks(self, u: Tensor) -> Kick:
         """See `Hamiltonian`."""
-        pushes, A = F.linear(u, self.B).unbind(), self.A
-        return lambda phi, t: torch.addcmul(pushes[t], A, phi, value=-1)
+        pushes, A, step = F.linear(u, self.B).unbind(), self.A, self.step
+        return lambda phi, pi, t: torch.add(pi, pushes[t], alpha=step).addcmul_(A, phi, value=-step)
 
     def energy_gradients(
         self, phi: Tensor, pi: Tensor | None, u: Tensor, weight: Tensor
@@ -209,7 +214,7 @@ class NonlinearHRU(Hamiltonian):
         self.b = nn.Parameter(torch.zeros(size))
 
     @property
-    def A(self) -> Tensor:
+    def A(self) -> Tensor:  # noqa: N802
         """Gain of each unit's own position."""
         return 2 / self.step**2 * torch.sigmoid(self.a)
 
@@ -223,14 +228,15 @@ class NonlinearHRU(Hamiltonian):
         A = self.A
         return (self.alpha / 2 * phi.square() + _log_cosh(A * phi + F.linear(u, self.B, self.b)) / A).sum(-1)
 
-    def forces(self, u: Tensor) -> Force:
+    def kicks(self, u: Tensor) -> Kick:
         """See `Hamiltonian`."""
-        pushes, A, alpha = F.linear(u, self.B, self.b).unbind(), self.A, self.alpha
+        pushes, A, alpha, step = F.linear(u, self.B, self.b).unbind(), self.A, self.alpha, self.step
 
-        def force(phi: Tensor, t: int) -> Tensor:
-            return torch.addcmul(pushes[t], A, phi).tanh().addcmul(alpha, phi).neg()
+        def kick(phi: Tensor, pi: Tensor, t: int) -> Tensor:
+            slope = torch.addcmul(pushes[t], A, phi).tanh_()
+            return torch.add(pi, slope, alpha=-step).addcmul_(alpha, phi, value=-step)
 
-        return force
+        return kick
 
     def energy_gradients(
         self, phi: Tensor, pi: Tensor | None, u: Tensor, weight: Tensor
@@ -239,12 +245,19 @@ class NonlinearHRU(Hamiltonian):
         del pi
         A = self.A
         argument = torch.addcmul(F.linear(u, self.B, self.b).unsqueeze(1), A, phi)
-        slope, energy = argument.tanh(), _log_cosh(argument)
-        moved = (slope[:, 1] - slope[:, 0]) * weight / A
-        of_A = (_difference(slope * phi, weight) - _difference(energy, weight) / A) / A
-        of_alpha = 0.5 * _difference(phi.square(), weight).sum()
-        of_parameters = [_chained(self, "A", self.a, of_A), _chained(self, "alpha", self.spring, of_alpha)]
-        return [*of_parameters, _outer(moved, u), moved.sum((0, 1))], moved @ self.B
+        first, second = phi.unbind(1)
+        slope_first, slope_second = argument.tanh().unbind(1)
+        gap, slope_gap = second - first, slope_second - slope_first
+        energy_gap = torch.sub(*_log_cosh(argument).unbind(1)).neg_()
+        of_A = (slope_second * second).sub_(slope_first * first).sub_(energy_gap.div_(A)).mul_(weight).sum((0, 1)) / A
+        of_alpha = 0.5 * (gap * (first + second)).mul_(weight).sum()
+        moved = slope_gap.mul_(weight / A)
+        return [
+            _chained(self, "A", self.a, of_A),
+            _chained(self, "alpha", self.spring, of_alpha),
+            _outer(moved, u),
+            moved.sum((0, 1)),
+        ], moved @ self.B
 
 
 def _slope(energy: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
@@ -259,13 +272,7 @@ def _slope(energy: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 
 
 def _log_cosh(z: Tensor) -> Tensor:
-    size = z.abs()
-    return size + torch.log1p(torch.exp(-2 * size)) - math.log(2)
-
-
-def _difference(pairs: Tensor, weight: Tensor) -> Tensor:
-    """Weigh and add up the differences of pairs, of shape (time, 2, batch, size), for each unit."""
-    return ((pairs[:, 1] - pairs[:, 0]) * weight).sum((0, 1))
+    return F.softplus(2 * z, threshold=40).sub(z).sub(math.log(2))  # beyond 40 the rest is nothing in float64
 
 
 def _outer(moved: Tensor, u: Tensor) -> Tensor:

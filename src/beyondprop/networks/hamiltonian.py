@@ -84,7 +84,7 @@ class HamiltonianNetwork(nn.Module):
 
     def blocks(self) -> Iterator[tuple[Hamiltonian, nn.Module]]:
         """Each unit with what stands behind it, from below to above."""
-        yield from zip(self.units, self.between, strict=True)  # type: ignore[misc]
+        yield from zip(self.units, self.between, strict=True)
 
     def advance(self, u: Tensor, states: Sequence[State | None]) -> tuple[Tensor, list[State]]:
         """Run all units over some steps.
@@ -114,10 +114,8 @@ class HamiltonianNetwork(nn.Module):
         for unit, behind in self.blocks():
             h = self.behind(behind, unit(h), h)
         if self.pooling == "every":
-            y: Tensor = self.readout(h)
-            return y.transpose(0, 1)
-        y = self.readout(h.mean(0) if self.pooling == "mean" else h[-1])
-        return y
+            return self.readout(h).transpose(0, 1)
+        return self.readout(h.mean(0) if self.pooling == "mean" else h[-1])
 
 
 def hamiltonian_classifier(
@@ -140,7 +138,8 @@ def hamiltonian_classifier(
         blocks: Units.
         unit: Of which kind.
         step: δ.
-        pooling, piece: As of `HamiltonianNetwork`.
+        pooling: As of `HamiltonianNetwork`.
+        piece: As of `HamiltonianNetwork`.
 
     >>> hamiltonian_classifier(8, 10, blocks=2, piece=8)(torch.zeros(5, 64)).shape
     torch.Size([5, 10])
@@ -149,3 +148,55 @@ def hamiltonian_classifier(
     units = [kind(size if number else inputs, size, step=step) for number in range(blocks)]
     gates = [nn.Sequential(nn.Linear(size, 2 * size), nn.GLU()) for _ in range(blocks)]
     return HamiltonianNetwork(units, nn.Linear(size, classes), between=gates, pooling=pooling, piece=piece)
+
+
+class CoupledOscillators(Hamiltonian):
+    r"""Masses on springs, each coupled with each, as in the toy problem of arXiv 2506.05259; an input pushes the first.
+
+        H = Σ_i π_i² / 2m_i + ½ Σ_i k_i φ_i² + ½ Σ_{i<j} k_ij (φ_j - φ_i)² + u φ_1
+
+    Args:
+        size: Oscillators.
+        step: δ.
+
+    Masses and springs start at 1, couplings at 0.1; all are learned.
+
+    >>> CoupledOscillators(6, step=0.5)(torch.zeros(5, 2, 1)).shape
+    torch.Size([5, 2, 6])
+    """
+
+    def __init__(self, size: int = 6, *, step: float = 0.5) -> None:
+        super().__init__(1, size, step=step)
+        self.mass = nn.Parameter(torch.ones(size))
+        self.spring = nn.Parameter(torch.ones(size))
+        self.coupling = nn.Parameter(torch.full((size * (size - 1) // 2,), 0.1))
+        self.first, self.second = torch.triu_indices(size, size, 1).tolist()
+
+    def potential(self, phi: Tensor, u: Tensor) -> Tensor:
+        """See `Hamiltonian`."""
+        apart = phi[..., self.second] - phi[..., self.first]
+        springs = (self.spring * phi.square()).sum(-1) + (self.coupling * apart.square()).sum(-1)
+        return 0.5 * springs + u[..., 0] * phi[..., 0]
+
+    def kinetic(self, pi: Tensor) -> Tensor:
+        """See `Hamiltonian`."""
+        return (pi.square() / (2 * self.mass)).sum(-1)
+
+
+class Component(nn.Module):
+    """A readout that picks one number, and learns nothing.
+
+    Args:
+        index: Which.
+
+    >>> Component(2)(torch.arange(4.0)).tolist()
+    [2.0]
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return shape (..., 1)."""
+        return h[..., self.index : self.index + 1]

@@ -36,9 +36,9 @@ class RecurrentEcho(NetworkRule):
     Args:
         network: A `HamiltonianNetwork`, of the paper's units or of systems of your own.
         loss: Maps (network(x), y) to a scalar. Default: mean cross-entropy over class scores.
-        eps: ε for each sample, in units in which the derivative of its loss by all its outputs has length 1. So rounding
-            counts the same for a sample that is hard and one that is learned, and in batches of any size. In float64
-            1e-4 or less.
+        eps: ε of each sample, in units in which the derivative of its loss by all its outputs has length 1: so rounding
+            counts the same for samples that are hard or learned, and in batches of any size. The default suits float32;
+            in float64 take 1e-4.
         two_sided: Whether both echoes are nudged.
         chunk: Time steps whose states are held at once.
 
@@ -65,7 +65,7 @@ class RecurrentEcho(NetworkRule):
         *,
         eps: float = 0.1,
         two_sided: bool = True,
-        chunk: int = 64,
+        chunk: int = 32,
     ) -> None:
         check_number(eps=eps, above=True)
         check_whole(1, chunk=chunk)
@@ -142,13 +142,12 @@ class RecurrentEcho(NetworkRule):
             loss, seeds, size = self._seeds(read, x, y, sum(map(len, parts)))
             with torch.no_grad():
                 of_x = self._back(parts, states, seeds, size)
-            if of_x is not None:
-                whole = torch.cat(of_x).transpose(0, 1)
-                torch.autograd.backward(x, whole.reshape(x.shape))
+            if of_x:
+                torch.autograd.backward(x, torch.cat(of_x).transpose(0, 1).reshape(x.shape))
         return loss
 
     def _ahead(self, parts: Sequence[Tensor]) -> tuple[Tensor, list[State]]:
-        """Run forwards, keeping what is read alone: for a readout of every step its outputs, shape (time, batch, ...)."""
+        """Run forwards, keeping the states at the end, and what is read: of every step its outputs, time first."""
         network = self.network
         states: list[Any] = [None] * len(network.units)
         total, every = None, []
@@ -166,85 +165,82 @@ class RecurrentEcho(NetworkRule):
         """Differentiate the loss by what is read.
 
         Returns:
-            The loss, for each part what goes into the top block, and the length of each sample's derivative.
+            The loss, what goes into the top block for each part (None for nothing), and the length of each sample's
+            derivative.
         """
-        network = self.network
+        network, seeds = self.network, list[Tensor | None]()
         if network.pooling == "every":
             loss, error = self.output_derivative(read.transpose(0, 1), x, y)
-            seeds: list[Tensor | None] = list(error.transpose(0, 1).split(self.chunk))
+            seeds += error.transpose(0, 1).split(self.chunk)
         else:
             read = read.requires_grad_()
             scores = network.readout(read)
             loss, error = self.output_derivative(scores, x, y)
             torch.autograd.backward(scores, error)
             assert read.grad is not None
-            parts = -(-steps // self.chunk)
+            earlier, rest = (steps - 1) // self.chunk, (steps - 1) % self.chunk + 1
             if network.pooling == "mean":
-                seed = (read.grad / steps).expand(self.chunk, *read.shape)
-                seeds = [seed] * (parts - 1) + [seed[: steps - (parts - 1) * self.chunk]]
+                lengths = [self.chunk] * earlier + [rest]
+                seeds += [(read.grad / steps).expand(length, *read.shape) for length in lengths]
             else:
-                last = read.new_zeros(steps - (parts - 1) * self.chunk, *read.shape)
-                last[-1] = read.grad
-                seeds = [None] * (parts - 1) + [last]
+                seeds += [None] * earlier
+                seeds.append(torch.cat([read.new_zeros(rest - 1, *read.shape), read.grad.unsqueeze(0)]))
         size = error.flatten(1).norm(dim=1, keepdim=True)
         return loss, seeds, torch.where(size > 0, size, 1)
 
     def _back(
         self, parts: Sequence[Tensor], states: Sequence[State], seeds: Sequence[Tensor | None], size: Tensor
-    ) -> list[Tensor] | None:
-        """Let all blocks run backwards in time together, some steps at a time, the nudged echoes from above to below."""
-        network = self.network
-        blocks = list(network.blocks())
-        backwards = [(phi, -pi) for phi, pi in states]
-        echoes = [tuple(part.expand(2, *part.shape) for part in state) for state in backwards]
-        of_x: list[Tensor] = []
-        for part, seed in zip(reversed(parts), reversed(seeds), strict=True):
-            driving, positions = self._recall(part, backwards)
-            for number in range(len(blocks) - 1, -1, -1):
-                unit, behind = blocks[number]
-                if seed is not None and number + 1 == len(blocks) and network.pooling == "every":
-                    h = network.behind(behind, positions[number], driving[number])
-                    seed = _pull(network.readout, h, seed)
-                nudge = None if seed is None else _pull(behind, positions[number], seed)
-                echoes[number], below = self._echo(number, unit, driving[number], echoes[number], nudge, size)
-                seed = below + seed if network.residual and seed is not None else below
-            of_part = _pull(network.encoder, part, seed)
-            if part.requires_grad and of_part is not None:
-                of_x.insert(0, of_part)
-        return of_x or None
+    ) -> list[Tensor]:
+        """Let all blocks run backwards in time together, some steps at a time, their echoes from above to below.
 
-    def _recall(self, part: Tensor, backwards: list[State]) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Run backwards without nudges, from below to above, and find what drove each unit, and where it was."""
-        network = self.network
-        h, driving, positions = network.encoder(part), [], []
+        Returns:
+            The gradient by each part, where it is wanted.
+        """
+        network, of_x = self.network, list[Tensor]()
+        backwards = [(phi, -pi) for phi, pi in states]
+        echoes = [(phi.expand(2, *phi.shape), pi.expand(2, *pi.shape)) for phi, pi in backwards]
+        for part, given in zip(reversed(parts), reversed(seeds), strict=True):
+            driving, positions, top = self._recall(part, backwards)
+            seed = given if network.pooling != "every" or given is None else _pull(network.readout, top, given)
+            for number, behind in reversed(list(enumerate(network.between))):
+                nudge = None if seed is None else _pull(behind, positions[number], seed)
+                echoes[number], below = self._echo(number, driving[number], echoes[number], nudge, size)
+                seed = below + seed if network.residual and seed is not None else below
+            assert seed is not None
+            of_part = _pull(network.encoder, part, seed)
+            if part.requires_grad:
+                of_x.insert(0, of_part)
+        return of_x
+
+    def _recall(self, part: Tensor, backwards: list[State]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Run backwards without nudges, from below to above, and find what drove each unit, where it was, and h."""
+        network, driving, positions = self.network, list[Tensor](), list[Tensor]()
+        h = network.encoder(part)
         for number, (unit, behind) in enumerate(network.blocks()):
             driving.append(h)
-            top = number + 1 == len(network.units)
-            if top and isinstance(behind, nn.Identity) and network.pooling != "every":
-                return driving, [*positions, None]  # nothing asks for them
             end = backwards[number]
+            if number + 1 == len(network.units) and isinstance(behind, nn.Identity) and network.pooling != "every":
+                positions.append(end[0])  # nothing asks for more of the last one
+                break
             earlier, backwards[number] = unit.run(h.flip(0), end)
-            phi = torch.cat([end[0].unsqueeze(0), earlier[:-1]]).flip(0)
-            positions.append(phi)
-            if not top:
-                h = network.behind(behind, phi, h)
-        return driving, positions
+            positions.append(torch.cat([end[0].unsqueeze(0), earlier[:-1]]).flip(0))
+            h = network.behind(behind, positions[-1], h)
+        return driving, positions, h
 
-    def _echo(
-        self, number: int, unit: Hamiltonian, u: Tensor, state: Any, nudge: Tensor | None, size: Tensor
-    ) -> tuple[State, Tensor]:
+    def _echo(self, number: int, u: Tensor, state: State, nudge: Tensor | None, size: Tensor) -> tuple[State, Tensor]:
         """Run both echoes of a unit over some steps; its parameters receive their gradients.
 
         Returns:
             The states reached, and the gradient by u.
         """
+        unit: Any = self.network.units[number]
         signs = torch.tensor(self.signs, dtype=u.dtype, device=u.device).view(2, 1, 1)
         kicks = None if nudge is None else signs * (nudge * (self.eps / size)).unsqueeze(1)
         state, phi, pi = leapfrog_back(unit, u, state, kicks)
-        if not is_finite(state[1]):
-            raise NonFiniteError(f"the echo of units.{number} holds NaN or infinity: lower its step, or eps")
         weight = unit.step / (self.signs[0] - self.signs[1]) / self.eps * size
         gradients, below = unit.energy_gradients(phi, pi, u, weight)
+        if not (is_finite(below) and is_finite(state[1])):
+            raise NonFiniteError(f"the echo of block units.{number} holds NaN or infinity: lower its step, or eps")
         for parameter, gradient in zip(unit.parameters(), gradients, strict=True):
             if gradient is not None:
                 add_gradient(parameter, gradient)
@@ -263,17 +259,17 @@ def leapfrog_back(
         kicks: Added to the momenta before each step, shape (time, copies, batch, size).
 
     Returns:
-        The state that is reached, the positions at which ∂V/∂φ acted, shape (time, copies, batch, size), and, unless T is
-        plain, the momenta before and after it.
+        The state that is reached; the positions at which ∂V/∂φ acted, shape (time, copies, batch, size); unless T is
+        plain the momenta before and after, shape (2, time, copies, batch, size).
     """
-    (phi, pi), force, half = state, unit.forces(u), unit.step / 2
+    (phi, pi), kick, half = state, unit.kicks(u), unit.step / 2
     at = phi.new_empty(len(u), *phi.shape)
     momenta = None if unit.plain else phi.new_empty(2, len(u), *phi.shape)
     for t in range(len(u) - 1, -1, -1):
         if kicks is not None:
             pi = pi + kicks[t]
         middle = torch.add(phi, unit.velocity(pi), alpha=half, out=at[t])
-        before, pi = pi, torch.add(pi, force(middle, t), alpha=unit.step)
+        before, pi = pi, kick(middle, pi, t)
         phi = torch.add(middle, unit.velocity(pi), alpha=half)
         if momenta is not None:
             momenta[0, t], momenta[1, t] = before, pi

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from math import isqrt
 from typing import Any, Self
 
 import torch
@@ -110,21 +111,19 @@ class RecurrentEcho(NetworkRule):
     def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
         """Build a classifier of Hamiltonian units, unless the network is one.
 
-        A plain classifier is no Hamiltonian system. One block of nonlinear units takes its place, as many as its last
-        linear layer has inputs, or 64; the sequence is that of the rows of an image, or of pieces of a vector (its
-        longest divisor up to the square root).
+        A plain classifier is no Hamiltonian system. One block of linear units whose last state is read takes its place,
+        64 of them or as many as its last linear layer has inputs, if they are more. The sequence is that of the rows of
+        an image, or of pieces of a vector (of its longest divisor up to the square root).
         """
         if isinstance(network, HamiltonianNetwork):
             return cls(network, **options)
-        linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        widths = [module.in_features for module in network.modules() if isinstance(module, nn.Linear)]
         numbers = example[0].numel()
         piece = (
-            example.shape[-1]
-            if example.ndim > 2
-            else max(d for d in range(1, int(numbers**0.5) + 1) if numbers % d == 0)
+            example.shape[-1] if example.ndim > 2 else max(d for d in range(1, isqrt(numbers) + 1) if not numbers % d)
         )
-        size = linear[-1].in_features if linear else 64
-        made = hamiltonian_classifier(piece, classes, size=size, piece=piece)
+        size = max([64, *widths[-1:]])
+        made = hamiltonian_classifier(piece, classes, size=size, unit="linear", pooling="last", piece=piece)
         return cls(made.to(example.device), **options)
 
     def forward(self, x: Tensor) -> Tensor:

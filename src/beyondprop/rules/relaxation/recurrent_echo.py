@@ -179,8 +179,8 @@ class RecurrentEcho(NetworkRule):
             assert read.grad is not None
             earlier, rest = (steps - 1) // self.chunk, (steps - 1) % self.chunk + 1
             if network.pooling == "mean":
-                lengths = [self.chunk] * earlier + [rest]
-                seeds += [(read.grad / steps).expand(length, *read.shape) for length in lengths]
+                seed = read.grad / steps
+                seeds += [seed.expand(length, *seed.shape) for length in [self.chunk] * earlier + [rest]]
             else:
                 seeds += [None] * earlier
                 seeds.append(torch.cat([read.new_zeros(rest - 1, *read.shape), read.grad.unsqueeze(0)]))

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
     from beyondprop.rules.perturbation.node_perturbation import NodePerturbation
     from beyondprop.rules.perturbation.update_noise import add_update_noise
+    from beyondprop.rules.relaxation.recurrent_echo import RecurrentEcho
     from beyondprop.rules.signals.backprop import Backprop
     from beyondprop.rules.signals.consequential import BPC
     from beyondprop.rules.signals.direct_feedback import DFA, DirectKolenPollack, SignDFA
@@ -99,6 +100,7 @@ _HOME = {
     "Overlay": "rules.local.label_input",
     "PredSim": "rules.local.predsim",
     "ProxProp": "rules.signals.proxprop",
+    "RecurrentEcho": "rules.relaxation.recurrent_echo",
     "Rule": "rule",
     "SemiImplicit": "rules.signals.semi_implicit",
     "SignDFA": "rules.signals.direct_feedback",
@@ -161,6 +163,7 @@ __all__ = [
     "Overlay",
     "PredSim",
     "ProxProp",
+    "RecurrentEcho",
     "Rule",
     "SemiImplicit",
     "SignDFA",

@@ -26,6 +26,7 @@ from beyondprop.recipes import (
     local_losses,
     multiplexed,
     node_perturbation,
+    recurrent_echo,
     regularized_inversion,
     semi_implicit,
     student_teacher,
@@ -690,6 +691,25 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.signals.learned_inversion:TPTT",
         regularized_inversion.LEARNED_RECIPES,
+    ),
+    System(
+        "rhel",
+        "Recurrent Hamiltonian echo learning",
+        "relaxation",
+        Paper(
+            "Learning long range dependencies through time reversal symmetry breaking",
+            "Guillaume Pourcel, Maxence Ernoult",
+            2025,
+            "2506.05259",
+            """@inproceedings{pourcel2025learning,
+  title     = {Learning long range dependencies through time reversal symmetry breaking},
+  author    = {Pourcel, Guillaume and Ernoult, Maxence},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2025}
+}""",
+        ),
+        "beyondprop.rules.relaxation.recurrent_echo:RecurrentEcho",
+        recurrent_echo.RECIPES,
     ),
 )
 

@@ -113,3 +113,48 @@ def student_teacher(
     return Splits(
         SequenceSet(x[:train], y[:train], outputs, name, None), SequenceSet(x[train:], y[train:], outputs, name, None)
     )
+
+
+def coupled_oscillators(*, steps: int = 60, train: int = 1000, test: int = 500, seed: int = 0) -> Splits:
+    """How the fourth of six coupled oscillators moves when the first is pushed, after the toy of arXiv 2506.05259.
+
+    Masses and springs are drawn from 0.5..1.5, couplings from 0..0.3, inputs are normal and independent; oscillators
+    start at rest and are integrated by the leapfrog with a step of 0.5.
+
+    Args:
+        steps: Of a sequence.
+        train: Training sequences.
+        test: Test sequences.
+        seed: Of the oscillators and the inputs.
+
+    Returns:
+        float32 inputs and targets, both of shape `(N, steps, 1)`.
+
+    Raises:
+        DataError: A number is too small.
+
+    >>> train, test = coupled_oscillators(steps=10, train=5, test=3)
+    >>> train.images.shape, train.labels.shape, len(test)
+    (torch.Size([5, 10, 1]), torch.Size([5, 10, 1]), 3)
+    """
+    steps, train, test = (
+        whole(n, what, at_least=1) for n, what in ((steps, "steps"), (train, "train"), (test, "test"))
+    )
+    generator = torch.Generator().manual_seed(seed)
+    mass, spring = 0.5 + torch.rand(2, 6, generator=generator, dtype=torch.float64)
+    coupling = (0.3 * torch.rand(6, 6, generator=generator, dtype=torch.float64)).triu(1)
+    coupling = coupling + coupling.T
+    stiffness = torch.diag(spring + coupling.sum(0)) - coupling
+    u = torch.randn(train + test, steps, 1, generator=generator)
+    phi, pi, seen = u.new_zeros(len(u), 6).double(), u.new_zeros(len(u), 6).double(), []
+    for t in range(steps):
+        phi = phi + 0.25 * pi / mass
+        pi = pi - 0.5 * phi @ stiffness
+        pi[:, 0] -= 0.5 * u[:, t, 0]
+        phi = phi + 0.25 * pi / mass
+        seen.append(phi[:, 3:4])
+    y = torch.stack(seen, dim=1).float()
+    return Splits(
+        SequenceSet(u[:train], y[:train], 1, "oscillators", None),
+        SequenceSet(u[train:], y[train:], 1, "oscillators", None),
+    )

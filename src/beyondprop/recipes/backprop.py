@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes, row_recipes
 from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
 from beyondprop.recipes.recipe import Experiment, Recipe
+from beyondprop.recipes.recurrent_echo import BASELINES as ECHOED
 from beyondprop.recipes.regularized_inversion import BASELINES as THROUGH_TIME
 from beyondprop.recipes.sequences import CopyingSettings, MackeyGlassSettings, SequenceSettings
 from beyondprop.recipes.sequences import builder as sequence_builder
@@ -168,4 +169,5 @@ RECIPES = (
         data=MackeyGlassSettings.data,
     ),
     *THROUGH_TIME,
+    *ECHOED,
 )

@@ -1,0 +1,1 @@
+"""Rules by which a physical system settles, or echoes."""

@@ -162,7 +162,7 @@ class PrimitiveNetwork(SettlingNetwork):
         """Move all states at once, by the gradient of Phi - beta L."""
         traced = any(state.requires_grad for state in states) or torch.is_grad_enabled()
         with torch.enable_grad():
-            held = [state if state.requires_grad else state.detach().requires_grad_() for state in states]
+            held = [state.view_as(state) if state.requires_grad else state.detach().requires_grad_() for state in states]
             total = self.primitive(inputs, held).sum()
             if nudge is not None:
                 total = total - (nudge.beta * self.cost(inputs, held, nudge.y)).sum()
@@ -184,7 +184,7 @@ class PrimitiveNetwork(SettlingNetwork):
 
 def residual(new: Tensor, old: Tensor) -> float:
     """|s_{t+1} - s_t| of one state: the root of the mean square over samples and units."""
-    return float(torch.linalg.vector_norm(new - old)) / max(1, new.numel()) ** 0.5
+    return float(torch.linalg.vector_norm((new - old).detach())) / max(1, new.numel()) ** 0.5
 
 
 def halves(states: Sequence[Tensor]) -> tuple[States, States]:

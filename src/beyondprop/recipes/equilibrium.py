@@ -135,7 +135,7 @@ def make_optimizer(rule: Rule, layers: nn.Module, settings: EquilibriumSettings)
         {"name": f"layer {name}", "params": [], "lr": factor * settings.learning_rate}
         for name, factor in zip(taught, factors, strict=True)
     ]
-    place = {name: group for name, group in zip(taught, groups, strict=True)}
+    place = dict(zip(taught, groups, strict=True))
     for name, parameter in rule.named_parameters():
         place[name.split(".")[-2]]["params"].append(parameter)
     decay = settings.weight_decay
@@ -207,7 +207,9 @@ MNIST = EquilibriumSettings(
     free_steps=12,
     nudged_steps=4,
 )
-PERCEPTRON = replace(MNIST, epochs=10, learning_rate=1e-3, network="perceptron", widths=(512,), activation="steep-sigmoid")
+PERCEPTRON = replace(
+    MNIST, epochs=10, learning_rate=1e-3, network="perceptron", widths=(512,), activation="steep-sigmoid"
+)
 DIGITS = replace(PERCEPTRON, epochs=15, learning_rate=5e-3, widths=(64, 64), activation="hard-sigmoid")
 SETTINGS = {"digits": DIGITS, "mnist": MNIST, "mnist-mlp": PERCEPTRON, "cifar-10": CIFAR}
 SUMMARIES = {
@@ -220,7 +222,7 @@ SUMMARIES = {
 
 def _recipe(name: str, variant: str, summary: str, settings: EquilibriumSettings) -> Recipe:
     """One recipe; the paper's figures stand beside its own network alone."""
-    dataset = "cifar-10" if variant.startswith("cifar") else variant.split("-")[0]
+    dataset = "cifar-10" if variant.startswith("cifar") else variant.split("-", maxsplit=1)[0]
     paper = (published, choices) if variant == "cifar-10" and settings.method == "ep" else ()
     return Recipe(name, summary, dataset, settings, build, *paper)
 
@@ -229,11 +231,13 @@ RECIPES = tuple(
     _recipe(f"ep/{variant}", variant, f"equilibrium propagation: {SUMMARIES[variant]}", settings)
     for variant, settings in SETTINGS.items()
 )
+THROUGH = "through the last steps of the settling network of"
+LAYERS = "end to end through the layers, which do not settle, of"
 BASELINES = tuple(
-    _recipe(f"bp/{variant}-{suffix}", variant, f"{what} ep/{variant}", replace(settings, method=method))
-    for method, suffix, what in (
-        ("through-settling", "ep", "through the last steps of the settling network of"),
-        ("feed-forward", "ep-layers", "end to end through the layers, which do not settle, of"),
-    )
+    recipe
     for variant, settings in SETTINGS.items()
+    for recipe in (
+        _recipe(f"bp/{variant}-ep", variant, f"{THROUGH} ep/{variant}", replace(settings, method="through-settling")),
+        _recipe(f"bp/{variant}-ep-layers", variant, f"{LAYERS} ep/{variant}", replace(settings, method="feed-forward")),
+    )
 )

@@ -22,10 +22,13 @@ def perceptron(seed: int = 0, *, output: nn.Module | None = None, gain: float = 
     return shrunk(nn.Sequential(*layers, *([] if output is None else [output])), gain)
 
 
-def convolutional(seed: int = 0, *, gain: float = 1.0, smooth: bool = False) -> nn.Sequential:
+def convolutional(
+    seed: int = 0, *, gain: float = 1.0, smooth: bool = False, squash: type[nn.Module] = nn.Tanh
+) -> nn.Sequential:
     """Every kind of stage that has no state of its own; pools that overlap and are padded.
 
-    With max-pooling Phi has kinks, and there may be several fixed points; `smooth` takes the mean instead.
+    With max-pooling Phi has kinks: there may be several fixed points, and none where states above a pool are negative.
+    `smooth` takes the mean instead, and another `squash` keeps those states positive.
     """
     pool = nn.AvgPool2d if smooth else nn.MaxPool2d
     torch.manual_seed(seed)
@@ -34,14 +37,14 @@ def convolutional(seed: int = 0, *, gain: float = 1.0, smooth: bool = False) -> 
         pool(2),
         SteepSigmoid(),
         nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), pool(3, stride=2, padding=1)),
-        nn.Tanh(),
+        squash(),
         pool((2, 1), stride=1),
         nn.Conv2d(6, 4, (1, 2), bias=False),
         nn.Sigmoid(),
         nn.AvgPool2d((2, 1), stride=1, padding=(1, 0)),
         nn.Flatten(),
         nn.Linear(8, 7),
-        nn.Tanh(),
+        squash(),
         nn.Linear(7, 3),
     )
     return shrunk(layers, gain)

@@ -1,4 +1,4 @@
-"""The hand-written steps and gradients of convergent networks, against autograd of a primitive function written here."""
+"""The hand-written steps and gradients of convergent networks, against autograd of a primitive function."""
 
 import itertools
 
@@ -119,9 +119,7 @@ def test_asymmetric_steps_and_gradients_are_those_of_each_states_own_phi(case, r
     expected = dict(zip(parameters, torch.autograd.grad(-value / (5 * 2 * beta), parameters), strict=True))
     if same_update:
         for way, back in zip(ways[1:], backs, strict=True):
-            pairs = [
-                (a.weight, b.weight) for a, b in zip(way, back, strict=True) if any(True for _ in a.parameters())
-            ]
+            pairs = [(a.weight, b.weight) for a, b in zip(way, back, strict=True) if any(True for _ in a.parameters())]
             for weight, twin in pairs:
                 expected[weight] = expected[twin] = (expected[weight] + expected[twin]) / 2
     found = network.gradients(inputs, y, Contrast(free, high, low, beta, -beta))
@@ -191,12 +189,13 @@ def test_residuals_are_root_mean_squares_and_a_tolerance_ends_the_phase():
     _, network, x, _ = make("perceptron", "softmax")
     network.requires_grad_(False)
     inputs = network.prepare(x)
-    curve, states = [], [network.initial_states(inputs)]
-    for steps in range(1, 4):
-        states.append(network.relax(inputs, None, steps))
+    curve: list[list[float]] = []
+    states = [network.initial_states(inputs), *(network.relax(inputs, None, steps) for steps in range(1, 4))]
     network.relax(inputs, None, 3, residuals=curve)
     for number, found in enumerate(curve):
-        expected = [float((b - a).square().mean().sqrt()) for a, b in zip(states[number], states[number + 1], strict=True)]
+        expected = [
+            float((b - a).square().mean().sqrt()) for a, b in zip(states[number], states[number + 1], strict=True)
+        ]
         assert found == pytest.approx(expected)
     short: list[list[float]] = []
     network.relax(inputs, None, 500, tolerance=1e-6, residuals=short)

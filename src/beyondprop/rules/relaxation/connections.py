@@ -70,11 +70,11 @@ class Linear(Stage):
         return signal @ self.module.weight
 
     def pull_onto(self, base: Tensor, signal: Tensor) -> Tensor:
-        """base + W^T signal, of vectors, in one kernel."""
+        """Base + W^T signal, of vectors, in one kernel."""
         return torch.addmm(base, signal, self.module.weight)
 
     def gradients(self, x: Tensor, signal: Tensor, held: Held) -> Gradients:
-        """signal x^T, and the sum of signals."""
+        """Signal x^T, and the sum of signals."""
         x, signal = x.flatten(0, -2), signal.flatten(0, -2)
         found = [(self.module.weight, signal.t() @ x)]
         return found if self.module.bias is None else [*found, (self.module.bias, signal.sum(0))]

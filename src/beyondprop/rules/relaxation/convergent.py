@@ -71,7 +71,9 @@ class LayeredNetwork(SettlingNetwork):
             self.readout = sections.pop().connection
         self.sections = sections
         if not sections:
-            raise UnsupportedNetworkError("the network has no activation before its readout: it has no states to settle")
+            raise UnsupportedNetworkError(
+                "the network has no activation before its readout: it has no states to settle"
+            )
         with running_example(example), without_trace(self.layers):
             self.layers(example)
             self.shapes = [state.shape[1:] for state in self._forward(example)]
@@ -89,9 +91,7 @@ class LayeredNetwork(SettlingNetwork):
 
     def repeat(self, inputs: Clamped, copies: int) -> Clamped:
         """As often, without computing the drive again."""
-        return Clamped(
-            torch.cat([inputs.x] * copies), torch.cat([inputs.drive] * copies), inputs.held.repeated(copies)
-        )
+        return Clamped(torch.cat([inputs.x] * copies), torch.cat([inputs.drive] * copies), inputs.held.repeated(copies))
 
     def conclude(self, inputs: Clamped) -> None:
         """Move the running statistics of batch norms; from now on they are held as they are."""
@@ -220,9 +220,9 @@ class ConvergentNetwork(LayeredNetwork, PrimitiveNetwork):
         s_n <- sigma_n( f_n(s_{n-1}) + (df_{n+1}/ds_n)^T s_{n+1} - beta dL/ds_n )
 
     Activations cut the list of layers into sections: f_n is what stands between two of them (linear layer,
-    convolution, pooling, flatten, batch norm, dropout), sigma_n the activation behind it, s_n the state after it. With the
-    softmax readout the layers behind the last activation are no state: L = CE(f(s_last), y). With the squared readout
-    the output is a state like the others, L = |s_last - y|^2 / 2.
+    convolution, pooling, flatten, batch norm, dropout), sigma_n the activation behind it, s_n the state after it. With
+    the softmax readout the layers behind the last activation are no state: L = CE(f(s_last), y). With the squared
+    readout the output is a state like the others, L = |s_last - y|^2 / 2.
 
     The step is written by hand: no graph is made, f_1(x) is computed once, f_n(s) once for each s. In a chain of layers
     the states of even and of odd number do not hear of their own kind. Moving first the odd and then the even ones, k
@@ -288,9 +288,9 @@ class AsymmetricNetwork(LayeredNetwork):
         s_n <- sigma_n( f_n(s_{n-1}; W_n) + (df_{n+1}(s_n; B_{n+1})/ds_n)^T s_{n+1} - beta dL/ds_n )
 
     It has no primitive function but one for each state, phi_n = <s_n, f_n(s_{n-1}; W_n)> + <f_{n+1}(s_n; B_{n+1}),
-    s_{n+1}>. By the different update phi_n is differentiated where s_n is the nudged state and the others are free ones; its
-    gradients of W_n and of B_n differ. By the same update both receive the mean of what W_n and B_n would receive in a symmetric
-    network: together with weight decay B_n aligns with W_n (Kolen and Pollack, 1994).
+    s_{n+1}>. By the different update phi_n is differentiated where s_n is the nudged state and the others are free
+    ones, and W_n and B_n learn differently. By the same update both receive the mean of what each would receive in a
+    symmetric network: together with weight decay B_n aligns with W_n (Kolen and Pollack, 1994).
 
     Args:
         layers: As `ConvergentNetwork`; without batch norm between states.
@@ -375,7 +375,8 @@ def split(layers: nn.Sequential) -> list[Section]:
     Raises:
         UnsupportedNetworkError: A layer is not known.
     """
-    sections, stages = [], []
+    sections: list[Section] = []
+    stages: list[Stage] = []
     for name, module in flat(layers):
         if is_activation(module):
             sections.append(Section(name, Connection(stages), module))

@@ -22,7 +22,7 @@ class Cost(Protocol):
         """L of each sample, shape (batch,)."""
 
     def slope(self, scores: Tensor, y: Tensor) -> Tensor:
-        """dL / dscores."""
+        """DL / dscores."""
 
 
 class CrossEntropy:
@@ -58,7 +58,7 @@ class SquaredError:
         return (scores - y).square().flatten(1).sum(1) / 2
 
     def slope(self, scores: Tensor, y: Tensor) -> Tensor:
-        """scores - y."""
+        """Scores - y."""
         return scores - y
 
 

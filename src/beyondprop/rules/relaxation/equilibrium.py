@@ -96,7 +96,7 @@ class SettlingRule(Rule):
         kind = {"symmetric": ConvergentNetwork, "asymmetric": AsymmetricNetwork}.get(feedback)
         if kind is None:
             raise UserError(f"feedback must be symmetric or asymmetric, got {feedback!r}")
-        return cls(kind(network, example, **own), **options)  # type: ignore[arg-type]
+        return cls(kind(network, example, **own), **options)
 
     def forward(self, x: Tensor, steps: int | None = None, tolerance: float | None = None) -> Tensor:
         """Predict by the scores at the end of the free phase.
@@ -149,8 +149,8 @@ class EquilibriumPropagation(SettlingRule):
         gradient ~ -( dPhi/dtheta(s^+beta) - dPhi/dtheta(s^-beta) ) / (2 beta)       averaged over the batch
 
     As beta tends to 0 this is the gradient of L at the free fixed point, with an error of order beta^2. With one nudge
-    and the free phase in the place of the other (`"one-sided"`) the error is of order beta; a random sign of beta for each
-    batch (`"random-sign"`) makes it vanish on average over batches.
+    and the free phase in the place of the other (`"one-sided"`) the error is of order beta; a random sign of beta for
+    each batch (`"random-sign"`) makes that order vanish on average over batches.
 
     No phase keeps a graph: memory does not grow with the number of steps. Both nudged phases run as one batch of twice
     the size. The loss that `backward` returns is that of the free phase.
@@ -160,7 +160,7 @@ class EquilibriumPropagation(SettlingRule):
         beta: Strength of the nudge, in units of the loss of one sample.
         nudging: Which estimator.
         free_steps: T1. A step moves every state once.
-        nudged_steps: T2; at least as many as there are states in a synchronous order, or the nudge does not reach the first.
+        nudged_steps: T2. In synchronous order a nudge needs as many as there are states to reach the first one.
         tolerance: Residual of every state below which a phase ends early; None takes all steps.
 
     Raises:
@@ -212,9 +212,7 @@ class EquilibriumPropagation(SettlingRule):
             add_gradient(parameter, gradient)
         return loss
 
-    def nudged(
-        self, inputs: Any, free: States, y: Tensor, residuals: list[list[float]] | None = None
-    ) -> Contrast:
+    def nudged(self, inputs: Any, free: States, y: Tensor, residuals: list[list[float]] | None = None) -> Contrast:
         """Let the network settle again under its nudges.
 
         Args:

@@ -144,10 +144,10 @@ class SettlingNetwork(nn.Module, ABC):
 class PrimitiveNetwork(SettlingNetwork):
     r"""A settling network with a primitive function Phi (Ernoult et al., arXiv 1905.13633).
 
-        s_n <- sigma( d(Phi - beta L) / ds_n ),       gradient ~ -( dPhi^b1/dtheta(s^b1) - dPhi^b0/dtheta(s^b0) ) / (b1 - b0)
+        s_n <- sigma( dPhi^b/ds_n ),     gradient ~ -( dPhi^b1/dtheta(s^b1) - dPhi^b0/dtheta(s^b0) ) / (b1 - b0)
 
-    with Phi^b = Phi - b L. Write `initial_states`, `primitive`, `scores` and `cost`, and `squash` where sigma is not the
-    identity: step and gradient follow by autograd. Each sample's Phi and L depend on its own states alone.
+    with Phi^b = Phi - b L. Write `initial_states`, `primitive`, `scores` and `cost`, and `squash` where sigma is not
+    the identity: step and gradient follow by autograd. Each sample's Phi and L depend on its own states alone.
     """
 
     @abstractmethod
@@ -162,7 +162,9 @@ class PrimitiveNetwork(SettlingNetwork):
         """Move all states at once, by the gradient of Phi - beta L."""
         traced = any(state.requires_grad for state in states) or torch.is_grad_enabled()
         with torch.enable_grad():
-            held = [state.view_as(state) if state.requires_grad else state.detach().requires_grad_() for state in states]
+            held = [
+                state.view_as(state) if state.requires_grad else state.detach().requires_grad_() for state in states
+            ]
             total = self.primitive(inputs, held).sum()
             if nudge is not None:
                 total = total - (nudge.beta * self.cost(inputs, held, nudge.y)).sum()

@@ -98,7 +98,17 @@ TASKS = (
     Task("784-512-10", "laborieux", DIGIT, (512,), "steep-sigmoid", 50, 30, 10, 0.1),
     Task("MNIST 32-64", "laborieux", DIGIT, (32, 64), "hard-sigmoid", 100, 200, 10, 0.4, 5, (0, 0)),
     Task(
-        *("CIFAR-10 128-256-512-512", "laborieux", (3, 32, 32), (128, 256, 512, 512), "half-hard-sigmoid", 8, 20, 5, 1.0),
+        *(
+            "CIFAR-10 128-256-512-512",
+            "laborieux",
+            (3, 32, 32),
+            (128, 256, 512, 512),
+            "half-hard-sigmoid",
+            8,
+            20,
+            5,
+            1.0,
+        ),
         *(3, (1, 1, 1, 0), "softmax"),
     ),
     Task(
@@ -209,7 +219,9 @@ def measure(task: Task, theirs: Any, name: str, rounds: int, threads: int) -> li
                 calls[f"their settle {residual}"] = lambda steps=other: theirs.settle(theirs.initial(), steps)
     median = {key: spread(taken)[1] for key, taken in interleave(calls, rounds, 1, CPU).items()}
     where = f"{task.name}, batch {task.batch}, T1 {task.free_steps}, T2 {task.nudged_steps}, {threads} threads"
-    found = [compare(f"{where}, equal steps", "seconds", median["equal"], name, median.get("theirs"), less_is_better=True)]
+    found = [
+        compare(f"{where}, equal steps", "seconds", median["equal"], name, median.get("theirs"), less_is_better=True)
+    ]
     if "half" in median:
         case = f"{where}, half of the steps"
         found.append(compare(case, "seconds", median["half"], name, median.get("theirs"), less_is_better=True))

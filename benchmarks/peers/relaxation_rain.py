@@ -78,4 +78,3 @@ class Theirs:
         """Take a step."""
         self.gradients()
         self.optimizer.step()
-

@@ -39,7 +39,11 @@ if TYPE_CHECKING:
     from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
     from beyondprop.rules.perturbation.node_perturbation import NodePerturbation
     from beyondprop.rules.perturbation.update_noise import add_update_noise
+    from beyondprop.rules.relaxation.convergent import AsymmetricNetwork, ConvergentNetwork
+    from beyondprop.rules.relaxation.equilibrium import EquilibriumPropagation
     from beyondprop.rules.relaxation.recurrent_echo import RecurrentEcho
+    from beyondprop.rules.relaxation.settling import PrimitiveNetwork
+    from beyondprop.rules.relaxation.through_settling import BackpropThroughSettling
     from beyondprop.rules.signals.backprop import Backprop
     from beyondprop.rules.signals.consequential import BPC
     from beyondprop.rules.signals.direct_feedback import DFA, DirectKolenPollack, SignDFA
@@ -61,8 +65,10 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AnalogMultiplexedGradientDescent": "rules.perturbation.analog",
+    "AsymmetricNetwork": "rules.relaxation.convergent",
     "BPC": "rules.signals.consequential",
     "Backprop": "rules.signals.backprop",
+    "BackpropThroughSettling": "rules.relaxation.through_settling",
     "CascadedForward": "rules.local.cascaded_forward",
     "CascadedForwardDFA": "rules.local.cascaded_feedback",
     "CascadedLeastSquares": "solvers.cascaded_forward",
@@ -70,6 +76,7 @@ _HOME = {
     "ClassChannels": "rules.local.class_channels",
     "ClassEmbedding": "rules.local.noprop",
     "ClassPattern": "rules.local.label_input",
+    "ConvergentNetwork": "rules.relaxation.convergent",
     "DDTP": "rules.signals.direct_target_propagation",
     "DFA": "rules.signals.direct_feedback",
     "DRTP": "rules.signals.target_projection",
@@ -79,6 +86,7 @@ _HOME = {
     "DeviceError": "errors",
     "DirectKolenPollack": "rules.signals.direct_feedback",
     "DiscreteSchedule": "rules.local.noprop",
+    "EquilibriumPropagation": "rules.relaxation.equilibrium",
     "FeedbackAlignment": "rules.signals.feedback_alignment",
     "ForwardForward": "rules.local.forward_forward",
     "ForwardGradient": "rules.perturbation.forward_gradient",
@@ -99,6 +107,7 @@ _HOME = {
     "NonFiniteError": "errors",
     "Overlay": "rules.local.label_input",
     "PredSim": "rules.local.predsim",
+    "PrimitiveNetwork": "rules.relaxation.settling",
     "ProxProp": "rules.signals.proxprop",
     "RecurrentEcho": "rules.relaxation.recurrent_echo",
     "Rule": "rule",
@@ -131,7 +140,9 @@ __all__ = [
     "TPSGD",
     "TPTT",
     "AnalogMultiplexedGradientDescent",
+    "AsymmetricNetwork",
     "Backprop",
+    "BackpropThroughSettling",
     "CascadedForward",
     "CascadedForwardDFA",
     "CascadedLeastSquares",
@@ -139,10 +150,12 @@ __all__ = [
     "ClassChannels",
     "ClassEmbedding",
     "ClassPattern",
+    "ConvergentNetwork",
     "DenoisingBlock",
     "DeviceError",
     "DirectKolenPollack",
     "DiscreteSchedule",
+    "EquilibriumPropagation",
     "FeedbackAlignment",
     "ForwardForward",
     "ForwardGradient",
@@ -162,6 +175,7 @@ __all__ = [
     "NonFiniteError",
     "Overlay",
     "PredSim",
+    "PrimitiveNetwork",
     "ProxProp",
     "RecurrentEcho",
     "Rule",

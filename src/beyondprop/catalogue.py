@@ -17,6 +17,7 @@ from beyondprop.recipes import (
     chip,
     consequential,
     direct_feedback,
+    equilibrium,
     feedback_alignment,
     forward_forward,
     forward_gradient,
@@ -191,6 +192,7 @@ SYSTEMS: tuple[System, ...] = (
             *l_drl.BASELINES,
             *student_teacher.BP,
             *multiplexed.BASELINES,
+            *equilibrium.BASELINES,
         ),
     ),
     System(
@@ -668,6 +670,28 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.signals.regularized_inversion:TPRI",
         regularized_inversion.RECIPES,
+    ),
+    System(
+        "ep",
+        "Equilibrium propagation",
+        "relaxation",
+        Paper(
+            "Scaling Equilibrium Propagation to Deep ConvNets by Drastically Reducing its Gradient Estimator Bias",
+            "Axel Laborieux, Maxence Ernoult, Benjamin Scellier, Yoshua Bengio, Julie Grollier, Damien Querlioz",
+            2021,
+            "2006.03824",
+            """@article{laborieux2021scaling,
+  title   = {Scaling Equilibrium Propagation to Deep {ConvNets} by Drastically Reducing its Gradient Estimator Bias},
+  author  = {Laborieux, Axel and Ernoult, Maxence and Scellier, Benjamin and Bengio, Yoshua and Grollier, Julie and
+             Querlioz, Damien},
+  journal = {Frontiers in Neuroscience},
+  volume  = {15},
+  pages   = {633674},
+  year    = {2021}
+}""",
+        ),
+        "beyondprop.rules.relaxation.equilibrium:EquilibriumPropagation",
+        equilibrium.RECIPES,
     ),
     System(
         "tptt",

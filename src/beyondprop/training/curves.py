@@ -107,6 +107,38 @@ def draw_forecast(targets: Sequence[float], predictions: Sequence[float], row: i
     return _png(figure, *plots)
 
 
+def draw_settling(
+    names: Sequence[str], free: Sequence[Sequence[float]], nudged: Sequence[Sequence[float]], title: str
+) -> bytes:
+    """Draw how far each state of a settling network still moves, step by step, without and with a nudge.
+
+    Args:
+        names: Of the states.
+        free: For each step of the free phase, the residual of each state.
+        nudged: The same of the nudged phase; may be empty.
+        title: Stands above.
+
+    Returns:
+        A PNG.
+    """
+    parts = [("free phase", free)] + ([("nudged phase", nudged)] if nudged else [])
+    figure = Figure(figsize=(4.8 * len(parts) + 1.6, 3.8), dpi=110, layout="constrained")
+    plots = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    for axes, (heading, residuals) in zip(plots, parts, strict=True):
+        axes.set(xlabel="step", title=heading, yscale="log")
+        steps = range(1, len(residuals) + 1)
+        for number, name in enumerate(names):
+            heights = [found[number] or math.nan for found in residuals]  # a state that stands still has no logarithm
+            colour = colormaps["viridis"](0.9 * number / max(1, len(names) - 1))
+            marker = "o" if len(residuals) <= 30 else None
+            axes.plot(steps, heights, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    plots[0].set_ylabel("root mean square of a step")
+    figure.legend(*plots[0].get_legend_handles_labels(), frameon=False, title="state", loc="outside right upper")
+    return _png(figure, *plots)
+
+
 def draw_comparison(kind: str, records: Sequence[dict[str, Any]], title: str) -> bytes:
     """Draw each layer's angle to another update over the steps, and another figure below it.
 

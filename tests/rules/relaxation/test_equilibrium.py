@@ -1,0 +1,415 @@
+"""Equilibrium propagation: its estimate against the gradient of the loss at the fixed point, found without it."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from settling_networks import Oracle, batch, convolutional, distance, gradients, perceptron
+from torch import nn
+from torch.nn import functional as F
+
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.layers.hard_sigmoid import HardSigmoid
+from beyondprop.measure import alignment
+from beyondprop.measure.memory import peak_live_bytes, peak_saved_bytes
+from beyondprop.rules.relaxation.convergent import AsymmetricNetwork, ConvergentNetwork
+from beyondprop.rules.relaxation.equilibrium import EquilibriumPropagation
+from beyondprop.rules.relaxation.settling import PrimitiveNetwork
+from beyondprop.rules.relaxation.through_settling import BackpropThroughSettling
+
+READOUTS = ("softmax", "squared")
+LONG = {"free_steps": 300, "nudged_steps": 300}
+
+
+class Hopfield(PrimitiveNetwork):
+    """A user's own: all units hear of all others, Phi = s'Js/2 + (Wx + b)'s, and three of them are read."""
+
+    def __init__(self, inputs: int = 4, units: int = 9) -> None:
+        super().__init__()
+        self.couplings = nn.Parameter(0.1 * torch.randn(units, units))
+        self.into = nn.Linear(inputs, units)
+
+    def initial_states(self, inputs):
+        return [inputs.new_zeros(len(inputs), self.into.out_features)]
+
+    def primitive(self, inputs, states):
+        (s,) = states
+        return (s * (s @ self.couplings)).sum(1) / 2 + (s * self.into(inputs)).sum(1)
+
+    def squash(self, drives):
+        return [torch.tanh(drive) for drive in drives]
+
+    def scores(self, inputs, states):
+        return states[0][:, :3]
+
+    def cost(self, inputs, states, y):
+        return F.cross_entropy(self.scores(inputs, states), y, reduction="none")
+
+
+def make(layers, x, readout="softmax", order="even-odd", **options):
+    return EquilibriumPropagation(ConvergentNetwork(layers, x[:2], readout=readout, order=order), **options)
+
+
+def loss_at_rest(layers, readout, shapes, x, y):
+    oracle = Oracle(layers, readout)
+    return float(oracle.loss(oracle.settle(x, shapes), y).mean().detach())
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_the_estimate_is_the_derivative_of_the_loss_at_the_fixed_point_by_finite_differences(readout):
+    layers = perceptron()
+    x, y = batch(4)
+    rule = make(layers, x, readout, beta=1e-3, **LONG)
+    shapes = rule.settling_network.shapes
+    found = gradients(rule, x, y)
+    for parameter, gradient in zip(layers.parameters(), found, strict=True):
+        for place in (0, parameter.numel() - 1):
+            losses = []
+            for move in (1e-5, -2e-5):
+                parameter.data.view(-1)[place] += move
+                losses.append(loss_at_rest(layers, readout, shapes, x, y))
+            parameter.data.view(-1)[place] += 1e-5
+            slope = (losses[0] - losses[1]) / 2e-5
+            assert float(gradient.view(-1)[place]) == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("nudging", "order"), [("one-sided", 1), ("symmetric", 2)])
+@pytest.mark.parametrize("readout", READOUTS)
+def test_the_order_of_the_bias(readout, nudging, order):
+    """Against the implicit function theorem: the error falls as beta, or as its square."""
+    layers = perceptron()
+    x, y = batch(4)
+    network = ConvergentNetwork(layers, x[:2], readout=readout)
+    exact = Oracle(layers, readout).implicit(x, y, network.shapes, list(layers.parameters()))
+    betas = [0.1, 0.05, 0.025]
+    errors = [
+        distance(gradients(EquilibriumPropagation(network, beta=beta, nudging=nudging, **LONG), x, y), exact)
+        for beta in betas
+    ]
+    slopes = [math.log(a / b) / math.log(2) for a, b in itertools.pairwise(errors)]
+    assert slopes == pytest.approx([order] * 2, abs=0.12)
+    assert errors[-1] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "error"), [({"smooth": True}, 1e-6), ({"squash": nn.Sigmoid}, 1e-4)], ids=["mean", "max"]
+)
+@pytest.mark.parametrize("readout", READOUTS)
+def test_in_the_limit_it_is_back_propagation_through_all_steps(readout, options, error):
+    layers = convolutional(gain=0.5, **options)
+    x, y = batch(1, 14, 14)
+    rule = make(layers, x, readout, beta=1e-4, **LONG)
+    exact = gradients(BackpropThroughSettling(rule.settling_network, free_steps=300), x, y)
+    assert distance(gradients(rule, x, y), exact) < error
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_k_nudged_steps_are_k_steps_of_back_propagation_through_time(readout):
+    """Step by step from a fixed point, all states moving at once (Ernoult et al., arXiv 1905.13633, Theorem 1)."""
+    layers = perceptron()
+    x, y = batch(4)
+    network = ConvergentNetwork(layers, x[:2], readout=readout, order="synchronous")
+    differences = []
+    for steps in (1, 2, 3, 5, 8):
+        rule = EquilibriumPropagation(network, beta=1e-4, free_steps=400, nudged_steps=steps)
+        through = BackpropThroughSettling(network, free_steps=400, through=steps)
+        exact = gradients(through, x, y)
+        assert distance(gradients(rule, x, y), exact) < 1e-6
+        differences.append(distance(exact, gradients(BackpropThroughSettling(network, free_steps=400), x, y)))
+    assert differences[0] > 10 * differences[-1]  # it is not that few steps were enough
+
+
+def test_one_sided_and_random_sign_are_what_they_say():
+    layers = perceptron()
+    x, y = batch(4)
+    ends = {}
+    for sign in (1, -1):
+        # by hand: the free phase, one nudge of that sign, and the difference of both
+        network = ConvergentNetwork(layers, x[:2])
+        oracle = Oracle(layers, "softmax")
+        free = oracle.settle(x, network.shapes)
+        nudged = free
+        for _ in range(300):
+            nudged = oracle.step(x, nudged, y, 0.2 * sign)
+        total = (oracle.phi(x, nudged) - 0.2 * sign * oracle.loss(nudged, y)).mean() - oracle.phi(x, free).mean()
+        ends[sign] = torch.autograd.grad(-total / (0.2 * sign), list(layers.parameters()))
+    assert distance(gradients(make(layers, x, beta=0.2, nudging="one-sided", **LONG), x, y), ends[1]) < 1e-9
+    rule = make(layers, x, beta=0.2, nudging="random-sign", **LONG)
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(8):
+        found = gradients(rule, x, y)
+        sign = min(ends, key=lambda sign: distance(found, ends[sign]))
+        assert distance(found, ends[sign]) < 1e-9
+        seen.add(sign)
+    assert seen == {1, -1}
+
+
+@pytest.mark.parametrize("nudging", ["symmetric", "one-sided"])
+def test_the_scale_is_that_of_the_mean_over_the_batch(nudging):
+    x, y = batch(4)
+    rule = make(perceptron(), x, beta=0.1, nudging=nudging)
+    once, many = gradients(rule, x, y), gradients(rule, x.repeat(3, 1), y.repeat(3))
+    assert distance(many, once) < 1e-12
+
+
+@pytest.mark.parametrize("same_update", [True, False])
+def test_tied_feedback_gives_the_symmetric_estimate(same_update):
+    """Weights and feedback together receive what the shared weights of the symmetric network do."""
+    layers = perceptron()
+    x, y = batch(4)
+    symmetric = make(layers, x, beta=1e-3, **LONG)
+    network = AsymmetricNetwork(layers, x[:2], same_update=same_update)
+    tie(network)
+    rule = EquilibriumPropagation(network, beta=1e-3, **LONG)
+    gradients(rule, x, y)
+    found = {name: p.grad.clone() for name, p in network.named_parameters()}
+    for name, gradient in zip(dict(layers.named_parameters()), gradients(symmetric, x, y), strict=True):
+        mine = found[f"layers.{name}"]
+        if same_update:  # each receives the whole
+            torch.testing.assert_close(mine, gradient, rtol=1e-9, atol=1e-11)
+            if f"feedback.{name}" in found:
+                assert torch.equal(found[f"feedback.{name}"], mine)
+        else:  # each its share
+            both = mine + found.get(f"feedback.{name}", 0)
+            torch.testing.assert_close(both, gradient, rtol=1e-4, atol=1e-6)
+
+
+def tie(network):
+    for name, module in network.feedback.items():
+        module.weight.data.copy_(dict(network.layers.named_modules())[name].weight.data)
+
+
+def test_the_different_update_of_untied_feedback_errs_with_the_square_of_beta():
+    """Of its own limit: presynaptic states are free ones, so that nothing of first order remains."""
+    x, y = batch(4)
+    torch.manual_seed(5)
+    network = AsymmetricNetwork(perceptron(gain=0.7), x[:2], same_update=False)
+    found = [gradients(EquilibriumPropagation(network, beta=b, **LONG), x, y) for b in (0.2, 0.1, 0.05, 1e-3)]
+    errors = [distance(each, found[-1]) for each in found[:-1]]
+    slopes = [math.log(a / b) / math.log(2) for a, b in itertools.pairwise(errors)]
+    assert slopes == pytest.approx([2, 2], abs=0.15)
+
+
+def test_feedback_comes_to_be_the_weights_by_the_same_update_and_decay():
+    """B - W shrinks by (1 - rate * decay) a step, exactly, for both receive the same."""
+    x, y = batch(4)
+    network = AsymmetricNetwork(perceptron(), x[:2], same_update=True)
+    rule = EquilibriumPropagation(network, beta=0.2)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1, weight_decay=0.5)
+    start = apart(network)
+    for _ in range(40):
+        optimizer.zero_grad()
+        rule.backward(x, y)
+        optimizer.step()
+    for now, then in zip(apart(network), start, strict=True):
+        torch.testing.assert_close(now, then * (1 - 0.1 * 0.5) ** 40, rtol=1e-9, atol=1e-12)
+
+
+def apart(network):
+    modules = dict(network.layers.named_modules())
+    return [(module.weight - modules[name].weight).detach().clone() for name, module in network.feedback.items()]
+
+
+def test_the_different_update_does_not_bring_feedback_and_weights_together():
+    x, y = batch(4)
+    network = AsymmetricNetwork(perceptron(), x[:2], same_update=False)
+    rule = EquilibriumPropagation(network, beta=0.2)
+    gradients(rule, x, y)
+    for name, module in network.feedback.items():
+        weight = dict(network.layers.named_modules())[name].weight
+        assert not torch.allclose(module.weight.grad, weight.grad, rtol=0.1)
+
+
+@pytest.mark.parametrize("nudging", ["symmetric", "one-sided"])
+def test_memory_does_not_grow_with_the_number_of_steps(nudging):
+    x, y = batch(4, count=64)
+    sizes = []
+    for steps in (4, 40):
+        rule = make(perceptron(), x, beta=0.1, nudging=nudging, free_steps=steps, nudged_steps=steps)
+        rule.backward(x, y)
+        peaks = peak_live_bytes(lambda rule=rule: rule.backward(x, y), rule)
+        sizes.append((peak_saved_bytes(lambda rule=rule: rule.backward(x, y), rule), peaks))
+    assert sizes[0] == sizes[1]
+
+
+def test_memory_of_back_propagation_grows_with_the_steps_it_goes_through():
+    x, y = batch(4, count=64)
+    network = ConvergentNetwork(perceptron(), x[:2])
+    saved = []
+    for steps in (5, 10, 20):
+        rule = BackpropThroughSettling(network, free_steps=20, through=steps)
+        saved.append(peak_saved_bytes(lambda rule=rule: rule.backward(x, y), rule))
+    assert saved[2] - saved[1] == 2 * (saved[1] - saved[0]) > 0
+
+
+def test_a_users_network_with_a_primitive_function_needs_nothing_else():
+    torch.manual_seed(0)
+    network = Hopfield().double()
+    x, y = batch(4)
+    rule = EquilibriumPropagation(network, beta=1e-3, **LONG)
+
+    def loss():
+        with torch.no_grad():
+            s = torch.zeros(5, 9, dtype=torch.float64)
+            coupled = (network.couplings + network.couplings.T) / 2
+            for _ in range(500):
+                s = torch.tanh(s @ coupled + network.into(x))
+            return float(F.cross_entropy(s[:, :3], y))
+
+    found = gradients(rule, x, y)
+    for parameter, gradient in zip(network.parameters(), found, strict=True):
+        for place in range(0, parameter.numel(), 5):
+            parameter.data.view(-1)[place] += 1e-5
+            up = loss()
+            parameter.data.view(-1)[place] -= 2e-5
+            slope = (up - loss()) / 2e-5
+            parameter.data.view(-1)[place] += 1e-5
+            assert float(gradient.view(-1)[place]) == pytest.approx(slope, rel=1e-4, abs=1e-7)
+    exact = gradients(BackpropThroughSettling(network, free_steps=200), x, y)
+    assert distance(found, exact) < 1e-5
+    with torch.inference_mode():
+        scores = rule(x * 1)
+    torch.testing.assert_close(scores, rule(x).detach())
+    assert peak_saved_bytes(lambda: rule.backward(x, y), rule) < 10_000
+
+
+def test_the_loss_is_that_of_the_free_phase_and_the_prediction_its_scores():
+    layers = perceptron()
+    x, y = batch(4)
+    rule = make(layers, x, free_steps=300)
+    layers.requires_grad_(False)
+    oracle = Oracle(layers, "softmax")
+    star = oracle.settle(x, rule.settling_network.shapes)
+    assert float(rule.backward(x, y)) == pytest.approx(float(oracle.loss(star, y).mean()))
+    torch.testing.assert_close(rule(x), oracle.last(star[-1]))
+    assert float((rule(x, steps=1) - rule(x)).abs().max()) > 1e-4
+    assert float((rule(x, tolerance=1e-9) - rule(x)).abs().max()) < 1e-7
+    rule.tolerance = 1e-2
+    assert float((rule(x) - oracle.last(star[-1])).abs().max()) > 1e-9
+
+
+def test_it_trains_the_users_own_parameters():
+    layers = convolutional()
+    x, _ = batch(1, 14, 14)
+    rule = EquilibriumPropagation.for_classifier(layers, x, 3)
+    assert [id(p) for p in rule.parameters()] == [id(p) for p in layers.parameters()]
+    assert rule.settling_network.layers is layers
+
+
+def test_frozen_layers_stay_and_the_others_learn_as_before():
+    layers = perceptron()
+    x, y = batch(4)
+    whole = gradients(make(layers, x), x, y)
+    layers[2].requires_grad_(False)
+    rule = make(layers, x)
+    found = gradients(rule, x, y)
+    assert layers[2].weight.grad is None
+    assert all(torch.equal(a, b) for n, (a, b) in enumerate(zip(found, whole, strict=True)) if n not in (2, 3))
+
+
+def test_the_settling_curve_is_of_both_phases():
+    x, y = batch(4)
+    rule = make(perceptron(), x, free_steps=30, nudged_steps=7)
+    found = rule.settling(x, y)
+    assert found.names == ["1", "3", "5"]
+    assert [len(found.free), len(found.nudged)] == [30, 7]
+    assert all(len(row) == 3 for row in found.free + found.nudged)
+    assert max(found.free[-1]) < 1e-3 * max(found.free[0])
+    assert max(found.nudged[0]) > 1e-3
+    assert rule.settling(x).nudged == []
+    one_sided = make(perceptron(), x, nudging="one-sided", nudged_steps=7).settling(x, y)
+    assert len(one_sided.nudged) == 7
+
+
+def test_a_tolerance_ends_phases_early_with_nearly_the_same_gradient():
+    x, y = batch(4)
+    rule = make(perceptron(), x, free_steps=300, nudged_steps=300, beta=0.3)
+    exact = gradients(rule, x, y)
+    rule.tolerance = 1e-5
+    found = rule.settling(x, y)
+    assert len(found.free) < 60
+    assert len(found.nudged) < 60
+    assert 0 < distance(gradients(rule, x, y), exact) < 1e-3
+
+
+def test_its_angle_is_to_back_propagation_through_the_settling():
+    x, y = batch(4)
+    rule = make(perceptron(), x, beta=1e-2, free_steps=100, nudged_steps=100)
+    for found in alignment(rule, x, y).values():
+        assert found.angle < 1
+        assert found.norm_ratio == pytest.approx(1, abs=1e-2)
+
+
+def test_squared_error_takes_numbers_and_classes():
+    x, y = batch(4)
+    rule = make(perceptron(), x, "squared")
+    one_hot = F.one_hot(y, 3).double()
+    assert distance(gradients(rule, x, y), gradients(rule, x, one_hot)) == 0
+    with pytest.raises(UserError, match="targets of shape"):
+        rule.backward(x, one_hot[:, :2])
+
+
+def test_what_does_not_settle_is_named():
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.fill_(10.0)
+    rule = EquilibriumPropagation.for_classifier(layers, torch.zeros(1, 4), 3, free_steps=200)
+    with pytest.raises(NonFiniteError, match=r"state of layer 1, which does not settle"):
+        rule.backward(torch.ones(2, 4), torch.tensor([0, 1]))
+    assert all(p.grad is None for p in layers.parameters())
+
+
+def test_a_nudge_that_does_not_settle_is_named():
+    x, y = batch(4)
+    rule = make(perceptron(), x, "squared", beta=1e6, nudged_steps=100)
+    with pytest.raises(NonFiniteError, match=r"gradient of .* lower beta"):
+        rule.backward(x, y)
+    assert all(p.grad is None for p in rule.parameters())
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"beta": 0}, {"beta": math.nan}, {"free_steps": 0}, {"nudged_steps": 0}, {"tolerance": -1}, {"nudging": "both"}],
+)
+def test_settings_out_of_range_are_refused(option):
+    with pytest.raises(UserError, match=next(iter(option))):
+        make(perceptron(), batch(4)[0], **option)
+
+
+def test_what_is_no_settling_network_is_refused():
+    with pytest.raises(UserError, match="for_classifier"):
+        EquilibriumPropagation(nn.Linear(4, 3))
+    with pytest.raises(UserError, match="feedback"):
+        EquilibriumPropagation.for_classifier(perceptron(), batch(4)[0], 3, feedback="none")
+    assert EquilibriumPropagation.supports(Hopfield()) is None
+    assert "no nn.Sequential" in EquilibriumPropagation.supports(nn.Linear(4, 3))
+    assert "no activation" in EquilibriumPropagation.supports(nn.Sequential(nn.Linear(4, 3)))
+    wrong = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
+    assert "layer 1 (LayerNorm)" in EquilibriumPropagation.supports(wrong)
+    with pytest.raises(UnsupportedNetworkError, match=r"layer 1 \(LayerNorm\)"):
+        EquilibriumPropagation.for_classifier(wrong, torch.zeros(1, 4), 3)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("feedback", ["symmetric", "asymmetric"])
+def test_it_learns_in_every_form(feedback, readout):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(2, 24), HardSigmoid(2.0), nn.Linear(24, 16), HardSigmoid(2.0), nn.Linear(16, 2))
+    layers = nn.Sequential(*layers, HardSigmoid(2.0)) if readout == "squared" else layers
+    x = torch.randn(256, 2)
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    rule = EquilibriumPropagation.for_classifier(layers, x[:2], 2, feedback=feedback, readout=readout)
+    optimizer = torch.optim.Adam(rule.parameters(), lr=0.02)
+    before = copy.deepcopy(rule.state_dict())
+    for _ in range(150):
+        optimizer.zero_grad()
+        rule.backward(x, y)
+        optimizer.step()
+    assert all(not torch.equal(before[key], value) for key, value in rule.state_dict().items())
+    with torch.inference_mode():
+        assert (rule(x).argmax(1) == y).double().mean() > 0.8

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
     from beyondprop.rules.perturbation.node_perturbation import NodePerturbation
     from beyondprop.rules.perturbation.update_noise import add_update_noise
+    from beyondprop.rules.relaxation.hamiltonian import HamiltonianSystem
+    from beyondprop.rules.relaxation.hamiltonian_echo import HamiltonianEcho
     from beyondprop.rules.signals.backprop import Backprop
     from beyondprop.rules.signals.consequential import BPC
     from beyondprop.rules.signals.direct_feedback import DFA, DirectKolenPollack, SignDFA
@@ -82,6 +84,8 @@ _HOME = {
     "ForwardForward": "rules.local.forward_forward",
     "ForwardGradient": "rules.perturbation.forward_gradient",
     "GaussNewtonTargets": "rules.signals.gauss_newton",
+    "HamiltonianEcho": "rules.relaxation.hamiltonian_echo",
+    "HamiltonianSystem": "rules.relaxation.hamiltonian",
     "KolenPollack": "rules.signals.feedback_alignment",
     "LDRL": "rules.signals.l_drl",
     "LayerwisePerturbation": "rules.perturbation.layerwise",
@@ -145,6 +149,8 @@ __all__ = [
     "ForwardForward",
     "ForwardGradient",
     "GaussNewtonTargets",
+    "HamiltonianEcho",
+    "HamiltonianSystem",
     "KolenPollack",
     "LayerwisePerturbation",
     "LearnedSchedule",

@@ -1,0 +1,1 @@
+"""A physical system settles, or echoes."""

@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 
 from mutant import Mutant
-from planted import devices, house, local, noprop, perturbation, signals
+from planted import devices, hamiltonian_echo, house, local, noprop, perturbation, signals
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = (devices, house, local, noprop, perturbation, signals)
+FAMILIES = (devices, hamiltonian_echo, house, local, noprop, perturbation, signals)
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.MUTANTS)
 
 

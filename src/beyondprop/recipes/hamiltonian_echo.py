@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, Schedule, Settings
+from beyondprop.recipes.recipe import Experiment, Recipe, Schedule, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,9 +70,9 @@ class ArraySettings(Settings):
     batch_size: int = 1
     """Patterns of one presentation."""
     learning_rate: float = 0.03
-    """Of SGD: the paper's epsilon/m, where the echo is averaged; half of that where it is not."""
-    momentum: float = 0.0
-    """Of SGD."""
+    """Of SGD the paper's epsilon/m, where the echo is averaged; half of that where it is not."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """SGD is what the machine does by itself, by friction."""
     weight_decay: float = 0.0
     echo: Echo = "averaged"
     """Echoes with both signs of epsilon, or one, or both in turn, each with friction; or back-propagation through all
@@ -80,8 +80,7 @@ class ArraySettings(Settings):
     epsilon: float = 1e-4
     """Strength of the error that is injected."""
     limit: float = 0.1
-    """Longest way that an echo may move a learning mode; 0 for any. It refers to `epsilon / (2 learning_rate)` as
-    mass, or twice that where the echo is averaged."""
+    """Longest way that an echo may move a learning mode under SGD; 0 for any, as under Adam."""
     starts: int = 10
     """Random starts of the learning modes; every intensity has the same ones."""
     theta_norm: float = 1.0
@@ -138,9 +137,7 @@ def classifying(settings: EchoSettings, system: HamiltonianSystem) -> Experiment
     from beyondprop.rules.relaxation.hamiltonian_echo import HamiltonianEcho
 
     rule = HamiltonianEcho(system, echo=settings.echo, epsilon=settings.epsilon)
-    optimizer = torch.optim.Adam(
-        rule.parameter_groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = torch.optim.Adam(rule.parameter_groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     return Experiment(rule, optimizer=optimizer)
 
 
@@ -155,7 +152,6 @@ def build_array(settings: ArraySettings, splits: Splits) -> Experiment:
 
     if settings.starts < 1 or not settings.intensities:
         raise UserError("a run needs at least one start and one intensity")
-    count = settings.starts * len(settings.intensities)
     amplitudes = torch.tensor(settings.intensities, dtype=torch.float64).mul(I0).sqrt()
     amplitudes = amplitudes.repeat_interleave(settings.starts)  # (intensities, starts), flattened
     dynamics: dict[str, Any] = {"kerr": settings.kerr, "hopping": settings.hopping}
@@ -185,7 +181,7 @@ def build_array(settings: ArraySettings, splits: Splits) -> Experiment:
         echo=settings.echo,
         epsilon=settings.epsilon,
         mass=settings.epsilon / (echoes * settings.learning_rate),
-        limit=settings.limit or None,
+        limit=settings.limit if settings.limit and settings.optimizer == "sgd" else None,
     )
 
     def by_intensity(values: Tensor) -> Tensor:
@@ -219,16 +215,16 @@ def build_array(settings: ArraySettings, splits: Splits) -> Experiment:
         }
         return {"course.png": draw_course(taken, lines, answers, "Exclusive or")}
 
-    optimizer = torch.optim.SGD(
-        rule.parameter_groups(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.SGD
+    optimizer = kind(rule.parameter_groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     return Experiment(rule, measures=measures, files=files, optimizer=optimizer)
 
 
-CHOICES = ("Adam, one-cycle schedule", "scores from intensities, cross-entropy", "light and learning modes by cross-Kerr")
+CHOICES = (
+    "Adam, one-cycle schedule",
+    "scores from intensities, cross-entropy",
+    "light and learning modes by cross-Kerr",
+)
 RECIPES = (
     Recipe(
         "heb/digits",
@@ -253,6 +249,15 @@ RECIPES = (
         ArraySettings(),
         build_array,
         choices=lambda _settings: ("echoes of both signs from one forward pass", "all couplings in one part"),
+        variants=("starts", "intensities", "split", "every"),
+    ),
+    Recipe(
+        "heb/xor-adam",
+        "the arrays of heb/xor by Adam and four patterns a step, which learn at every intensity",
+        "xor",
+        ArraySettings(optimizer="adam", learning_rate=0.01, lr_schedule="cosine", batch_size=4, epochs=40, every=16),
+        build_array,
+        choices=lambda _settings: ("Adam, cosine schedule, four patterns a step", "all couplings in one part"),
         variants=("starts", "intensities", "split", "every"),
     ),
     Recipe(

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from beyondprop.errors import UserError
+from beyondprop.layers.light import Bits, OneMode
 from beyondprop.networks.hamiltonian_echo import (
-    Bits,
-    OneMode,
     cavity_array,
     coupled_modes,
     disordered_array,
@@ -55,8 +54,9 @@ def inputs(system):
     return X.view(2, 1, 1, 2) if type(system.encode).__name__ == "Planes" else X
 
 
-def reference_step(phi, dt, side=4, g=-2.0, hop=10.0, kappa=0.3):
+def reference_step(phi, dt, *, side=4, g=-2.0, hop=10.0, kappa=0.3):
     """One step of the array as the paper tells it, in the sine waves of a lattice with hard walls; phi (20,)."""
+
     def linear(phi, dt):
         k = math.pi / (side + 1) * torch.arange(1, side + 1).double()
         sine = math.sqrt(2 / (side + 1)) * torch.sin(k[:, None] * torch.arange(1, side + 1).double())
@@ -185,7 +185,9 @@ def test_a_lattice_has_walls():
 
 
 def plain(parts, **options):
-    return HamiltonianSystem([Segment(parts, 0.05, 4)], Bits(2, torch.ones(1)), OneMode(1), torch.ones(1, 2), modes=2, **options)
+    return HamiltonianSystem(
+        [Segment(parts, 0.05, 4)], Bits(2, torch.ones(1)), OneMode(1), torch.ones(1, 2), modes=2, **options
+    )
 
 
 def velocity(parts, phi):
@@ -248,6 +250,7 @@ def test_an_integrator_that_comes_back_is_used():
     parts = [Couplings(3 * square_lattice(2, 2)), Kerr(1.0)]
     ours, own = plain(parts), plain(parts, integrator=strang)
     torch.testing.assert_close(own.double()(X), ours.double()(X), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(own.unrolled(X).detach(), ours(X), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("part", [Loss(), OneWay()], ids=lambda part: type(part).__name__)

@@ -13,6 +13,7 @@ from beyondprop.errors import UserError
 from beyondprop.rules.relaxation.parts import Part, Stepper
 
 Integrator = Callable[[Sequence[Part], Tensor, float], Tensor]
+Stretch = tuple[tuple[int, ...], float, int]  # a segment, its parts by their numbers
 ROUNDING = 1e-11  # relative, in double precision: what a few exact steps and their way back may differ by
 CHECKED_STEPS = 8
 
@@ -112,9 +113,11 @@ class HamiltonianSystem(nn.Module):
         """Return what is read, with autograd's graph over all steps: what back-propagation through time trains."""
         with torch.autocast(x.device.type, enabled=False):
             phi = self.start(x)
-            for parts, time, steps in self.plan:
-                for part, duration in self._strang(parts, time, steps):
-                    phi = self._part(part).flow(phi, duration)
+            if self.integrator is not None:
+                phi = self._integrated(phi, self.plan)
+            else:
+                for part, time in self._flows(self.plan):
+                    phi = self._part(part).flow(phi, time)
             outputs: Tensor = self.read(phi[..., : self.psi_modes])
         return outputs
 
@@ -133,25 +136,35 @@ class HamiltonianSystem(nn.Module):
         """
         plan = self.plan[::-1] if back else self.plan
         if self.integrator is not None:
-            for parts, time, steps in plan:
-                for _ in range(steps):
-                    phi = self.integrator([self._part(number) for number in parts], phi, time)
-            return phi
+            return self._integrated(phi, plan)
         state = phi.resolve_conj().clone(memory_format=torch.contiguous_format)
         states = (state, torch.zeros_like(state))
-        made: dict[tuple[int, float], Stepper] = {}
-        flows = [flow for segment in plan for flow in self._strang(*segment)]
-        for part, time in set(flows):
-            made[part, time] = self._part(part).stepper(states, time)
+        flows = self._flows(plan)
+        steppers: dict[tuple[int, float], Stepper] = {
+            flow: self._part(flow[0]).stepper(states, flow[1]) for flow in set(flows)
+        }
         place = 0
         for flow in flows:
-            place = made[flow](place)
+            place = steppers[flow](place)
         return states[place]
+
+    def _integrated(self, phi: Tensor, plan: list[Stretch]) -> Tensor:
+        """The state after some segments, by the user's integrator."""
+        assert self.integrator is not None
+        for numbers, time, steps in plan:
+            parts = [self._part(number) for number in numbers]
+            for _ in range(steps):
+                phi = self.integrator(parts, phi, time)
+        return phi
 
     def _part(self, number: int) -> Part:
         part = self.parts[number]
         assert isinstance(part, Part)
         return part
+
+    def _flows(self, plan: list[Stretch]) -> list[tuple[int, float]]:
+        """All flows of some segments in order, each a part's number and a time."""
+        return [flow for segment in plan for flow in self._strang(*segment)]
 
     @staticmethod
     def _strang(parts: tuple[int, ...], time: float, steps: int) -> list[tuple[int, float]]:
@@ -194,6 +207,6 @@ class HamiltonianSystem(nn.Module):
         error = float((phi - start).norm() / start.norm())
         if not error < ROUNDING:
             raise UserError(
-                f"{name} is not reversible: after {CHECKED_STEPS} steps, a conjugation and as many steps back the state "
-                f"is off by {error:.1e} of its length, and an echo would not return"
+                f"{name} is not reversible: after {CHECKED_STEPS} steps, a conjugation and as many steps the state is "
+                f"off by {error:.1e} of its length, and an echo would not return"
             )

@@ -98,13 +98,15 @@ class HamiltonianEcho(NetworkRule):
 
     @classmethod
     def supports(cls, network: nn.Module) -> str | None:
-        """Only a Hamiltonian system echoes."""
-        if isinstance(network, HamiltonianSystem):
-            return None
-        return (
-            f"{type(network).__name__} is no HamiltonianSystem; HamiltonianEcho.for_classifier builds one for a "
-            "classifier's task"
-        )
+        """Only a Hamiltonian system echoes; and H, and how x is written, are fixed."""
+        if not isinstance(network, HamiltonianSystem):
+            return (
+                f"{type(network).__name__} is no HamiltonianSystem; HamiltonianEcho.for_classifier builds one for a "
+                "classifier's task"
+            )
+        free = [name for name, p in network.named_parameters() if p.requires_grad]
+        fixed = [name for name in free if name.partition(".")[0] in ("parts", "encode")]
+        return f"no echo trains {fixed[0]}: freeze it; what is learned is theta" if fixed else None
 
     @classmethod
     def supports_classifier(cls, network: nn.Module, example: Tensor) -> str | None:

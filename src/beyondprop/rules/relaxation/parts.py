@@ -129,8 +129,8 @@ class Kerr(Part):
 
     Args:
         strength: g, in units of 1/(time · intensity).
-        detuning: ω, real, of a shape that broadcasts against states: (modes,), or (replicas, modes). It may be disorder,
-            which is drawn once and stays.
+        detuning: ω, real, of a shape that broadcasts against states: (modes,), or (replicas, modes). Disorder is one
+            that was drawn once and stays.
         modes: Which modes of the state it is of; by default all.
     """
 
@@ -271,7 +271,7 @@ class Propagation(Part):
 
     @classmethod
     def diffraction(cls, grid: Sequence[int], strength: float = 1.0, modes: slice = ALL) -> Propagation:
-        """Make that of a paraxial wave: ω = strength · k²/2, for k in radians a mode, so that k² is at most π² a side."""
+        """Make that of a paraxial wave: ω = strength · k²/2, k in radians a mode, at most π on each axis."""
         sides = [(2 * math.pi * torch.fft.fftfreq(side, dtype=torch.float64)) ** 2 for side in grid]
         total = torch.zeros(tuple(grid), dtype=torch.float64)
         for number, side in enumerate(sides):

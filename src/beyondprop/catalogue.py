@@ -661,7 +661,7 @@ SYSTEMS: tuple[System, ...] = (
             "2103.04992",
             """@article{lopezpastor2023selflearning,
   title   = {Self-learning Machines based on {Hamiltonian} Echo Backpropagation},
-  author  = {L{\\'o}pez-Pastor, V{\\'i}ctor and Marquardt, Florian},
+  author  = {López-Pastor, Víctor and Marquardt, Florian},
   journal = {Physical Review X},
   volume  = {13},
   pages   = {031020},

@@ -163,7 +163,8 @@ class Kerr(Part):
         base, one = torch.zeros_like(angle), torch.ones_like(angle)
         if self.detuning is not None:
             base.sub_(time * self.detuning)
-        turn, scale = torch.empty(parts[0].shape, dtype=parts[0].dtype, device=parts[0].device), -time * self.strength
+        turn = torch.empty(parts[0].shape, dtype=parts[0].dtype, device=parts[0].device)
+        scale = -time * self.strength
 
         def step(i: int) -> int:
             re, im = planes[i]

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from beyondprop.rules.perturbation.update_noise import add_update_noise
     from beyondprop.rules.relaxation.convergent import AsymmetricNetwork, ConvergentNetwork
     from beyondprop.rules.relaxation.equilibrium import EquilibriumPropagation
+    from beyondprop.rules.relaxation.hamiltonian import HamiltonianSystem
+    from beyondprop.rules.relaxation.hamiltonian_echo import HamiltonianEcho
     from beyondprop.rules.relaxation.recurrent_echo import RecurrentEcho
     from beyondprop.rules.relaxation.settling import PrimitiveNetwork
     from beyondprop.rules.relaxation.through_settling import BackpropThroughSettling
@@ -91,6 +93,8 @@ _HOME = {
     "ForwardForward": "rules.local.forward_forward",
     "ForwardGradient": "rules.perturbation.forward_gradient",
     "GaussNewtonTargets": "rules.signals.gauss_newton",
+    "HamiltonianEcho": "rules.relaxation.hamiltonian_echo",
+    "HamiltonianSystem": "rules.relaxation.hamiltonian",
     "KolenPollack": "rules.signals.feedback_alignment",
     "LDRL": "rules.signals.l_drl",
     "LayerwisePerturbation": "rules.perturbation.layerwise",
@@ -160,6 +164,8 @@ __all__ = [
     "ForwardForward",
     "ForwardGradient",
     "GaussNewtonTargets",
+    "HamiltonianEcho",
+    "HamiltonianSystem",
     "KolenPollack",
     "LayerwisePerturbation",
     "LearnedSchedule",

@@ -107,6 +107,37 @@ def draw_forecast(targets: Sequence[float], predictions: Sequence[float], row: i
     return _png(figure, *plots)
 
 
+def draw_course(
+    steps: Sequence[int], costs: Mapping[str, Sequence[float]], answers: Mapping[str, Sequence[float]], title: str
+) -> bytes:
+    """Draw costs over a training beside what one replica answered to each pattern.
+
+    Args:
+        steps: Presentations before each point.
+        costs: By name, as shares of the squared target.
+        answers: By pattern, as shares of the target.
+        title: Stands above.
+
+    Returns:
+        A PNG.
+    """
+    figure = Figure(figsize=(9.6, 4.2), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    for number, (name, values) in enumerate(costs.items()):
+        left.plot(steps, values, color=colormaps["viridis"](0.9 * number / max(1, len(costs) - 1)), label=name)
+    left.set(yscale="log", ylabel="median of cost / |target|²", title="Cost by intensity")
+    for number, (name, values) in enumerate(answers.items()):
+        right.plot(steps, values, color=colormaps["tab10"](number), label=name)
+    for level in (-1, 1):
+        right.axhline(level, color="#404040", linewidth=1.0, linestyle="--")
+    right.set(ylabel="output / target", title="Answers of the best replica")
+    for axes in (left, right):
+        axes.set(xlabel="presentations")
+        axes.legend(frameon=False, ncols=2, fontsize=9)
+    return _png(figure, left, right)
+
+
 def draw_settling(
     names: Sequence[str], free: Sequence[Sequence[float]], nudged: Sequence[Sequence[float]], title: str
 ) -> bytes:

@@ -1,0 +1,120 @@
+"""How numbers become amplitudes of light, and what detectors make of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from beyondprop.errors import UserError
+
+
+class Amplitudes(nn.Module):
+    """Numbers as amplitudes of light: every sample has the same power, shared out as its numbers are.
+
+        Ψ = sqrt(power) (x/|x|, reference, 0, ...) / length
+
+    Args:
+        modes: Ψ modes, at least one more than x has numbers.
+        power: Σ|Ψ|².
+        reference: Amplitude of one mode that carries no number, beside |x| = 1: without it x and -x look alike.
+    """
+
+    def __init__(self, modes: int, power: float, reference: float = 0.5) -> None:
+        super().__init__()
+        self.modes, self.power, self.reference = modes, power, reference
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return Ψ, real, shape (batch, modes)."""
+        flat = x.flatten(1)
+        shares = flat / (flat.norm(dim=1, keepdim=True) + 1e-12)
+        beside = torch.full_like(flat[:, :1], self.reference)
+        psi = nn.functional.pad(torch.cat([shares, beside], dim=1), (0, self.modes - flat.shape[1] - 1))
+        return psi * (math.sqrt(self.power) / psi.norm(dim=1, keepdim=True))
+
+
+class Planes(nn.Module):
+    """An image as amplitudes of light in the middle of a plane, beside a plane wave that carries nothing.
+
+    Args:
+        image: Channels (one), height and width.
+        side: Of the square plane, at least that of the image.
+        channels: Planes beside each other, all alike.
+        reference: Length of the plane wave, beside an image of length 1.
+
+    Raises:
+        UserError: The image has several channels, or does not fit.
+    """
+
+    def __init__(self, image: Sequence[int], side: int, channels: int, reference: float = 0.5) -> None:
+        super().__init__()
+        colours, height, width = image
+        if colours != 1 or max(height, width) > side:
+            raise UserError(f"a plane of {side}x{side} takes grey images up to its size, not {tuple(image)}")
+        self.side, self.channels, self.reference = side, channels, reference
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return Ψ, real, shape (batch, channels · side²), with an intensity of 1 on average."""
+        high, wide = (self.side - size for size in x.shape[2:])
+        plane = nn.functional.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2)).flatten(1)
+        plane = plane / (plane.norm(dim=1, keepdim=True) + 1e-12) + self.reference / self.side
+        return (plane * (self.side / plane.norm(dim=1, keepdim=True))).repeat(1, self.channels)
+
+
+class Intensities(nn.Module):
+    """Class scores from detectors: a class's score is the share of the power that its detectors see, times the gain.
+
+    Args:
+        classes: The modes are dealt out to them in turn; what is left over sees nothing.
+        gain: Score of all the power.
+    """
+
+    def __init__(self, classes: int, gain: float) -> None:
+        super().__init__()
+        self.classes, self.gain = classes, gain
+
+    def forward(self, psi: Tensor) -> Tensor:
+        """Return scores, shape (..., classes)."""
+        intensity = torch.view_as_real(psi).square().sum(dim=-1)
+        each = psi.shape[-1] // self.classes
+        seen = intensity[..., : each * self.classes].unflatten(-1, (each, self.classes)).sum(dim=-2)
+        return seen * (self.gain / intensity.detach().sum(dim=-1, keepdim=True))
+
+
+class Bits(nn.Module):
+    """Numbers as amplitudes of the first Ψ modes, at an intensity for each replica; the other modes begin dark.
+
+    Args:
+        modes: Ψ modes.
+        amplitudes: By which a number is multiplied, shape (replicas,).
+    """
+
+    amplitudes: Tensor
+
+    def __init__(self, modes: int, amplitudes: Tensor) -> None:
+        super().__init__()
+        self.modes = modes
+        self.register_buffer("amplitudes", amplitudes.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return Ψ, real, shape (batch, replicas, modes)."""
+        flat = nn.functional.pad(x.flatten(1), (0, self.modes - x[0].numel()))
+        return flat[:, None] * self.amplitudes[:, None]
+
+
+class OneMode(nn.Module):
+    """The complex amplitude of one mode.
+
+    Args:
+        mode: Its number among Ψ.
+    """
+
+    def __init__(self, mode: int) -> None:
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, psi: Tensor) -> Tensor:
+        """Return it, shape (...)."""
+        return psi[..., self.mode]

@@ -1,0 +1,283 @@
+"""Hamiltonian echo backpropagation: coupled modes, layers of light, and cavity arrays that learn exclusive or."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from beyondprop.recipes.recipe import Experiment, Recipe, Schedule, Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from beyondprop.data import Splits
+    from beyondprop.rules.relaxation.hamiltonian import HamiltonianSystem
+
+Echo = Literal["averaged", "simple", "alternating", "autograd"]
+I0 = (16 / 25 * (0.4 + 8 / 39)) ** 2  # the ninth of forty amplitudes in the authors' code, squared: 0.150
+SOLVED = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class EchoSettings(Settings):
+    """Settings of Hamiltonian echoes that classify images."""
+
+    weight_decay: float = 0.0
+    lr_schedule: Schedule = "one-cycle"
+    echo: Echo = "averaged"
+    """Echoes with both signs of epsilon, or one, or both in turn, each with friction; or back-propagation through all
+    steps."""
+    epsilon: float = 1e-2
+    """Strength of the error that is injected."""
+    layers: int = 4
+    """Times that light meets learning modes."""
+    strength: float = 15.0
+    """Of the cross-Kerr effect: by what angle a learning mode of amplitude 1 turns the light."""
+    own: float = 0.0
+    """Of the Kerr effect of light on itself."""
+    gain: float = 30.0
+    """Score of a class whose detectors see all the power."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoupledSettings(EchoSettings):
+    """Settings of randomly coupled modes."""
+
+    modes: int = 130
+    """Of light, more than an image has pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotonicSettings(EchoSettings):
+    """Settings of layers of light."""
+
+    channels: int = 1
+    """Fields of light beside each other: 1, or an even number."""
+    side: int = 32
+    """Of the plane in which the image stands, in modes."""
+    spread: float = 2.0
+    """Strength of the diffraction between two layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySettings(Settings):
+    """Settings of nonlinear cavity arrays that learn exclusive or, many at once."""
+
+    epochs: int = 24
+    """Of 256 presentations."""
+    batch_size: int = 1
+    """Patterns of one presentation."""
+    learning_rate: float = 0.03
+    """Of SGD the paper's epsilon/m, where the echo is averaged; half of that where it is not."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """SGD is what the machine does by itself, by friction."""
+    weight_decay: float = 0.0
+    echo: Echo = "averaged"
+    """Echoes with both signs of epsilon, or one, or both in turn, each with friction; or back-propagation through all
+    steps."""
+    epsilon: float = 1e-4
+    """Strength of the error that is injected."""
+    limit: float = 0.1
+    """Longest way that an echo may move a learning mode under SGD; 0 for any, as under Adam."""
+    starts: int = 10
+    """Random starts of the learning modes; every intensity has the same ones."""
+    theta_norm: float = 1.0
+    """Length of the learning modes at the start."""
+    intensities: tuple[float, ...] = (0.8, 1.0, 1.2, 1.3, 1.5, 1.6, 1.8, 2.0)
+    """Of an input, in units of the paper's I0 = 0.150. Every start is trained at each of them."""
+    kerr: float = -2.0
+    """g."""
+    hopping: float = 10.0
+    """J."""
+    coupling: float = 0.3
+    """kappa."""
+    target: float = 0.5
+    """Amplitude that is wanted, as a share of an input's."""
+    step: float = 0.04
+    """Of the integrator."""
+    steps: int = 499
+    """Of the integrator."""
+    split: bool = False
+    """Split the couplings as the authors' code does: twice the work, an error of the same order."""
+    disorder: float = 0.0
+    """Spread of the cavities' frequencies."""
+    every: int = 48
+    """Presentations between two notes of all outputs."""
+
+
+def build_coupled(settings: CoupledSettings, splits: Splits) -> Experiment:
+    """Build coupled modes under echoes."""
+    from beyondprop.networks.hamiltonian_echo import coupled_modes
+
+    system = coupled_modes(
+        splits.train.images[0].numel(),
+        splits.train.classes,
+        **{name: getattr(settings, name) for name in ("layers", "modes", "strength", "own", "gain")},
+    )
+    return classifying(settings, system)
+
+
+def build_photonic(settings: PhotonicSettings, splits: Splits) -> Experiment:
+    """Build layers of light under echoes."""
+    from beyondprop.networks.hamiltonian_echo import photonic_layers
+
+    names = ("layers", "channels", "side", "strength", "own", "spread", "gain")
+    system = photonic_layers(
+        splits.train.images.shape[1:], splits.train.classes, **{name: getattr(settings, name) for name in names}
+    )
+    return classifying(settings, system)
+
+
+def classifying(settings: EchoSettings, system: HamiltonianSystem) -> Experiment:
+    """Put the rule around a system, with Adam."""
+    import torch
+
+    from beyondprop.rules.relaxation.hamiltonian_echo import HamiltonianEcho
+
+    rule = HamiltonianEcho(system, echo=settings.echo, epsilon=settings.epsilon)
+    optimizer = torch.optim.Adam(rule.parameter_groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return Experiment(rule, optimizer=optimizer)
+
+
+def build_array(settings: ArraySettings, splits: Splits) -> Experiment:
+    """Build all arrays, every start at every intensity, under echoes that note their course."""
+    import torch
+
+    from beyondprop.data import Statistics
+    from beyondprop.errors import UserError
+    from beyondprop.networks.hamiltonian_echo import cavity_array, disordered_array
+    from beyondprop.rules.relaxation.noting_echo import NotingEcho
+
+    if settings.starts < 1 or not settings.intensities:
+        raise UserError("a run needs at least one start and one intensity")
+    amplitudes = torch.tensor(settings.intensities, dtype=torch.float64).mul(I0).sqrt()
+    amplitudes = amplitudes.repeat_interleave(settings.starts)  # (intensities, starts), flattened
+    dynamics: dict[str, Any] = {"kerr": settings.kerr, "hopping": settings.hopping}
+    dynamics |= {"time": settings.step, "steps": settings.steps}
+    if settings.disorder:
+        drawn = torch.randn(settings.starts, 12, dtype=torch.float64)
+        detuning = settings.disorder * torch.randn(settings.starts, 16, dtype=torch.float64)
+    else:
+        drawn = torch.rand(settings.starts, 16, dtype=torch.float64)
+    theta = drawn * (settings.theta_norm / drawn.norm(dim=1, keepdim=True))
+    theta = theta.repeat(len(settings.intensities), 1)
+    if settings.disorder:
+        system = disordered_array(amplitudes, theta, detuning.repeat(len(settings.intensities), 1), **dynamics)
+    else:
+        system = cavity_array(amplitudes, theta, coupling=settings.coupling, split=settings.split, **dynamics)
+    statistics = Statistics.of(splits.train)
+    patterns = (splits.test.images - statistics.mean) / statistics.std
+    presentations = settings.epochs * math.ceil(len(splits.train) / settings.batch_size)
+    echoes = 1 if settings.echo == "averaged" else 2
+    rule = NotingEcho(
+        system,
+        settings.target * amplitudes,
+        patterns,
+        splits.test.labels,
+        every=settings.every,
+        points=math.ceil(presentations / settings.every),
+        echo=settings.echo,
+        epsilon=settings.epsilon,
+        mass=settings.epsilon / (echoes * settings.learning_rate),
+        limit=settings.limit if settings.limit and settings.optimizer == "sgd" else None,
+    )
+
+    def by_intensity(values: Tensor) -> Tensor:
+        return values.view(len(settings.intensities), settings.starts)
+
+    def measures(_batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+        costs = by_intensity(rule.costs(rule.shares()))
+        solved = (costs <= SOLVED).double()
+        return {
+            "solved_fraction": float(solved.mean()),
+            "solved_by_intensity": solved.mean(dim=1).tolist(),
+            "median_cost_by_intensity": costs.median(dim=1).values.tolist(),
+        }
+
+    def files(_batches: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, bytes]:
+        from beyondprop.training.curves import draw_course
+
+        shares = torch.cat([torch.view_as_complex(rule.course), rule.shares()[None]])
+        taken = [settings.every * point for point in range(len(rule.course))] + [int(rule.taken)]
+        costs = rule.costs(shares)
+        lines = {
+            f"{intensity:g} I0": row.tolist()
+            for intensity, row in zip(
+                settings.intensities, costs.view(len(costs), -1, settings.starts).median(dim=2).values.T, strict=True
+            )
+        }
+        best = int(costs[-1].argmin())
+        answers = {
+            "".join(str(int(bit)) for bit in pattern): shares[:, number, best].real.tolist()
+            for number, pattern in enumerate(splits.test.images)
+        }
+        return {"course.png": draw_course(taken, lines, answers, "Exclusive or")}
+
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.SGD
+    optimizer = kind(rule.parameter_groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return Experiment(rule, measures=measures, files=files, optimizer=optimizer)
+
+
+CHOICES = (
+    "Adam, one-cycle schedule",
+    "scores from intensities, cross-entropy",
+    "light and learning modes by cross-Kerr",
+)
+RECIPES = (
+    Recipe(
+        "heb/digits",
+        "randomly coupled modes of light on scikit-learn's digits",
+        "digits",
+        CoupledSettings(epochs=20, batch_size=64, learning_rate=1e-2),
+        build_coupled,
+        choices=lambda _settings: CHOICES,
+    ),
+    Recipe(
+        "heb/mnist",
+        "layers of light with learned indices of refraction on MNIST",
+        "mnist",
+        PhotonicSettings(epochs=10, batch_size=64, learning_rate=1e-2),
+        build_photonic,
+        choices=lambda _settings: ("the paper's network was not at hand", *CHOICES),
+    ),
+    Recipe(
+        "heb/xor",
+        "eighty cavity arrays, ten starts at eight intensities, learn exclusive or in one run",
+        "xor",
+        ArraySettings(),
+        build_array,
+        choices=lambda _settings: ("echoes of both signs from one forward pass", "all couplings in one part"),
+        variants=("starts", "intensities", "split", "every"),
+    ),
+    Recipe(
+        "heb/xor-adam",
+        "the arrays of heb/xor by Adam and four patterns a step, which learn at every intensity",
+        "xor",
+        ArraySettings(optimizer="adam", learning_rate=0.01, lr_schedule="cosine", batch_size=4, epochs=40, every=16),
+        build_array,
+        choices=lambda _settings: ("Adam, cosine schedule, four patterns a step", "all couplings in one part"),
+        variants=("starts", "intensities", "split", "every"),
+    ),
+    Recipe(
+        "heb/xor-disorder",
+        "cavity arrays with random detunings learn exclusive or in one run",
+        "xor",
+        ArraySettings(
+            epochs=2,
+            learning_rate=0.1,
+            limit=0.0,
+            intensities=(1 / I0,),
+            kerr=-1.0,
+            target=0.25,
+            step=0.01,
+            steps=1999,
+            disorder=0.03,
+            every=16,
+        ),
+        build_array,
+        choices=lambda _settings: ("echoes of both signs from one forward pass", "one spread of detunings"),
+        variants=("starts", "every"),
+    ),
+)

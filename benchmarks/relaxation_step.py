@@ -3,27 +3,28 @@
     python benchmarks/relaxation_step.py --threads 1 --laborieux /path/to/Equilibrium-Propagation \
         --rain /path/to/energy-based-learning
 
-A step is the free phase of T1 steps from zero states, both nudged phases of T2 steps, the estimate and SGD, in float32, on
-one batch of random images in memory. Beside ours stand, where their checkout is given, two peers:
+A step is the free phase of T1 steps from zero states, both nudged phases of T2 steps, the estimate and SGD, in float32,
+on one batch of random images in memory. Beside ours stand, where their checkout is given, two peers:
 
 - github.com/Laborieux-Axel/Equilibrium-Propagation at commit 93660ed, by the authors of the three phases: synchronous
   steps by autograd; see `peers/relaxation_laborieux.py`. The networks are theirs: 784-512-10 and 32-64 on MNIST by the
-  squared error, with their T1, T2 and batch, and the four convolutions for CIFAR-10 by cross-entropy, where a small batch
-  and few steps stand for the paper's: on both sides time is proportional to them.
+  squared error, with their T1, T2 and batch, and the four convolutions for CIFAR-10 by cross-entropy, where a small
+  batch and few steps stand for the paper's: on both sides time is proportional to them.
 - github.com/rain-neuromorphics/energy-based-learning at commit 6b253fd, asynchronous, its steps written by hand; see
   `peers/relaxation_rain.py`. Its network of 28x28 pixels, T1 = 60 and T2 = 15 as in its comparison of algorithms.
 
       git clone https://github.com/Laborieux-Axel/Equilibrium-Propagation
       git -C Equilibrium-Propagation checkout 93660ed0c9ff4d4c7e1ba1fd2e1a5ed1ae7b3ea9
       git clone https://github.com/rain-neuromorphics/energy-based-learning
-      git -C energy-based-learning checkout 6b253fd
+      git -C energy-based-learning checkout 6b253fd8a5d267535f58ab79992256ef10031ceb
 
-"Equal steps" are the peer's T1 and T2 in the peer's own order. "Half of the steps" are ours in even-odd order, where half of
-the steps gives the states that synchronous ones have (up to the switches of max-pooling). Before anything is timed,
-both sides get the same weights, and all gradients of equal steps are compared; where they differ nothing is measured.
+"Equal steps" are the peer's T1 and T2 in the peer's own order. "Half of the steps" are ours in even-odd order, where
+half of the steps gives the states that synchronous ones have (up to the switches of max-pooling). Before anything is
+timed, both sides get the same weights, and all gradients of equal steps are compared; where they differ nothing is
+measured.
 
-"To a residual": the steps that each side needs in a free phase, in its own order, until no state moves by more than that
-(root mean square), counted beforehand; and the time that so many take, ours in even-odd order.
+"To a residual": the steps that each side needs in a free phase, in its own order, until no state moves by more than
+that (root mean square), counted beforehand; and the time that so many take, ours in even-odd order.
 
 The sides take turns, one step each, round by round, in one process; figures are medians. Rows of Hamiltonian echoes are
 made by `relaxation_echo.py` where `--slm` gives a checkout of its peer.

@@ -1,8 +1,8 @@
 """The side of github.com/Laborieux-Axel/Equilibrium-Propagation in `relaxation_step.py`.
 
-Nothing in its file is changed. A step is what its `train` does with one batch when `thirdphase` is on: `init_neurons`, the
-free phase, both nudged phases from its end, `compute_syn_grads` and the optimizer; its records of accuracy are left out.
-Stubbed are torchvision, matplotlib and its data_utils, which are not needed for that.
+Nothing in its file is changed. A step is what its `train` does with one batch when `thirdphase` is on: `init_neurons`,
+the free phase, both nudged phases from its end, `compute_syn_grads` and the optimizer; its records of accuracy are left
+out. Stubbed are torchvision, matplotlib and its data_utils, which are not needed for that.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Nothing in its files is changed. A step is what the loop of its `Trainer` does with one batch under centered equilibrium
 propagation: the free phase, `compute_gradient`, SGD with momentum; its statistics are left out. The network is its
-`ConvHopfieldEnergy28` for MNIST, whose states are zero before every step here: its loop goes on from those of the last batch.
+`ConvHopfieldEnergy28` for MNIST, whose states are zero before every step here: its loop goes on from those of the last
+batch.
 """
 
 from __future__ import annotations

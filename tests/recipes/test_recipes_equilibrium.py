@@ -73,7 +73,7 @@ def test_the_papers_network_for_cifar_10():
 
 
 def test_other_networks():
-    image = (1, 28, 28)
+    image = (1, 32, 32)
     assert isinstance(convergent_convolutional(image, 10, pool="average")[1], nn.AvgPool2d)
     assert convergent_perceptron(image, 10, hidden=(30, 20))(torch.zeros(2, *image)).shape == (2, 10)
 

@@ -2,13 +2,13 @@
 
     python benchmarks/relaxation_recurrent.py --rounds 15
 
-Both sides train the same network of Hamiltonian units through the same leapfrog, in float32, by the library's own classes: the peer is
-`Backprop`, whose graph holds every state. A step is the forward pass and all gradients; the optimizer, the same for both, is left out. Before
-anything is timed the gradients are compared. Memory is counted tensor by tensor (`measure/memory.py`), without
-parameters, their gradients, and the batch.
+Both sides train the same network of Hamiltonian units through the same leapfrog, in float32, by the library's own
+classes: the peer is `Backprop`, whose graph holds every state. A step is the forward pass and all gradients; the
+optimizer, the same for both, is left out. Before anything is timed the gradients are compared. Memory is counted tensor
+by tensor (`measure/memory.py`), without parameters, their gradients, and the batch.
 
-Floor. In units of one run of the system over the batch, back-propagation takes one forward and about two backward; the echo
-one forward, two for the echoes, and, for blocks with something behind them, one to recall where they were: 4 to 3.
+Floor. In units of one run of the system over the batch, back-propagation takes one forward and about two backward; the
+echo one forward, two for the echoes, and, for blocks with something behind them, one to recall where they were: 4 to 3.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def choices(settings: EchoSettings) -> tuple[str, ...]:
 
 
 TASKS: dict[str, tuple[str, EchoSettings]] = {
-    "digits": ("the digits row by row", RowSettings(epochs=20, learning_rate=0.01)),
+    "digits": ("the digits row by row", RowSettings(epochs=20, learning_rate=0.01, unit="linear", pooling="last")),
     "mnist-rows": ("MNIST row by row", RowSettings(epochs=10, learning_rate=0.01, hidden=128, blocks=2)),
     "oscillators": (
         "six coupled oscillators learn to move as six others",

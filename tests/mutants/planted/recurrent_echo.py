@@ -8,7 +8,13 @@ NETWORK = "networks/hamiltonian.py"
 TESTS = ("tests/rules/relaxation/test_recurrent_echo.py",)
 
 MUTANTS = (
-    Mutant("recurrent echo: gradients uphill", RULE, "self.signs = (1.0, -1.0)", "self.signs = (-1.0, 1.0)", TESTS),
+    Mutant(
+        "recurrent echo: gradients uphill",
+        RULE,
+        "signs * (nudge * (self.eps / size))",
+        "signs * (nudge * (-self.eps / size))",
+        TESTS,
+    ),
     Mutant(
         "recurrent echo: one side takes the difference of two",
         RULE,

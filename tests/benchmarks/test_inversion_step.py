@@ -40,7 +40,7 @@ def test_stability_writes_its_file_and_picture(tmp_path: Path, monkeypatch: pyte
     out = tmp_path / "stability.json"
     script.main(
         [
-            *["--seeds", "1", "--steps", "30", "--length", "10", "--cures", "clipped"],
+            *["--seeds", "1", "--steps", "30", "--length", "10", "--cures", "clipped", "bounded", "cosine"],
             "--out",
             str(out),
             "--pictures",
@@ -49,9 +49,54 @@ def test_stability_writes_its_file_and_picture(tmp_path: Path, monkeypatch: pyte
     )
     rows = json.loads(out.read_text())["rows"]
     assert {row["case"].split(",")[0] for row in rows} == {"bp", "tp-ri"}
+    assert {row["case"].split(", ")[1] for row in rows} == {"constant", "clipped", "bounded", "cosine"}
     assert (tmp_path / "inversion-stability.svg").exists()
     assert script.settings_of("constant").clip_surge == 0
     assert script.settings_of("clipped").clip_surge > 0
+
+
+def test_the_cures_bound_the_step_and_let_the_rate_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By how far the recurrent weights move in a step; back-propagation's norms without the factor are g times them."""
+    script = load("inversion_stability", monkeypatch)
+    monkeypatch.setattr(script, "BOUND", 1e-3)
+    settings = script.settings_of("constant")
+    moved: dict[str, list[float]] = {}
+    made, kept = script.make_optimizer, []
+
+    def make(rule: object, own: object) -> torch.optim.Optimizer:
+        optimizer = made(rule, own)
+        weights = optimizer.param_groups[0]["params"]
+        note = lambda *_: kept.append([p.detach().clone() for p in weights])  # noqa: E731
+        optimizer.register_step_pre_hook(note)
+        optimizer.register_step_post_hook(note)
+        return optimizer
+
+    monkeypatch.setattr(script, "make_optimizer", make)
+    for name in script.RULES:
+        for cure in ("constant", "bounded", "cosine"):
+            kept.clear()
+            run = script.train(name, cure, 0, 20, 10)
+            steps = [
+                torch.cat([(a - b).flatten() for a, b in zip(*pair, strict=True)]).norm().item()
+                for pair in zip(kept[::2], kept[1::2], strict=True)
+            ]
+            moved[cure] = [step / (settings.learning_rate * settings.recurrent_step) for step in steps]
+            assert all(norm > 2e-3 for norm in run.norms)  # they are told as they were
+            if cure == "constant":
+                assert moved[cure] == pytest.approx(run.norms, rel=0.05, abs=1e-3)
+        assert moved["bounded"] == pytest.approx([1e-3] * 20, rel=0.2, abs=2e-4)
+        assert moved["cosine"][-1] < 0.02 * moved["constant"][-1]
+
+
+def test_trainings_that_are_kept_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load("inversion_stability", monkeypatch)
+    flags = ["--seeds", "1", "--steps", "30", "--length", "10", "--kept", str(tmp_path / "kept"), "--pictures"]
+    written = []
+    for _ in range(2):
+        script.main([*flags, str(tmp_path), "--out", str(tmp_path / "out.json")])
+        written.append(json.loads((tmp_path / "out.json").read_text())["rows"])
+        monkeypatch.setattr(script, "train", None)
+    assert written[0] == written[1]
 
 
 def test_losses_of_a_solution_are_found_where_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 """Tables: what stands in them, and that the documentation holds exactly what the result files give."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from beyondprop.catalogue import SYSTEMS
 from beyondprop.cli import main
 from beyondprop.errors import UserError
 from beyondprop.report.results import read_results
@@ -114,6 +116,15 @@ def test_notes_cannot_break_the_markdown():
 
 def test_systems_table_links_papers():
     assert "(https://arxiv.org/abs/2503.24322)" in systems_table()
+
+
+def test_systems_table_cuts_long_lists_short():
+    """All recipes of a system are told or counted."""
+    for system, line in zip(SYSTEMS, systems_table().splitlines()[2:], strict=True):
+        told = len(re.findall(rf"`{system.id}/[^`]+`", line))
+        rest = re.search(r"and (\d+) more \(`beyondprop list`\)", line)
+        assert told + (int(rest[1]) if rest else 0) == len(system.recipes)
+        assert told <= 20
 
 
 def test_regenerating_twice_changes_nothing():

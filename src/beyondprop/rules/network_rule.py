@@ -74,7 +74,7 @@ class NetworkRule(Rule):
         return y
 
     def measured(self, scores: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Compute the loss and check it.
+        """Compute the loss, or one of each replica, and check it.
 
         Args:
             scores: The network's output for x.
@@ -86,10 +86,10 @@ class NetworkRule(Rule):
             NonFiniteError: The loss is NaN or infinite.
         """
         loss = self.loss(scores, self.checked_targets(y, scores.shape))
-        if not loss.isfinite():
+        if not loss.isfinite().all():
             where = first_nonfinite_layer(self.network, x)
             raise NonFiniteError(
-                f"the loss is {loss.item()} and NaN or infinity appears first in {where}: "
+                f"the loss is {loss.sum().item()} and NaN or infinity appears first in {where}: "
                 "check the data, or lower the learning rate"
             )
         return loss

@@ -253,7 +253,7 @@ RECIPES = (
     ),
     Recipe(
         "heb/xor-adam",
-        "the arrays of heb/xor by Adam and four patterns a step, which learn at every intensity",
+        "the arrays of heb/xor by Adam, four patterns a step",
         "xor",
         ArraySettings(optimizer="adam", learning_rate=0.01, lr_schedule="cosine", batch_size=4, epochs=40, every=16),
         build_array,

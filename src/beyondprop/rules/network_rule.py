@@ -74,7 +74,7 @@ class NetworkRule(Rule):
         return y
 
     def measured(self, scores: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Compute the loss and check it.
+        """Compute the loss, or one of each replica, and check it.
 
         Args:
             scores: The network's output for x.

@@ -268,6 +268,24 @@ def test_the_loss_of_replicas_is_their_mean():
     assert returned == pytest.approx(float((system(X) - wanted).abs().square().mean()))
 
 
+def test_intensity_and_kerr_effect_count_by_their_product_alone():
+    """All amplitudes times s and g by 1/s²: SGD takes the same course, times s, at the same rate."""
+    torch.manual_seed(0)
+    theta, s = torch.rand(2, 16).double() / 2, 0.79
+    ends = []
+    for scale in (1.0, s):
+        system = cavity_array(scale * AMPLITUDES, scale * theta, kerr=-2.0 / scale**2, steps=80)
+        rule = HamiltonianEcho(system, SignCost(0.5 * scale * AMPLITUDES), limit=0.02 * scale, mass=3e-3, epsilon=1e-4)
+        optimizer = torch.optim.SGD(rule.parameters(), lr=1e-4 / 3e-3)
+        for number in range(4):
+            optimizer.zero_grad()
+            rule.backward(X[number % 3 :][:1], Y[number % 3 :][:1])
+            optimizer.step()
+        ends.append((system.theta.detach() - scale * theta) / scale)
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-5, atol=1e-7)
+    assert ends[0].norm() > 1e-3
+
+
 def test_disorder_shifts_what_is_learned():
     torch.manual_seed(0)
     theta, detuning = torch.randn(2, 12).double() / 4, torch.randn(2, 16).double()

@@ -137,16 +137,17 @@ class HamiltonianSystem(nn.Module):
         plan = self.plan[::-1] if back else self.plan
         if self.integrator is not None:
             return self._integrated(phi, plan)
-        state = phi.resolve_conj().clone(memory_format=torch.contiguous_format)
-        states = (state, torch.zeros_like(state))
         flows = self._flows(plan)
-        steppers: dict[tuple[int, float], Stepper] = {
-            flow: self._part(flow[0]).stepper(states, flow[1]) for flow in set(flows)
-        }
-        place = 0
-        for flow in flows:
-            place = steppers[flow](place)
-        return states[place]
+        with torch.inference_mode():  # small operations take less time in it
+            state = phi.resolve_conj().clone(memory_format=torch.contiguous_format)
+            states = (state, torch.zeros_like(state))
+            steppers: dict[tuple[int, float], Stepper] = {
+                flow: self._part(flow[0]).stepper(states, flow[1]) for flow in set(flows)
+            }
+            place = 0
+            for step in [steppers[flow] for flow in flows]:
+                place = step(place)
+        return states[place].clone()
 
     def _integrated(self, phi: Tensor, plan: list[Stretch]) -> Tensor:
         """The state after some segments, by the user's integrator."""

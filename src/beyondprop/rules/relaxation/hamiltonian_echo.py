@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from beyondprop.checks import check_number
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.networks.hamiltonian_echo import coupled_modes
-from beyondprop.rule import add_gradient, first_nonfinite_layer, is_finite
+from beyondprop.rule import add_gradient, is_finite
 from beyondprop.rules.network_rule import NetworkRule, Terms, count_terms
 from beyondprop.rules.relaxation.hamiltonian import HamiltonianSystem
 
@@ -169,25 +169,14 @@ class HamiltonianEcho(NetworkRule):
         free = psi.detach().clone().requires_grad_()
         with torch.enable_grad():
             outputs = self.network.read(free)
-            losses = self._losses(outputs, x, y)
+            losses = self.measured(outputs, x, y)
             losses.sum().backward()
         assert free.grad is not None
         terms = count_terms(self.terms, self.loss, outputs, y)
         return losses, free.grad * (terms / 2), terms  # torch gives ∂C/∂Re + i ∂C/∂Im
 
-    def _losses(self, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """The loss, or one of each replica, all finite."""
-        losses: Tensor = self.loss(outputs, self.checked_targets(y, outputs.shape))
-        if not losses.isfinite().all():
-            where = first_nonfinite_layer(self.network, x)
-            raise NonFiniteError(
-                f"the loss is {losses.detach().sum().item()} and NaN or infinity appears first in {where}: check the "
-                "data, or lower the learning rate"
-            )
-        return losses
-
     def _unrolled(self, x: Tensor, y: Tensor) -> Tensor:
-        losses = self._losses(self.network.unrolled(x), x, y)
+        losses = self.measured(self.network.unrolled(x), x, y)
         if losses.requires_grad:
             losses.sum().backward()
         return losses.detach().mean()

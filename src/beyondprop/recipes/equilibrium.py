@@ -199,16 +199,23 @@ CIFAR = EquilibriumSettings(
 MNIST = EquilibriumSettings(
     epochs=4,
     batch_size=64,
-    learning_rate=3e-3,
+    learning_rate=6e-3,
     widths=(32, 64),
     kernel=5,
     paddings=(0, 0),
     activation="hard-sigmoid",
-    free_steps=12,
-    nudged_steps=4,
+    free_steps=8,
+    nudged_steps=3,
 )
 PERCEPTRON = replace(
-    MNIST, epochs=10, learning_rate=1e-3, network="perceptron", widths=(512,), activation="steep-sigmoid"
+    MNIST,
+    epochs=10,
+    learning_rate=1e-3,
+    network="perceptron",
+    widths=(512,),
+    activation="steep-sigmoid",
+    free_steps=12,
+    nudged_steps=4,
 )
 DIGITS = replace(PERCEPTRON, epochs=15, learning_rate=5e-3, widths=(64, 64), activation="hard-sigmoid")
 SETTINGS = {"digits": DIGITS, "mnist": MNIST, "mnist-mlp": PERCEPTRON, "cifar-10": CIFAR}

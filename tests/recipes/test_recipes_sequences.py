@@ -62,6 +62,17 @@ def test_the_memoryless_floor_of_copying_is_a_uniform_guess():
     assert found["linear_filter_mse"] < 1e-6  # it sees the symbol eleven steps ago
 
 
+def test_a_linear_filter_is_not_spoilt_by_the_beginning_of_sequences():
+    """Of steps at which a tap has no input yet each has the best filter there is: all targets are linear here."""
+    x = torch.randn(300, 6, 1, generator=torch.Generator().manual_seed(0))
+    past = torch.cat([torch.zeros(300, 2, 1), x[:, :-2]], dim=1)
+    y = past + torch.arange(6).view(1, 6, 1) * (torch.arange(6) < 2).view(1, 6, 1)  # an offset that the padding tells
+    splits = data.Splits(*(data.SequenceSet(x, y, 1, "linear", None) for _ in range(2)))
+    assert baselines(splits, 3)["linear_filter_mse"] < 1e-12
+    few = data.Splits(data.SequenceSet(x[:5], y[:5], 1, "linear", None), splits.test)
+    assert baselines(few, 3)["linear_filter_mse"] < 1  # one filter for all steps, which five sequences can fit
+
+
 def test_floors_are_fitted_to_training_sequences_alone():
     splits = find_recipe("bp/mackey-glass").data(small(find_recipe("bp/mackey-glass")))
     other = data.Splits(splits.train, dataclasses.replace(splits.test, labels=splits.test.labels + 1))

@@ -31,7 +31,7 @@ class Patience:
             defaults nearly two minutes, in which a chip can be started again.
         pause: Seconds.
         longest: Seconds.
-        rereads: How often costs that are NaN, infinite or stuck are read again.
+        rereads: How often costs that are NaN, infinite or stuck are read again, after the same pauses.
         stuck_after: So many costs in a row of the very same value, whatever was perturbed, are a stuck read; 0 never.
         timeout: Seconds that the device may take for a question, for a device of your own whose calls may never return
             (one behind a socket has a timeout of its own); 0 waits for ever. A late answer is thrown away and the
@@ -48,7 +48,7 @@ class Patience:
         retries: int = 12,
         pause: float = 0.1,
         longest: float = 30.0,
-        rereads: int = 3,
+        rereads: int = 12,
         stuck_after: int = 256,
         timeout: float = 0.0,
     ) -> None:
@@ -97,7 +97,7 @@ class Patience:
                 return costs
             if reread == self.rereads:
                 raise DeviceError(f"{fault}; it was read {reread + 1} times")
-            logger.warning("%s; reading again, %d of %d", fault, reread + 1, self.rereads)
+            self._pause(reread, f"{fault}; reading", self.rereads)
             self._written = None
         raise AssertionError("the loop above has no end")
 
@@ -138,13 +138,16 @@ class Patience:
                 reason = str(error) or type(error).__name__
                 if retry == self.retries:
                     raise DeviceError(f"{reason} (asked {retry + 1} times): see to it, then resume") from error
-                wait = min(self.pause * 2 ** (retry - 1), self.longest) if retry else 0.0
-                logger.warning("%s; asking again in %.1f s, %d of %d", reason, wait, retry + 1, self.retries)
-                time.sleep(wait)
+                self._pause(retry, f"{reason}; asking", self.retries)
             except BaseException:
                 self._written = None
                 raise
         raise AssertionError("the loop above has no end")
+
+    def _pause(self, number: int, what: str, most: int) -> None:
+        wait = min(self.pause * 2 ** (number - 1), self.longest) if number else 0.0
+        logger.warning("%s again in %.1f s, %d of %d", what, wait, number + 1, most)
+        time.sleep(wait)
 
     def _in_time(self, ask: Callable[[], Tensor]) -> Tensor:
         """Ask in a thread, which can be left waiting; nothing else is asked while it waits."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from beyondprop.rule import Rule
 
 
+ENOUGH = 4  # sequences for each weight of a filter that is fitted to one step of them
+
+
 @dataclass(frozen=True, kw_only=True)
 class SequenceSettings(Settings):
     """Settings of a recurrent network over sequences."""
@@ -203,7 +206,8 @@ def baselines(splits: Splits, taps: int) -> dict[str, float]:
     Returns:
         `memoryless_mse`, of the best linear prediction from the present input, which for one-hot inputs is the best of
         all; `linear_filter_mse`, of that from the last `taps` inputs; and `target_variance`. The predictions are fitted
-        to the training sequences, by least squares.
+        to the training sequences, by least squares; near a sequence's beginning, where a tap has no input yet, each
+        step has a filter of its own if there are sequences enough to fit one.
     """
     import torch
 
@@ -211,9 +215,15 @@ def baselines(splits: Splits, taps: int) -> dict[str, float]:
 
     found = {}
     for name, count in (("memoryless_mse", 1), ("linear_filter_mse", taps)):
-        x, y = tapped(splits.train.images, count).flatten(0, 1), splits.train.labels.flatten(0, 1).double()
-        ridge = 1e-9 * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        weights = torch.linalg.solve(x.T @ x + ridge, x.T @ y)
-        found[name] = float((tapped(splits.test.images, count) @ weights - splits.test.labels).square().mean())
+        x, y = tapped(splits.train.images, count), splits.train.labels.double()
+        given = tapped(splits.test.images, count)
+        begun = min(count - 1, x.shape[1] - 1) if len(x) >= ENOUGH * x.shape[2] else 0
+        error = torch.zeros(())
+        for steps in (*(slice(step, step + 1) for step in range(begun)), slice(begun, None)):
+            inputs, targets = x[:, steps].flatten(0, 1), y[:, steps].flatten(0, 1)
+            ridge = 1e-9 * len(inputs) * torch.eye(x.shape[2], dtype=x.dtype, device=x.device)
+            weights = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ targets)
+            error = error + (given[:, steps] @ weights - splits.test.labels[:, steps]).square().sum()
+        found[name] = float(error / splits.test.labels.numel())
     targets = splits.test.labels.double().flatten(0, 1)
     return found | {"target_variance": float(targets.var(dim=0, correction=0).mean())}

@@ -821,8 +821,8 @@ MUTANTS = (
     Mutant(
         "sequences: floors fitted to the test",
         "recipes/sequences.py",
-        "tapped(splits.train.images, count).flatten(0, 1), splits.train.labels",
-        "tapped(splits.test.images, count).flatten(0, 1), splits.test.labels",
+        "tapped(splits.train.images, count), splits.train.labels",
+        "tapped(splits.test.images, count), splits.test.labels",
         SEQUENCE_RECIPES,
     ),
     Mutant(

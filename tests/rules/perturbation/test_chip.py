@@ -195,11 +195,15 @@ def test_a_cost_that_is_not_finite_is_read_again(value):
     assert device.counts["write"] == 9  # each time anew
 
 
-def test_a_cost_that_stays_nan_stops_the_training(one_line):
+def test_a_cost_that_stays_nan_stops_the_training_after_pauses(one_line, monkeypatch):
+    """A chip that reads nonsense for a while is given as much time as one that is lost."""
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
     device = Nonsense(range(3, 100), torch.nan)
     rule = chip_rule(device, patience={"rereads": 4})
     with one_line(DeviceError, "not finite", "5 times"):
         train(rule)
+    assert waits == [0.0, 0.1, 0.2, 0.4]
     assert device.counts["read"] == 2 + 5
 
 
@@ -210,7 +214,7 @@ def test_a_stuck_read_is_read_again_and_told(one_line):
     assert not torch.equal(train(chip_rule(device)), undisturbed())  # not noticed by default: 18 are less than 256
     device = Nonsense(range(2, 100), 0.25)
     rule = chip_rule(device, patience=patience)
-    with one_line(DeviceError, "0.25 whatever is perturbed", "4 times"):
+    with one_line(DeviceError, "0.25 whatever is perturbed", "13 times"):
         train(rule)
     device = Nonsense(range(2, 100), 0.25)
     train(chip_rule(device, patience={"stuck_after": 0, **AT_ONCE}))  # who wants to go on may

@@ -214,6 +214,34 @@ def reference(network, batch_of, noise, *, sigma, kind, credit):
 
 
 @pytest.mark.parametrize("credit", ["future", "step"])
+class Bypassed(nn.Module):
+    """L = h2 - 3 h1 with h1 = x and h2 = h1: what noise in h1 does goes around h2 as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.first.weight)
+        nn.init.ones_(self.second.weight)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.second(h) - 3 * h
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"kind": "node"}, 1.0), ({"kind": "activity"}, -0.5), ({"kind": "activity", "whiten": True}, -0.5)],
+)
+def test_paths_around_a_layer_mislead_activity_differences_and_not_nodes(options, expected):
+    """E[δL Δ] / E[Δ²] with Δ = ξ2 + ξ1 and δL = ξ2 - 2 ξ1, as the docs say; nodes give the gradient."""
+    torch.manual_seed(0)
+    network = Bypassed().double()
+    rule = NodePerturbation(network, lambda z, _: z.squeeze(1), samples=2000, sigma=1e-3, noise="signs", **options)
+    x = torch.ones(4, 1).double()
+    rule.backward(x, x)
+    assert network.second.weight.grad.item() == pytest.approx(expected, abs=0.15)
+
+
 @pytest.mark.parametrize("kind", ["activity", "node"])
 def test_batched_rollouts_equal_a_loop(monkeypatch, kind, credit):
     torch.manual_seed(0)

@@ -38,7 +38,9 @@ class NodePerturbation(NetworkRule):
     δL is by how much noise changes the loss of an example, over the steps that the noise can reach. NP and WP are
     unbiased for the gradient of the loss smoothed by the noise. ANP, where ⟨⟩ is the mean over samples, examples and
     units, gives each layer's output C ∂L/∂h_t with C = E[Δ Δᵀ] / ⟨Δ²⟩, positive semidefinite with mean eigenvalue 1:
-    unbiased where noise reaches all units alike.
+    unbiased where noise reaches all units alike. That holds where earlier noise reaches the loss through the layer
+    alone, as in perceptrons and `VanillaRNN`. Where paths lead around it, in a `GatedRNN` or a residual network, what
+    they do to the loss is credited to the layer as well, which can even turn the sign: take `"node"` there.
 
     All rollouts, the clean one among them, are one batched evaluation. In a sequence network (`Recurrent`) noise is
     fresh at every step for nodes and activities, and weights keep theirs.
@@ -54,7 +56,8 @@ class NodePerturbation(NetworkRule):
         samples: Noisy rollouts, whose estimates are averaged.
         antithetic: Whether every sample is a pair, with the noise and with its opposite, in place of the clean pass.
         noise: `"gaussian"`, or `"signs"` for ±σ, which is cheaper and has less variance.
-        whiten: Of activities only: divide δL Δ by the covariance of Δ in place of ⟨Δ²⟩, so that C becomes the identity.
+        whiten: Of activities only: divide δL Δ by the covariance of Δ in place of ⟨Δ²⟩, so that C becomes the identity
+            (where no path leads around a layer).
             That of an example is estimated from its samples and, the fewer they are, from those of the whole batch. A
             variation of ours.
         explain: Of whitened activities: take off δL what later noise has done, as far as the signals of later calls

@@ -133,7 +133,10 @@ def choices(settings: EchoSettings) -> tuple[str, ...]:
 
 TASKS: dict[str, tuple[str, EchoSettings]] = {
     "digits": ("the digits row by row", RowSettings(epochs=20, learning_rate=0.01, unit="linear", pooling="last")),
-    "mnist-rows": ("MNIST row by row", RowSettings(epochs=10, learning_rate=0.01, hidden=128, blocks=2)),
+    "mnist-rows": (
+        "MNIST row by row",
+        RowSettings(epochs=10, learning_rate=0.01, hidden=128, unit="linear", pooling="last"),
+    ),
     "oscillators": (
         "six coupled oscillators learn to move as six others",
         OscillatorSettings(epochs=10, learning_rate=0.02),

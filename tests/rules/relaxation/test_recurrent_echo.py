@@ -225,6 +225,20 @@ def test_toy_tends_to_back_propagation(two_sided, order):
     assert distance(echoed(network, x, y, nn.MSELoss(), eps=1e-5, two_sided=two_sided)[1], expected) < 1e-4
 
 
+def test_oscillators_move_as_their_matrix_of_springs_has_them():
+    """M φ'' = -K φ - u e_1, with K_ii = k_i + Σ_j k_ij and K_ij = -k_ij: the energy is that of the paper's toy."""
+    unit = toy()[0].units[0]
+    K = torch.diag(unit.spring.detach())
+    for i, j, k in zip(unit.first, unit.second, unit.coupling.tolist(), strict=True):
+        K[i, i], K[j, j], K[i, j], K[j, i] = K[i, i] + k, K[j, j] + k, K[i, j] - k, K[j, i] - k
+    phi, pi = torch.randn(2, 4, 6, dtype=torch.float64)
+    u = torch.randn(1, 4, 1, dtype=torch.float64)
+    push = F.pad(u[0], (0, 5))
+    with torch.no_grad():
+        torch.testing.assert_close(unit.kicks(u)(phi, pi, 0), pi - unit.step * (phi @ K + push))
+        torch.testing.assert_close(unit.velocity(pi), pi / unit.mass)
+
+
 # Losses
 
 

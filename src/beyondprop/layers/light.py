@@ -77,10 +77,10 @@ class Intensities(nn.Module):
 
     def forward(self, psi: Tensor) -> Tensor:
         """Return scores, shape (..., classes)."""
-        intensity = torch.view_as_real(psi).square().sum(dim=-1)
+        power = intensity(psi)
         each = psi.shape[-1] // self.classes
-        seen = intensity[..., : each * self.classes].unflatten(-1, (each, self.classes)).sum(dim=-2)
-        return seen * (self.gain / intensity.detach().sum(dim=-1, keepdim=True))
+        seen = power[..., : each * self.classes].unflatten(-1, (each, self.classes)).sum(dim=-2)
+        return seen * (self.gain / power.detach().sum(dim=-1, keepdim=True))
 
 
 class Bits(nn.Module):
@@ -118,3 +118,9 @@ class OneMode(nn.Module):
     def forward(self, psi: Tensor) -> Tensor:
         """Return it, shape (...)."""
         return psi[..., self.mode]
+
+
+def intensity(phi: Tensor) -> Tensor:
+    """Compute |φ|², differentiable also where φ is 0; several times as fast as a sum over the two planes."""
+    re, im = torch.view_as_real(phi.resolve_conj()).unbind(dim=-1)
+    return torch.addcmul(re * re, im, im)

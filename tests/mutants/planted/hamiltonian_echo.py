@@ -189,7 +189,7 @@ MUTANTS = (
         f"{RELAXATION}/parts.py",
         "strength / 2 * total",
         "strength * total",
-        SYSTEM,
+        PARTS,
     ),
     Mutant(
         "heb array: hard walls are open",

@@ -1,5 +1,7 @@
 """Parts of a Hamiltonian: each flow against the differential equation, what it keeps, and the way back."""
 
+import math
+
 import pytest
 import torch
 
@@ -120,3 +122,14 @@ def test_what_is_precomputed_follows_the_buffers():
     assert torch.equal(ours.flow(phi, 0.5), other.flow(phi, 0.5))
     ours.float().double()
     assert not torch.equal(ours.flow(phi, 0.5), other.flow(phi, 0.5))  # rounded
+
+
+def test_a_plane_wave_diffracts_by_half_the_square_of_its_wave_number():
+    down, right = torch.meshgrid(torch.arange(6.0).double(), torch.arange(8.0).double(), indexing="ij")
+    k = (2 * math.pi * 2 / 6, -2 * math.pi * 3 / 8)
+    wave = torch.exp(1j * (k[0] * down + k[1] * right)).flatten()
+    part = Propagation.diffraction((6, 8), 0.7).double()
+    omega = 0.7 * (k[0] ** 2 + k[1] ** 2) / 2
+    torch.testing.assert_close(
+        part.flow(wave, 0.5), wave * torch.exp(torch.tensor(-0.5j * omega)), rtol=1e-5, atol=1e-6
+    )

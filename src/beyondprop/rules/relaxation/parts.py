@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import UserError
+from beyondprop.layers.light import intensity
 
 Stepper = Callable[[int], int]
 ALL = slice(None)
@@ -143,14 +144,14 @@ class Kerr(Part):
 
     def energy(self, phi: Tensor) -> Tensor:
         """Return Σ ω_j |φ_j|² + g/2 |φ_j|⁴."""
-        intensity = _intensity(phi[..., self.modes])
-        terms = self.strength / 2 * intensity**2
-        return (terms if self.detuning is None else terms + self.detuning * intensity).sum(dim=-1)
+        power = intensity(phi[..., self.modes])
+        terms = self.strength / 2 * power**2
+        return (terms if self.detuning is None else terms + self.detuning * power).sum(dim=-1)
 
     def flow(self, phi: Tensor, time: float) -> Tensor:
         """Return φ_j exp(-i(ω_j + g|φ_j|²)t): the intensity does not change."""
         part = phi[..., self.modes]
-        rate = self.strength * _intensity(part)
+        rate = self.strength * intensity(part)
         if self.detuning is not None:
             rate = rate + self.detuning
         return _with(phi, self.modes, _turned(part, -time * rate))
@@ -197,7 +198,7 @@ class CrossKerr(Part):
     def energy(self, phi: Tensor) -> Tensor:
         """Return χ Σ |ψ_j|² |θ_j|² + g/2 Σ |ψ_j|⁴."""
         psi, theta = self._fields(phi)
-        met, meets = _intensity(psi), _intensity(theta)
+        met, meets = intensity(psi), intensity(theta)
         return (self.strength * met * meets[..., None, :] + self.own / 2 * met**2).sum(dim=(-2, -1))
 
     def flow(self, phi: Tensor, time: float) -> Tensor:
@@ -224,7 +225,7 @@ class CrossKerr(Part):
 
     def _turned(self, phi: Tensor, time: float) -> tuple[Tensor, Tensor]:
         psi, theta = self._fields(phi)
-        met, meets = _intensity(psi), _intensity(theta)
+        met, meets = intensity(psi), intensity(theta)
         rate = self.strength * meets[..., None, :]
         if self.own:
             rate = rate + self.own * met
@@ -282,7 +283,7 @@ class Propagation(Part):
     def energy(self, phi: Tensor) -> Tensor:
         """Return Σ_k ω_k |φ_k|²."""
         waves = torch.fft.fftn(self._field(phi), dim=self._sides, norm="ortho")
-        return (self.frequencies * _intensity(waves)).flatten(phi.ndim - 1).sum(dim=-1)
+        return (self.frequencies * intensity(waves)).flatten(phi.ndim - 1).sum(dim=-1)
 
     def flow(self, phi: Tensor, time: float) -> Tensor:
         """Return the field with every wave turned by exp(-iω_k t)."""
@@ -318,13 +319,8 @@ class Propagation(Part):
         return found
 
 
-def _intensity(phi: Tensor) -> Tensor:
-    """|φ|², differentiable."""
-    return torch.view_as_real(phi.resolve_conj()).square().sum(dim=-1)
-
-
 def _turned(phi: Tensor, angle: Tensor) -> Tensor:
-    return phi * torch.polar(torch.ones_like(angle), angle)
+    return phi * torch.complex(angle.cos(), angle.sin())  # half the time of torch.polar where there are many
 
 
 def _with(phi: Tensor, modes: slice, part: Tensor) -> Tensor:

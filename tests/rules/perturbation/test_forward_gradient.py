@@ -321,6 +321,27 @@ def test_cells_in_a_loop_are_taught_and_whole_recurrences_refused():
         ForwardGradient(nn.Sequential(nn.LSTM(3, 4)))
 
 
+class Scaled(nn.Module):
+    """Holds a parameter itself, beside a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.read = nn.Parameter(torch.ones(3)), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.read(x * self.scale)
+
+
+def test_a_parameter_that_no_layers_noise_would_teach_is_refused_by_name():
+    network = Scaled()
+    with pytest.raises(UnsupportedNetworkError, match='parameter scale belongs to no innermost layer.*"weights"'):
+        ForwardGradient(network)
+    ForwardGradient(network, perturb="weights").backward(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
+    assert network.scale.grad is not None
+    network.scale.requires_grad_(False)
+    ForwardGradient(network)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

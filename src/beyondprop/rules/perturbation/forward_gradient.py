@@ -26,6 +26,7 @@ from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
 from beyondprop.rules.perturbation.linear import by_hand, products
 from beyondprop.rules.perturbation.noise import draw_noise
 from beyondprop.rules.perturbation.orthogonal import OrthogonalDirections
+from beyondprop.rules.perturbation.reach import check_reached
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
 
 Perturbed = Literal["activities", "weights"]
@@ -55,7 +56,7 @@ class ForwardGradient(NetworkRule):
     Raises:
         UserError: An option is out of range; in `backward`, with the default loss, a label is no class index.
         UnsupportedNetworkError: The network has something that forward mode cannot pass or that would differ in a
-            second evaluation; the message names it.
+            second evaluation, or, for activities, a parameter that belongs to no innermost layer; the message names it.
         NonFiniteError: In `backward`, when the loss is NaN or infinite; nothing is added to any `.grad`.
 
     >>> rule = ForwardGradient(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), directions=4)
@@ -78,9 +79,9 @@ class ForwardGradient(NetworkRule):
         if perturb not in ("activities", "weights"):
             raise UserError(f"perturb must be 'activities' or 'weights', got {perturb!r}")
         check_whole(1, directions=directions)
-        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        if orthogonal and perturb == "weights" and directions > trained:
-            raise UserError(f"there are no {directions} orthogonal directions among {trained} parameters")
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        if orthogonal and perturb == "weights" and directions > (count := sum(p.numel() for p in trained.values())):
+            raise UserError(f"there are no {directions} orthogonal directions among {count} parameters")
         recurrent = (name for name, module in network.named_modules() if isinstance(module, nn.RNNBase))
         if perturb == "activities" and (name := next(recurrent, None)) is not None:
             kind = type(network.get_submodule(name)).__name__
@@ -88,6 +89,8 @@ class ForwardGradient(NetworkRule):
                 f"layer {name or 'network'} ({kind}) runs over time inside itself: write it with cells and a loop, or "
                 'perturb="weights"'
             )
+        if perturb == "activities":
+            check_reached(trained, watched_layers(network), 'perturb="weights"')
         self.perturb, self.directions, self.orthogonal = perturb, directions, orthogonal
         self._fixed: set[int] | None = None  # calls whose first dimension is not the batch, though it may be as long
         if self._classifies:

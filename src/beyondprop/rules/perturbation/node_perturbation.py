@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.checks import check_number, check_whole
-from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.errors import UserError
 from beyondprop.layers.decorrelation import Decorrelation
 from beyondprop.networks.recurrent import Recurrent
 from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
 from beyondprop.rules.perturbation.later_noise import Perturbed, signals_in_turn
+from beyondprop.rules.perturbation.reach import check_reached
 from beyondprop.rules.perturbation.rollouts import Rollouts, draw, output_shapes, roll_out, teach
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
 
@@ -118,12 +119,8 @@ class NodePerturbation(NetworkRule):
         self.register_buffer("_states", None)  # of all rollouts, from window to window of one batch
         self._shapes: dict[Any, list[torch.Size]] = {}
         self._fixed: set[int] = set()  # calls whose first dimension is not the batch, though it may be as long
-        taught = {id(p) for layer in self._layers for p in layer.parameters()}
-        for name, parameter in self._weights.items() if kind != "weight" else ():
-            if id(parameter) not in taught:
-                raise UnsupportedNetworkError(
-                    f"parameter {name} belongs to no innermost layer, whose output noise could move: perturb weights"
-                )
+        if kind != "weight":
+            check_reached(self._weights, self._layers, "perturb weights")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Take over states of whatever shape, or that there are none."""

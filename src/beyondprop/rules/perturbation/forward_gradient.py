@@ -26,7 +26,7 @@ from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
 from beyondprop.rules.perturbation.linear import by_hand, products
 from beyondprop.rules.perturbation.noise import draw_noise
 from beyondprop.rules.perturbation.orthogonal import OrthogonalDirections
-from beyondprop.rules.perturbation.reach import check_reached
+from beyondprop.rules.perturbation.reach import check_reached, mixes_samples
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
 
 Perturbed = Literal["activities", "weights"]
@@ -46,7 +46,8 @@ class ForwardGradient(NetworkRule):
     Args:
         network: Any module; its layers are linear, convolutions, norms, attention, or written by the user.
         loss: Maps (network(x), y) to a scalar, or to losses of shape (batch,) of which the mean is taken; only then has
-            each sample a signal of its own, and otherwise all have one. Default: cross-entropy of each sample.
+            each sample a signal of its own, and otherwise all have one, as they have where a batch norm uses the
+            batch's statistics, so that one's noise reaches the losses of all. Default: cross-entropy of each sample.
         perturb: `"activities"` (FG-A) or `"weights"` (FG-W).
         directions: Random directions, a forward pass each, whose estimates are averaged.
         orthogonal: Directions are made orthogonal, and the gradient is projected onto what they span, scaled by their
@@ -116,12 +117,12 @@ class ForwardGradient(NetworkRule):
             return estimate(x, y)
 
     def _losses(self, scores: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Losses of shape (batch,), or one for all; with a tangent."""
+        """Losses of shape (batch,), or one for all, as where batch norm mixes samples; with a tangent."""
         losses = self.loss(scores, self.checked_targets(y, scores.shape))
         if losses.ndim > 1:
             raise UserError(f"loss must give a scalar or one number a sample, got shape {tuple(losses.shape)}")
         self.finite_losses(forward_ad.unpack_dual(losses).primal, x)
-        return losses
+        return losses.mean() if mixes_samples(self.network) else losses
 
     def _by_weights(self, x: Tensor, y: Tensor) -> Tensor:
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}

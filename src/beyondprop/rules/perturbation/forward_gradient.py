@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from beyondprop.checks import check_whole
 from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.generators import GeneratorState, cuda_devices
 from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
@@ -128,10 +129,10 @@ class ForwardGradient(NetworkRule):
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         buffers = dict(self.network.named_buffers())
         share, drawn = self._directions(list(trained.values()))
-        state, moved, loss = torch.get_rng_state(), dict[str, Tensor](), None
+        state, moved, loss = GeneratorState(cuda_devices(self.network)), dict[str, Tensor](), None
         found: list[Tensor] = []
         for direction in drawn:
-            torch.set_rng_state(state)  # one dropout mask for all: they are directions of one loss
+            state.restore()  # one dropout mask for all: they are directions of one loss
             copies = {name: b.clone() for name, b in buffers.items()}
             with forward_ad.dual_level():
                 along = dict(zip(trained.values(), direction, strict=True))
@@ -168,7 +169,7 @@ class ForwardGradient(NetworkRule):
         return sum(sizes) / self.directions, ([v.view(p.shape).clone() for v, p in row] for row in rows)
 
     def _by_activities(self, x: Tensor, y: Tensor) -> Tensor:
-        state, loss = torch.get_rng_state(), None
+        state, loss = GeneratorState(cuda_devices(self.network)), None
         buffers = dict(self.network.named_buffers())
         before = {name: b.clone() for name, b in buffers.items()}
         found: dict[nn.Parameter, Tensor] = {}
@@ -176,7 +177,7 @@ class ForwardGradient(NetworkRule):
             self._fixed = calls_of_fixed_length(self.network, watched_layers(self.network), x)
         frame = OrthogonalDirections(self.directions) if self.orthogonal else None
         for number in range(self.directions):
-            torch.set_rng_state(state)
+            state.restore()
             if number > 0:  # statistics move once
                 for name, buffer in buffers.items():
                     buffer.copy_(before[name])
@@ -213,13 +214,13 @@ class ForwardGradient(NetworkRule):
 
 @dataclass(frozen=True)
 class Call:
-    """One evaluation of a layer: with what, the noise along which its output moved, and the generator's state."""
+    """One evaluation of a layer: with what, the noise along which its output moved, and the generators' state."""
 
     layer: nn.Module
     args: list[Any]
     kwargs: dict[str, Any]
     noise: Tensor
-    state: Tensor
+    state: GeneratorState
 
     def gradients(self, change: Tensor, batch: int) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Call the layer's own vector-Jacobian product with its noise, times how the loss has changed.
@@ -236,7 +237,7 @@ class Call:
         if by_hand(self.layer) and not self.kwargs:
             yield from products(self.layer, self.args, signal)
             return
-        torch.set_rng_state(self.state)
+        self.state.restore()
         with torch.enable_grad():
             output = self.layer(*self.args, **self.kwargs)
             value = output[0] if isinstance(output, tuple) else output
@@ -294,10 +295,11 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor]) -> Iterator[li
         draw: Makes noise of the shape of a layer's output.
     """
     calls: list[Call] = []
-    states: list[Tensor] = []
+    states: list[GeneratorState] = []
+    devices = cuda_devices(network)
 
     def before(_module: nn.Module, _args: Any) -> None:
-        states.append(torch.get_rng_state())  # a layer that drops something inside will drop it again
+        states.append(GeneratorState(devices))  # a layer that drops something inside will drop it again
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         state = states.pop()
@@ -327,14 +329,14 @@ def watched_layers(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def leaving_no_trace(network: nn.Module) -> Iterator[None]:
-    """Within it layers are run anew: statistics and the generator are as before at the end."""
-    buffers, state = [(b, b.clone()) for b in network.buffers()], torch.get_rng_state()
+    """Within it layers are run anew: statistics and generators are as before at the end."""
+    buffers, state = [(b, b.clone()) for b in network.buffers()], GeneratorState(cuda_devices(network))
     try:
         yield
     finally:
         for buffer, value in buffers:
             buffer.copy_(value)
-        torch.set_rng_state(state)
+        state.restore()
 
 
 @functools.cache

@@ -163,7 +163,8 @@ class ForwardGradient(NetworkRule):
             return 1 / self.directions, ([self.noise(p, generator) for p in trained] for _ in range(self.directions))
         sizes = [p.numel() for p in trained]
         drawn = self.noise(trained[0].new_empty(self.directions, sum(sizes)), generator)
-        spanned = torch.linalg.qr(drawn.T).Q.T
+        exact = drawn.to(torch.promote_types(drawn.dtype, torch.float32))  # there is no QR of bfloat16
+        spanned = torch.linalg.qr(exact.T).Q.T.to(drawn.dtype)
         rows = (zip(row.split(sizes), trained, strict=True) for row in spanned)
         # Clones: forward mode would copy a part of a larger tensor for itself.
         return sum(sizes) / self.directions, ([v.view(p.shape).clone() for v, p in row] for row in rows)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.generators import cuda_devices
 
 
 class Rule(nn.Module, ABC):
@@ -323,11 +324,9 @@ def batched_by_vmap(made: str) -> Iterator[None]:
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode, with every module's own mode and the generators' state restored at the end."""
     modes = [(module, module.training) for module in network.modules()]
-    tensors = (*network.parameters(), *network.buffers())
-    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     network.eval()
     try:
-        with torch.random.fork_rng(devices=list(devices)):
+        with torch.random.fork_rng(devices=cuda_devices(network)):
             yield
     finally:
         for module, training in modes:

@@ -34,6 +34,7 @@ from beyondprop.training.execution import Execution
         ("mgd/fashion-mnist", "cost_noise", 0.1, lambda rule: rule.cost_noise),
         ("forward-gradient/digits", "directions", 9, lambda rule: rule.directions),
         ("forward-gradient/digits", "perturb", "weights", lambda rule: rule.perturb),
+        ("forward-gradient/digits", "orthogonal", True, lambda rule: rule.orthogonal),
     ],
 )
 def test_setting_reaches_the_rule(recipe_id, field, value, seen):

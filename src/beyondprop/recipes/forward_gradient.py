@@ -17,6 +17,8 @@ class ForwardGradientSettings(NetworkSettings):
     """What moves along a random direction."""
     directions: int = 4
     """Random directions of a step, a forward pass each."""
+    orthogonal: bool = False
+    """Directions at right angles to each other."""
 
 
 RECIPES = (
@@ -26,7 +28,10 @@ RECIPES = (
         "digits",
         ForwardGradientSettings(epochs=30, batch_size=64, hidden=32, depth=1, learning_rate=1e-2),
         builder(
-            "beyondprop.rules.perturbation.forward_gradient:ForwardGradient", perturb="perturb", directions="directions"
+            "beyondprop.rules.perturbation.forward_gradient:ForwardGradient",
+            perturb="perturb",
+            directions="directions",
+            orthogonal="orthogonal",
         ),
     ),
 )

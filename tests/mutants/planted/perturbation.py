@@ -47,7 +47,7 @@ MUTANTS = (
     Mutant(
         "mgd: another dropout mask for every part",
         f"{PERTURBATION}/perturbed.py",
-        "            torch.set_rng_state(state)  # one",
+        "            state.restore()  # one",
         "            pass  # one",
         MGD,
     ),
@@ -246,7 +246,7 @@ MUTANTS = (
     Mutant(
         "forward gradient: another mask for each direction",
         f"{PERTURBATION}/forward_gradient.py",
-        "            torch.set_rng_state(state)  # one dropout",
+        "            state.restore()  # one dropout",
         "            pass  # one dropout",
         FORWARD_GRADIENT,
     ),
@@ -421,7 +421,7 @@ MUTANTS = (
     Mutant(
         "chip: a call that failed draws anew",
         "rules/perturbation/chip.py",
-        "torch.set_rng_state(drawn)",
+        "drawn.restore()",
         "pass",
         CHIP,
     ),

@@ -473,7 +473,7 @@ MUTANTS = (
     Mutant(
         "semi-implicit: another dropout mask in every solve",
         f"{SIGNALS}/semi_implicit.py",
-        "torch.set_rng_state(self._states[0])",
+        "self._state.restore()",
         "pass",
         SEMI_IMPLICIT,
     ),

@@ -394,6 +394,26 @@ def test_any_feed_forward_network(kind, scalar):
     assert found.norm() / expected.norm() == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.parametrize("in_time", [False, True])
+def test_where_batch_norm_mixes_examples_the_estimate_is_the_gradient_on_average(in_time):
+    """Noise of one example reaches the losses of all; with the losses of each alone the estimate would be biased."""
+    torch.manual_seed(0)
+    if in_time:
+        network = vanilla(3)
+        network.decorrelate = nn.BatchNorm1d(3).double()
+        (x, y), loss = sequences(5, 2), SQUARES
+    else:
+        network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).double()
+        x, y, loss = torch.randn(6, 3).double(), torch.arange(6) % 2, None
+    rule = NodePerturbation(network, loss, kind="node", sigma=1e-4, samples=20_000, noise="signs", antithetic=True)
+    rule.backward(x, y)
+    found = torch.cat([p.grad.flatten() for p in network.parameters()])
+    network.zero_grad()
+    (nn.CrossEntropyLoss() if loss is None else nn.MSELoss())(network(x), y).backward()
+    expected = torch.cat([p.grad.flatten() for p in network.parameters()])
+    assert (found - expected).norm() < 0.15 * expected.norm()  # otherwise 0.25 and more
+
+
 def test_all_rollouts_have_one_dropout_mask():
     """Otherwise losses would differ by much more than the noise explains."""
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from beyondprop.devices.device import Device, check_device, outputs_of
 from beyondprop.devices.module import ModuleDevice
 from beyondprop.devices.patience import Patience
 from beyondprop.errors import DeviceError, UserError
+from beyondprop.generators import GeneratorState
 from beyondprop.rule import check_labels
 from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
 
@@ -110,16 +111,12 @@ class ChipMGD(MultiplexedGradientDescent):
         """As the rule; labels are checked before the device sees them."""
         if self.classes is not None:
             y = check_labels(y, self.classes)
-        code, drawn = copy.deepcopy(self.code.state_dict()), torch.get_rng_state()
-        where = self.network.theta.device
-        drawn_there = torch.cuda.get_rng_state(where) if where.type == "cuda" else None
+        code, drawn = copy.deepcopy(self.code.state_dict()), GeneratorState([self.network.theta.device])
         try:
             return super().assign_credit(x, y, phase)
         except DeviceError:  # the same call again, or of the training that resumes, draws the same perturbations
             self.code.load_state_dict(code)
-            torch.set_rng_state(drawn)
-            if drawn_there is not None:
-                torch.cuda.set_rng_state(drawn_there, where)
+            drawn.restore()
             raise
 
     def costs(self, perturbations: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ class Division:
     exchange: Callable[[Tensor], None] | None = None
 
     def rows(self, count: int) -> Tensor:
-        """Which of so many evaluations are this process's own, shape (own,)."""
-        return torch.arange(self.rank, count, self.ranks)
+        """Which of so many evaluations are this process's own, shape (own,); none where there are too few."""
+        return torch.arange(min(self.rank, count), count, self.ranks)
 
     def complete(self, costs: Tensor, count: int) -> Tensor:
         """All costs, from those of the process's own evaluations.

@@ -20,12 +20,14 @@ from torch.overrides import TorchFunctionMode
 
 from beyondprop.checks import check_whole
 from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.generators import GeneratorState, cuda_devices
 from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
 from beyondprop.rules.perturbation.linear import by_hand, products
 from beyondprop.rules.perturbation.noise import draw_noise
 from beyondprop.rules.perturbation.orthogonal import OrthogonalDirections
+from beyondprop.rules.perturbation.reach import check_reached, mixes_samples
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
 
 Perturbed = Literal["activities", "weights"]
@@ -45,7 +47,8 @@ class ForwardGradient(NetworkRule):
     Args:
         network: Any module; its layers are linear, convolutions, norms, attention, or written by the user.
         loss: Maps (network(x), y) to a scalar, or to losses of shape (batch,) of which the mean is taken; only then has
-            each sample a signal of its own, and otherwise all have one. Default: cross-entropy of each sample.
+            each sample a signal of its own, and otherwise all have one, as they have where a batch norm uses the
+            batch's statistics, so that one's noise reaches the losses of all. Default: cross-entropy of each sample.
         perturb: `"activities"` (FG-A) or `"weights"` (FG-W).
         directions: Random directions, a forward pass each, whose estimates are averaged.
         orthogonal: Directions are made orthogonal, and the gradient is projected onto what they span, scaled by their
@@ -55,7 +58,7 @@ class ForwardGradient(NetworkRule):
     Raises:
         UserError: An option is out of range; in `backward`, with the default loss, a label is no class index.
         UnsupportedNetworkError: The network has something that forward mode cannot pass or that would differ in a
-            second evaluation; the message names it.
+            second evaluation, or, for activities, a parameter that belongs to no innermost layer; the message names it.
         NonFiniteError: In `backward`, when the loss is NaN or infinite; nothing is added to any `.grad`.
 
     >>> rule = ForwardGradient(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), directions=4)
@@ -78,9 +81,9 @@ class ForwardGradient(NetworkRule):
         if perturb not in ("activities", "weights"):
             raise UserError(f"perturb must be 'activities' or 'weights', got {perturb!r}")
         check_whole(1, directions=directions)
-        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        if orthogonal and perturb == "weights" and directions > trained:
-            raise UserError(f"there are no {directions} orthogonal directions among {trained} parameters")
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        if orthogonal and perturb == "weights" and directions > (count := sum(p.numel() for p in trained.values())):
+            raise UserError(f"there are no {directions} orthogonal directions among {count} parameters")
         recurrent = (name for name, module in network.named_modules() if isinstance(module, nn.RNNBase))
         if perturb == "activities" and (name := next(recurrent, None)) is not None:
             kind = type(network.get_submodule(name)).__name__
@@ -88,6 +91,8 @@ class ForwardGradient(NetworkRule):
                 f"layer {name or 'network'} ({kind}) runs over time inside itself: write it with cells and a loop, or "
                 'perturb="weights"'
             )
+        if perturb == "activities":
+            check_reached(trained, watched_layers(network), 'perturb="weights"')
         self.perturb, self.directions, self.orthogonal = perturb, directions, orthogonal
         self._fixed: set[int] | None = None  # calls whose first dimension is not the batch, though it may be as long
         if self._classifies:
@@ -113,21 +118,21 @@ class ForwardGradient(NetworkRule):
             return estimate(x, y)
 
     def _losses(self, scores: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Losses of shape (batch,), or one for all; with a tangent."""
+        """Losses of shape (batch,), or one for all, as where batch norm mixes samples; with a tangent."""
         losses = self.loss(scores, self.checked_targets(y, scores.shape))
         if losses.ndim > 1:
             raise UserError(f"loss must give a scalar or one number a sample, got shape {tuple(losses.shape)}")
         self.finite_losses(forward_ad.unpack_dual(losses).primal, x)
-        return losses
+        return losses.mean() if mixes_samples(self.network) else losses
 
     def _by_weights(self, x: Tensor, y: Tensor) -> Tensor:
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         buffers = dict(self.network.named_buffers())
         share, drawn = self._directions(list(trained.values()))
-        state, moved, loss = torch.get_rng_state(), dict[str, Tensor](), None
+        state, moved, loss = GeneratorState(cuda_devices(self.network)), dict[str, Tensor](), None
         found: list[Tensor] = []
         for direction in drawn:
-            torch.set_rng_state(state)  # one dropout mask for all: they are directions of one loss
+            state.restore()  # one dropout mask for all: they are directions of one loss
             copies = {name: b.clone() for name, b in buffers.items()}
             with forward_ad.dual_level():
                 along = dict(zip(trained.values(), direction, strict=True))
@@ -158,13 +163,14 @@ class ForwardGradient(NetworkRule):
             return 1 / self.directions, ([self.noise(p, generator) for p in trained] for _ in range(self.directions))
         sizes = [p.numel() for p in trained]
         drawn = self.noise(trained[0].new_empty(self.directions, sum(sizes)), generator)
-        spanned = torch.linalg.qr(drawn.T).Q.T
+        exact = drawn.to(torch.promote_types(drawn.dtype, torch.float32))  # there is no QR of bfloat16
+        spanned = torch.linalg.qr(exact.T).Q.T.to(drawn.dtype)
         rows = (zip(row.split(sizes), trained, strict=True) for row in spanned)
         # Clones: forward mode would copy a part of a larger tensor for itself.
         return sum(sizes) / self.directions, ([v.view(p.shape).clone() for v, p in row] for row in rows)
 
     def _by_activities(self, x: Tensor, y: Tensor) -> Tensor:
-        state, loss = torch.get_rng_state(), None
+        state, loss = GeneratorState(cuda_devices(self.network)), None
         buffers = dict(self.network.named_buffers())
         before = {name: b.clone() for name, b in buffers.items()}
         found: dict[nn.Parameter, Tensor] = {}
@@ -172,7 +178,7 @@ class ForwardGradient(NetworkRule):
             self._fixed = calls_of_fixed_length(self.network, watched_layers(self.network), x)
         frame = OrthogonalDirections(self.directions) if self.orthogonal else None
         for number in range(self.directions):
-            torch.set_rng_state(state)
+            state.restore()
             if number > 0:  # statistics move once
                 for name, buffer in buffers.items():
                     buffer.copy_(before[name])
@@ -209,13 +215,13 @@ class ForwardGradient(NetworkRule):
 
 @dataclass(frozen=True)
 class Call:
-    """One evaluation of a layer: with what, the noise along which its output moved, and the generator's state."""
+    """One evaluation of a layer: with what, the noise along which its output moved, and the generators' state."""
 
     layer: nn.Module
     args: list[Any]
     kwargs: dict[str, Any]
     noise: Tensor
-    state: Tensor
+    state: GeneratorState
 
     def gradients(self, change: Tensor, batch: int) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Call the layer's own vector-Jacobian product with its noise, times how the loss has changed.
@@ -232,7 +238,7 @@ class Call:
         if by_hand(self.layer) and not self.kwargs:
             yield from products(self.layer, self.args, signal)
             return
-        torch.set_rng_state(self.state)
+        self.state.restore()
         with torch.enable_grad():
             output = self.layer(*self.args, **self.kwargs)
             value = output[0] if isinstance(output, tuple) else output
@@ -290,10 +296,11 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor]) -> Iterator[li
         draw: Makes noise of the shape of a layer's output.
     """
     calls: list[Call] = []
-    states: list[Tensor] = []
+    states: list[GeneratorState] = []
+    devices = cuda_devices(network)
 
     def before(_module: nn.Module, _args: Any) -> None:
-        states.append(torch.get_rng_state())  # a layer that drops something inside will drop it again
+        states.append(GeneratorState(devices))  # a layer that drops something inside will drop it again
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         state = states.pop()
@@ -323,14 +330,14 @@ def watched_layers(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def leaving_no_trace(network: nn.Module) -> Iterator[None]:
-    """Within it layers are run anew: statistics and the generator are as before at the end."""
-    buffers, state = [(b, b.clone()) for b in network.buffers()], torch.get_rng_state()
+    """Within it layers are run anew: statistics and generators are as before at the end."""
+    buffers, state = [(b, b.clone()) for b in network.buffers()], GeneratorState(cuda_devices(network))
     try:
         yield
     finally:
         for buffer, value in buffers:
             buffer.copy_(value)
-        torch.set_rng_state(state)
+        state.restore()
 
 
 @functools.cache

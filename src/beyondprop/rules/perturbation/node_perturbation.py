@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.checks import check_number, check_whole
-from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.errors import UserError
 from beyondprop.layers.decorrelation import Decorrelation
 from beyondprop.networks.recurrent import Recurrent
 from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
 from beyondprop.rules.perturbation.later_noise import Perturbed, signals_in_turn
+from beyondprop.rules.perturbation.reach import check_reached, mixes_samples
 from beyondprop.rules.perturbation.rollouts import Rollouts, draw, output_shapes, roll_out, teach
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
 
@@ -50,7 +51,8 @@ class NodePerturbation(NetworkRule):
             perturbed.
         loss: Maps (network(x), y) to losses of shape (batch, ...), such as `nn.MSELoss(reduction="none")`, of which the
             mean is taken; for a `Recurrent` (batch, time, ...). A scalar does too, but then all examples have one
-            signal, with more variance. Default: cross-entropy of each example.
+            signal, with more variance, as they have where a batch norm uses the batch's statistics, so that one's noise
+            reaches the losses of all. Default: cross-entropy of each example.
         kind: `"activity"` (ANP), `"node"` (NP) or `"weight"` (WP).
         sigma: Standard deviation σ of the noise.
         samples: Noisy rollouts, whose estimates are averaged.
@@ -121,12 +123,8 @@ class NodePerturbation(NetworkRule):
         self.register_buffer("_states", None)  # of all rollouts, from window to window of one batch
         self._shapes: dict[Any, list[torch.Size]] = {}
         self._fixed: set[int] = set()  # calls whose first dimension is not the batch, though it may be as long
-        taught = {id(p) for layer in self._layers for p in layer.parameters()}
-        for name, parameter in self._weights.items() if kind != "weight" else ():
-            if id(parameter) not in taught:
-                raise UnsupportedNetworkError(
-                    f"parameter {name} belongs to no innermost layer, whose output noise could move: perturb weights"
-                )
+        if kind != "weight":
+            check_reached(self._weights, self._layers, "perturb weights")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Take over states of whatever shape, or that there are none."""
@@ -184,11 +182,17 @@ class NodePerturbation(NetworkRule):
                     gradient = torch.tensordot(share, self._against(drawn), dims=1)
                     add_gradient(self._weights[name], gradient / (self.samples * self.sigma**2))
             else:
-                self._credit_nodes(rollouts, change)
+                self._credit_nodes(rollouts, self._shared(change))
             if self.decorrelation:
                 for layer, outputs in rollouts.decorrelated.items():
                     add_gradient(layer.weight, layer.direction(outputs))
             return losses[0].mean()
+
+    def _shared(self, change: Tensor) -> Tensor:
+        """δL that each example's noise is credited with: the whole loss's where batch norm mixes examples."""
+        if change.ndim == 1 or not mixes_samples(self.network):
+            return change
+        return change.mean(dim=1) if change.ndim == 2 else change.sum(dim=1, keepdim=True).expand_as(change)
 
     def _credit_nodes(self, rollouts: Rollouts, change: Tensor) -> None:
         """Give each layer Σ g_t x_tᵀ, from δL of shape (samples,), (samples, batch) or (samples, batch, time)."""
@@ -220,7 +224,10 @@ class NodePerturbation(NetworkRule):
     def _explained(self, rollouts: Rollouts, change: Tensor) -> dict[int, Tensor]:
         """Find the signals of the calls whose noise is explained, by their numbers; in a sequence, of all steps."""
         if change.ndim == 1:
-            raise UserError("explain needs the loss of each example: give a loss with reduction='none'")
+            raise UserError(
+                "explain needs the loss of each example: give a loss with reduction='none', and a network "
+                "without batch norm"
+            )
         readout = self.network.readout if change.ndim == 3 else None
         of_calls = []  # for each call its steps, of which only a sequence has several
         for call in rollouts.calls:

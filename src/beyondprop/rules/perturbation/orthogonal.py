@@ -62,7 +62,7 @@ class OrthogonalDirections:
 
     def _product(self, first: list[Tensor], second: list[Tensor]) -> Tensor:
         pairs = zip(first, second, strict=True)
-        products: Any = ((u * v).flatten(1).sum(dim=1) if self._apart else (u * v).sum() for u, v in pairs)
+        products: Any = ((u * v).reshape(len(u), -1).sum(dim=1) if self._apart else (u * v).sum() for u, v in pairs)
         total: Tensor = sum(products)
         return total
 

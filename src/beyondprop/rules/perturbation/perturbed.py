@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
+from beyondprop.generators import GeneratorState, cuda_devices
 from beyondprop.rule import add_gradient, batched_by_vmap, without_trace
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.codes import Kind, PerturbationCode
@@ -120,9 +121,9 @@ class PerturbedNetwork(NetworkRule):
 
         found = list[Tensor]()
         first = buffers
-        state = torch.get_rng_state()
+        state = GeneratorState(cuda_devices(self.network))
         for chunk in perturbations.split(self.at_once):
-            torch.set_rng_state(state)  # one dropout mask for all
+            state.restore()  # one dropout mask for all
             copies = {name: b.expand(len(chunk), *b.shape).clone() for name, b in buffers.items()}
             if self.at_once == 1:
                 made, moved = cost(chunk[0], {name: b[0] for name, b in copies.items()})

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.errors import UserError
+from beyondprop.generators import GeneratorState
 from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule, Terms, count_terms
 from beyondprop.rules.signals.affine import Ridge, by_parameter, input_rows, is_affine, output_rows, trained
@@ -239,16 +240,14 @@ class _RandomNumbers:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = [device] if device.type == "cuda" else []
-        self._states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)]
+        self._state = GeneratorState(self._cuda)
 
     @contextmanager
     def again(self, modules: list[nn.Module]) -> Iterator[None]:
         """Draw as at that moment; afterwards generators and the modules' statistics are as they were before."""
         buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
         with torch.random.fork_rng(devices=self._cuda):
-            torch.set_rng_state(self._states[0])
-            for device, state in zip(self._cuda, self._states[1:], strict=True):
-                torch.cuda.set_rng_state(state, device)
+            self._state.restore()
             yield
         for buffer, before in buffers:
             buffer.copy_(before)

@@ -37,6 +37,13 @@ MUTANTS = (
         TESTS,
     ),
     Mutant(
+        "recurrent echo: nudges of a mean are too small",
+        RULE,
+        "size = size / steps**0.5",
+        "size = size * steps**0.5",
+        TESTS,
+    ),
+    Mutant(
         "recurrent echo: momenta are not turned",
         RULE,
         "backwards = [(phi, -pi) for phi, pi in states]",

@@ -466,6 +466,15 @@ def test_precise_enough_in_float32_by_default():
         assert distance([part.double() for part in found], expected) < 1e-2
 
 
+def test_precise_enough_in_float32_over_many_steps():
+    """A mean over 400 steps tells each of them little: nudges are measured by all of them together."""
+    network = hamiltonian_classifier(4, 3, size=16, blocks=2, unit="linear")
+    x, y = torch.randn(8, 400, 4), torch.randint(3, (8,))
+    found = echoed(network, x, y, nn.CrossEntropyLoss())[1]
+    expected = echoed(network.double(), x.double(), y, nn.CrossEntropyLoss())[1]
+    assert distance([part.double() for part in found], expected) < 1e-2
+
+
 def test_frozen_parts_stay_and_the_rest_learns():
     network = stack(NonlinearHRU, "mean")
     x, y, loss = batch("mean")

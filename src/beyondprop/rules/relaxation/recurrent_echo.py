@@ -37,9 +37,9 @@ class RecurrentEcho(NetworkRule):
     Args:
         network: A `HamiltonianNetwork`, of the paper's units or of systems of your own.
         loss: Maps (network(x), y) to a scalar. Default: mean cross-entropy over class scores.
-        eps: ε of each sample, in units in which the derivative of its loss by all its outputs has length 1: so rounding
-            counts the same for samples that are hard or learned, and in batches of any size. The default suits float32;
-            in float64 take 1e-4.
+        eps: ε of each sample, in units in which the derivative of its loss by the outputs of all steps that are read
+            has length 1: so rounding counts the same for samples that are hard or learned, and in batches of any size.
+            The default suits float32; in float64 take 1e-4.
         two_sided: Whether both echoes are nudged.
         chunk: Time steps whose states are held at once.
 
@@ -185,6 +185,8 @@ class RecurrentEcho(NetworkRule):
                 seeds += [None] * earlier
                 seeds.append(torch.cat([read.new_zeros(rest - 1, *read.shape), read.grad.unsqueeze(0)]))
         size = error.flatten(1).norm(dim=1, keepdim=True)
+        if network.pooling == "mean":
+            size = size / steps**0.5  # of as many derivatives, each smaller by the number of steps
         return loss, seeds, torch.where(size > 0, size, 1)
 
     def _back(

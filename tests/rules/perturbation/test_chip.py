@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import threading
 import time
 
@@ -381,7 +382,14 @@ def test_a_device_that_shows_nothing_but_its_cost_classifies(one_line):
     [
         (lambda: ChipMGD(nn.Linear(2, 2)), "has no size"),
         (lambda: ChipMGD(Mute(), initial=torch.zeros(31)), "32 parameters"),
-        (lambda: ChipMGD(Mute(), patience={"retries": -1}), "at least 0"),
+        (lambda: ChipMGD(Mute(), patience={"retries": -1}), "retries must be a whole number of at least 0"),
+        (lambda: ChipMGD(Mute(), patience={"retries": 1.5}), "retries must be a whole number"),
+        (lambda: ChipMGD(Mute(), patience={"rereads": 0.5}), "rereads must be a whole number"),
+        (lambda: ChipMGD(Mute(), patience={"stuck_after": 2.5}), "stuck_after must be a whole number"),
+        *(
+            (lambda name=name: ChipMGD(Mute(), patience={name: math.nan}), f"{name} must be a number of at least 0")
+            for name in ("pause", "longest", "timeout")
+        ),
         (lambda: ChipMGD(Mute(), copies=2), "first dimension"),
         (lambda: ChipMGD(type("Empty", (Mute,), {"size": 0})()), "number of parameters"),
     ],

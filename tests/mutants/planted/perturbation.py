@@ -80,7 +80,11 @@ MUTANTS = (
         CODES,
     ),
     Mutant(
-        "codes: walsh without turning round", f"{PERTURBATION}/codes.py", "+ passes[:, None]) % 2)", ") % 2)", CODES
+        "codes: walsh without turning round",
+        f"{PERTURBATION}/codes.py",
+        "odd ^ (passes[:, None].to(small) & 1)",
+        "odd",
+        CODES,
     ),
     Mutant(
         "codes: a slot ends with the call",
@@ -94,6 +98,20 @@ MUTANTS = (
         f"{PERTURBATION}/codes.py",
         "for shift in (32, 16, 8, 4, 2, 1):",
         "for shift in (1,):",
+        CODES,
+    ),
+    Mutant(
+        "codes: parity without the highest bits",
+        f"{PERTURBATION}/codes.py",
+        "if shift < bits:",
+        "if shift < bits - 1:",
+        CODES,
+    ),
+    Mutant(
+        "codes: sinusoids without phases",
+        f"{PERTURBATION}/codes.py",
+        ".to(self.phases.dtype) + self.phases",
+        ".to(self.phases.dtype)",
         CODES,
     ),
     Mutant(

@@ -546,8 +546,8 @@ MUTANTS = (
     Mutant(
         "later noise: one loss for all examples",
         "rules/perturbation/node_perturbation.py",
-        '        if change.ndim == 1:\n            raise UserError("explain needs',
-        '        if False:\n            raise UserError("explain needs',
+        '        if change.ndim == 1:\n            raise UserError(\n                "explain needs',
+        '        if False:\n            raise UserError(\n                "explain needs',
         LATER_NOISE,
     ),
     Mutant(

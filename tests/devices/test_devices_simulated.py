@@ -194,10 +194,24 @@ def test_a_chip_shows_outputs_where_what_computes_them_does():
         SimulatedChip(Plain()).predict(torch.zeros(1))
 
 
-@pytest.mark.parametrize("options", [{"noise": -1}, {"drift": -1}, {"bits": -1}, {"bits": 99}, {"span": 0}])
-def test_flaws_out_of_range_are_refused(options):
-    with pytest.raises(UserError, match="bits in"):
-        SimulatedChip(Plain(), **options)
+@pytest.mark.parametrize("value", [-1, 99.5, math.nan])
+@pytest.mark.parametrize("name", ["noise", "drift", "latency", "span", "bits"])
+def test_flaws_out_of_range_are_refused(name, value):
+    if value == 99.5 and name != "bits":
+        value = math.inf
+    with pytest.raises(UserError, match=f"{name} must be"):
+        SimulatedChip(Plain(), **{name: value})
+
+
+def test_no_more_bits_are_stored_than_a_number_has():
+    with pytest.raises(UserError, match=r"bits must lie in 0\.\.24, got 25"):
+        SimulatedChip(Plain(), bits=25)
+
+
+@pytest.mark.parametrize("at_once", [0, 1.5, math.nan])
+def test_evaluations_at_once_are_a_whole_number(at_once):
+    with pytest.raises(UserError, match="at_once must be a whole number of at least 1"):
+        ModuleDevice(network(), at_once=at_once)
 
 
 def test_defects_are_the_papers_curves():
@@ -245,8 +259,9 @@ def test_activations_that_cannot_differ_are_refused():
         with_defects(nn.Sequential(nn.Linear(3, 3), shared, nn.Linear(3, 3), shared), torch.zeros(1, 3), 0.1)
     with pytest.raises(UnsupportedNetworkError, match="no activation"):
         with_defects(nn.Linear(3, 3), torch.zeros(1, 3), 0.1)
-    with pytest.raises(UserError, match="at least 0"):
-        with_defects(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), torch.zeros(1, 3), -0.1)
+    for deviation in (-0.1, math.nan):
+        with pytest.raises(UserError, match="deviation must be a number of at least 0"):
+            with_defects(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), torch.zeros(1, 3), deviation)
 
 
 def test_wall_clock_is_the_papers():

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 
 from beyondprop import data, training
 from beyondprop.catalogue import find_recipe
@@ -83,6 +84,18 @@ def test_copies_have_defects_of_their_own():
     settings = dataclasses.replace(recipe.settings, defects=0.2, copies=4)
     slopes = dict(recipe.build(settings, data.load("xor")).rule.network.named_buffers())["1_k_"]
     assert len(set(slopes[:, 0].tolist())) == 4
+
+
+@pytest.mark.parametrize(("recipe_id", "dataset"), [("mgd/xor", "xor"), ("mgd/fashion-mnist", "digits")])
+def test_without_update_noise_none_is_drawn(recipe_id, dataset):
+    recipe, splits = find_recipe(recipe_id), data.load(dataset)
+    for deviation in (0.0, 0.1):
+        experiment = recipe.build(dataclasses.replace(recipe.settings, update_noise=deviation), splits)
+        for parameter in experiment.rule.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        drawn = torch.get_rng_state()
+        experiment.optimizer.step()
+        assert torch.equal(torch.get_rng_state(), drawn) == (deviation == 0)
 
 
 def test_update_noise_needs_an_optimizer_to_follow():

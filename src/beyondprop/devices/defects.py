@@ -8,7 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.checks import check_number
+from beyondprop.errors import UnsupportedNetworkError
 from beyondprop.layers.defective_activation import DefectiveActivation
 from beyondprop.rule import without_trace
 
@@ -26,12 +27,11 @@ def with_defects(network: M, example: Tensor, deviation: float, *, seed: int = 0
         seed: Of the draws.
 
     Raises:
-        UserError: The deviation is negative.
+        UserError: The deviation is no finite number of at least 0.
         UnsupportedNetworkError: There is no such activation, or one is used at several places: neurons of different
             layers would share their defects.
     """
-    if deviation < 0:
-        raise UserError(f"the deviation of activations must be at least 0, got {deviation}")
+    check_number(deviation=deviation)
     network = copy.deepcopy(network)
     shapes: dict[nn.Module, list[torch.Size]] = {}
 

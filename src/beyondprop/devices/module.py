@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from beyondprop.checks import check_whole
 from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.rule import batched_by_vmap
 
@@ -26,7 +27,8 @@ class ModuleDevice:
             network allows.
 
     Raises:
-        UserError: `at_once` is below 1; in `write`, the parameters are not P; in `read`, nothing is presented.
+        UserError: `at_once` is no whole number of at least 1; in `write`, the parameters are not P; in `read`, nothing
+            is presented.
         UnsupportedNetworkError: Nothing in the module is trainable; in `read`, vmap cannot run it.
 
     >>> device = ModuleDevice(nn.Linear(4, 3))
@@ -42,8 +44,7 @@ class ModuleDevice:
         *,
         at_once: int = 64,
     ) -> None:
-        if at_once < 1:
-            raise UserError(f"at_once must be at least 1, got {at_once}")
+        check_whole(1, at_once=at_once)
         self.network = copy.deepcopy(network).eval()
         self.loss = loss or nn.CrossEntropyLoss()
         self.at_once = at_once

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from beyondprop.checks import check_number, check_whole
 from beyondprop.devices.device import Device, check_device, outputs_of
 from beyondprop.errors import DeviceError, UserError
 
@@ -53,8 +54,8 @@ class Patience:
         timeout: float = 0.0,
     ) -> None:
         check_device(device)
-        if min(retries, rereads, stuck_after) < 0 or min(pause, longest, timeout) < 0:
-            raise UserError("retries, rereads, stuck_after, pause, longest and timeout must be at least 0")
+        check_whole(0, retries=retries, rereads=rereads, stuck_after=stuck_after)
+        check_number(pause=pause, longest=longest, timeout=timeout)
         self.device = device
         self.retries, self.pause, self.longest = retries, pause, longest
         self.rereads, self.stuck_after = rereads, stuck_after

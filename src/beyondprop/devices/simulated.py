@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beyondprop.checks import check_number, check_whole
 from beyondprop.devices.device import Device, outputs_of
 from beyondprop.errors import UserError
 
@@ -51,8 +52,11 @@ class SimulatedChip:
         latency: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if min(noise, drift, latency) < 0 or not 0 <= bits <= 24 or not span > 0:
-            raise UserError("noise, drift and latency must be at least 0, bits in 0..24, and span positive")
+        check_number(noise=noise, drift=drift, latency=latency)
+        check_number(span=span, above=True)
+        check_whole(0, bits=bits)
+        if bits > 24:
+            raise UserError(f"bits must lie in 0..24, got {bits}")
         self.device, self.size = device, device.size
         self.noise, self.drift, self.bits, self.span, self.latency = noise, drift, bits, span, latency
         self._generator = torch.Generator().manual_seed(seed)

@@ -102,7 +102,6 @@ def build_parity(settings: ParitySettings, splits: Splits) -> Experiment:
     from beyondprop.layers.defective_activation import DefectiveActivation
     from beyondprop.networks.population import Population
     from beyondprop.rules.perturbation.solving import NotingAnalogMGD, NotingMGD
-    from beyondprop.rules.perturbation.update_noise import add_update_noise
 
     bits = splits.train.images.shape[1]
 
@@ -135,8 +134,7 @@ def build_parity(settings: ParitySettings, splits: Splits) -> Experiment:
         return found | ({"steps_to_solve": float(when.median())} if len(when) else {})
 
     optimizer = torch.optim.Adam(rule.parameter_groups(), lr=settings.learning_rate)
-    add_update_noise(optimizer, settings.update_noise)
-    return Experiment(rule, measures=measures, optimizer=optimizer)
+    return with_update_noise(Experiment(rule, measures=measures, optimizer=optimizer), settings.update_noise)
 
 
 def build_layerwise(settings: LayerwiseSettings, splits: Splits) -> Experiment:

@@ -13,6 +13,8 @@ CODES = ("tests/rules/perturbation/test_codes.py",)
 LOCAL_FORWARD_GRADIENT = ("tests/rules/perturbation/test_local_forward_gradient.py",)
 NOISE = ("tests/rules/perturbation/test_noise.py",)
 LATER_NOISE = ("tests/rules/perturbation/test_later_noise.py",)
+GENERATORS = ("tests/test_generators.py",)
+DIVISION = ("tests/rules/perturbation/test_division.py",)
 NODES = ("tests/rules/perturbation/test_node_perturbation.py",)
 
 MUTANTS = (
@@ -80,7 +82,11 @@ MUTANTS = (
         CODES,
     ),
     Mutant(
-        "codes: walsh without turning round", f"{PERTURBATION}/codes.py", "+ passes[:, None]) % 2)", ") % 2)", CODES
+        "codes: walsh without turning round",
+        f"{PERTURBATION}/codes.py",
+        "odd ^ (passes[:, None].to(small) & 1)",
+        "odd",
+        CODES,
     ),
     Mutant(
         "codes: a slot ends with the call",
@@ -94,6 +100,20 @@ MUTANTS = (
         f"{PERTURBATION}/codes.py",
         "for shift in (32, 16, 8, 4, 2, 1):",
         "for shift in (1,):",
+        CODES,
+    ),
+    Mutant(
+        "codes: parity without the highest bits",
+        f"{PERTURBATION}/codes.py",
+        "if shift < bits:",
+        "if shift < bits - 1:",
+        CODES,
+    ),
+    Mutant(
+        "codes: sinusoids without phases",
+        f"{PERTURBATION}/codes.py",
+        ".to(self.phases.dtype) + self.phases",
+        ".to(self.phases.dtype)",
         CODES,
     ),
     Mutant(
@@ -393,7 +413,7 @@ MUTANTS = (
     Mutant(
         "seeds: every process evaluates the first rows",
         f"{PERTURBATION}/division.py",
-        "torch.arange(self.rank, count, self.ranks)",
+        "torch.arange(min(self.rank, count), count, self.ranks)",
         "torch.arange(0, count, self.ranks)[: len(range(self.rank, count, self.ranks))]",
         SEEDS,
     ),
@@ -526,8 +546,8 @@ MUTANTS = (
     Mutant(
         "later noise: one loss for all examples",
         "rules/perturbation/node_perturbation.py",
-        '        if change.ndim == 1:\n            raise UserError("explain needs',
-        '        if False:\n            raise UserError("explain needs',
+        '        if change.ndim == 1:\n            raise UserError(\n                "explain needs',
+        '        if False:\n            raise UserError(\n                "explain needs',
         LATER_NOISE,
     ),
     Mutant(
@@ -774,5 +794,131 @@ MUTANTS = (
         "noise.clone() if tangent is None",
         "noise if tangent is None",
         FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "reach: a parameter that nothing teaches is taken",
+        f"{PERTURBATION}/reach.py",
+        "if id(parameter) not in taught:",
+        "if False:",
+        (*FORWARD_GRADIENT, *NODES),
+    ),
+    Mutant(
+        "reach: activities take any parameter",
+        f"{PERTURBATION}/forward_gradient.py",
+        "check_reached(trained, watched_layers(network), 'perturb=\"weights\"')",
+        "pass",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "reach: batch norm mixes nobody in forward gradients",
+        f"{PERTURBATION}/forward_gradient.py",
+        "losses.mean() if mixes_samples(self.network) else losses",
+        "losses",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "reach: batch norm mixes nobody in perturbed nodes",
+        f"{PERTURBATION}/node_perturbation.py",
+        "if change.ndim == 1 or not mixes_samples(self.network):",
+        "if True:",
+        NODES,
+    ),
+    Mutant(
+        "reach: mixed examples' losses are added",
+        f"{PERTURBATION}/node_perturbation.py",
+        "change.mean(dim=1) if change.ndim == 2",
+        "change.sum(dim=1) if change.ndim == 2",
+        NODES,
+    ),
+    Mutant(
+        "reach: mixed sequences' losses are averaged",
+        f"{PERTURBATION}/node_perturbation.py",
+        "change.sum(dim=1, keepdim=True).expand_as",
+        "change.mean(dim=1, keepdim=True).expand_as",
+        NODES,
+    ),
+    Mutant(
+        "generators: forward gradients of weights forget CUDA's",
+        f"{PERTURBATION}/forward_gradient.py",
+        "state, moved, loss = GeneratorState(cuda_devices(self.network))",
+        "state, moved, loss = GeneratorState([])",
+        GENERATORS,
+    ),
+    Mutant(
+        "generators: forward gradients of activities forget CUDA's",
+        f"{PERTURBATION}/forward_gradient.py",
+        "state, loss = GeneratorState(cuda_devices(self.network))",
+        "state, loss = GeneratorState([])",
+        GENERATORS,
+    ),
+    Mutant(
+        "generators: a layer is taught with another mask on CUDA",
+        f"{PERTURBATION}/forward_gradient.py",
+        "devices = cuda_devices(network)",
+        "devices = []",
+        GENERATORS,
+    ),
+    Mutant(
+        "generators: perturbed networks forget CUDA's",
+        f"{PERTURBATION}/perturbed.py",
+        "state = GeneratorState(cuda_devices(self.network))",
+        "state = GeneratorState([])",
+        GENERATORS,
+    ),
+    Mutant(
+        "generators: CUDA's are not put back",
+        "generators.py",
+        "torch.cuda.set_rng_state(state, device)",
+        "pass",
+        GENERATORS,
+    ),
+    Mutant(
+        "generators: buffers' devices forgotten",
+        "generators.py",
+        "chain(module.parameters(), module.buffers())",
+        "module.parameters()",
+        GENERATORS,
+    ),
+    Mutant(
+        "orthogonal activities: made orthogonal once",
+        f"{PERTURBATION}/orthogonal.py",
+        "for _ in range(2):",
+        "for _ in range(1):",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "orthogonal activities: outputs of one number a sample fail",
+        f"{PERTURBATION}/orthogonal.py",
+        "reshape(len(u), -1)",
+        "flatten(1)",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "orthogonal weights: QR in bfloat16",
+        f"{PERTURBATION}/forward_gradient.py",
+        "exact = drawn.to(torch.promote_types(drawn.dtype, torch.float32))",
+        "exact = drawn",
+        FORWARD_GRADIENT,
+    ),
+    Mutant(
+        "seeds: more processes than evaluations",
+        f"{PERTURBATION}/division.py",
+        "torch.arange(min(self.rank, count), count",
+        "torch.arange(self.rank, count",
+        DIVISION,
+    ),
+    Mutant(
+        "seeds: convolutions of no evaluation",
+        f"{PERTURBATION}/layerwise.py",
+        " if len(own) else ()",
+        "",
+        DIVISION,
+    ),
+    Mutant(
+        "mgd: update noise is drawn where there is none",
+        "recipes/multiplexed.py",
+        "    if deviation:\n",
+        "    if True:\n",
+        ("tests/recipes/test_recipes_multiplexed.py",),
     ),
 )

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import threading
 import time
 
@@ -297,6 +298,24 @@ def test_a_read_that_never_comes_back_ends_the_training_in_one_line(one_line):
     device.free.set()
 
 
+@pytest.mark.parametrize("timeout", [0.0, 60.0])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_a_device_runs_in_the_callers_modes_also_in_a_thread(mode, timeout):
+    found = []
+
+    class Noting(ModuleDevice):
+        def read(self, perturbations):
+            found.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+            return super().read(perturbations)
+
+    patience = Patience(Noting(network()), timeout=timeout)
+    x, y = batches(1)[0]
+    with mode():
+        expected = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        patience.costs(flat(network()), torch.zeros(2, patience.device.size), x, y)
+    assert found == [expected]
+
+
 def test_a_defect_in_a_driver_is_told_as_it_is_from_another_thread():
     device = Counting(lambda name, count: ValueError("a defect in the driver"))
     with pytest.raises(ValueError, match="driver"):
@@ -385,7 +404,14 @@ def test_a_device_that_shows_nothing_but_its_cost_classifies(one_line):
     [
         (lambda: ChipMGD(nn.Linear(2, 2)), "has no size"),
         (lambda: ChipMGD(Mute(), initial=torch.zeros(31)), "32 parameters"),
-        (lambda: ChipMGD(Mute(), patience={"retries": -1}), "at least 0"),
+        (lambda: ChipMGD(Mute(), patience={"retries": -1}), "retries must be a whole number of at least 0"),
+        (lambda: ChipMGD(Mute(), patience={"retries": 1.5}), "retries must be a whole number"),
+        (lambda: ChipMGD(Mute(), patience={"rereads": 0.5}), "rereads must be a whole number"),
+        (lambda: ChipMGD(Mute(), patience={"stuck_after": 2.5}), "stuck_after must be a whole number"),
+        *(
+            (lambda name=name: ChipMGD(Mute(), patience={name: math.nan}), f"{name} must be a number of at least 0")
+            for name in ("pause", "longest", "timeout")
+        ),
         (lambda: ChipMGD(Mute(), copies=2), "first dimension"),
         (lambda: ChipMGD(type("Empty", (Mute,), {"size": 0})()), "number of parameters"),
     ],

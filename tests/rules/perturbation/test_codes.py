@@ -41,6 +41,25 @@ def test_walsh_codes_turn_round_after_each_pass():
     torch.testing.assert_close(rows[:8], rows[16:24])
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 300, 70_000])
+def test_walsh_codes_are_signs_of_the_parity_of_common_bits(size):
+    """Entry (t, i) of a Hadamard matrix is odd where t and i share an odd number of bits, and turned at odd passes."""
+    code = make("walsh", size, norm=size**0.5)
+    code.time += code.period - 3 if size > 4 else 0
+    start = int(code.time)
+    rows, names = code(7), code.places[:: max(1, size // 50)].tolist()
+    for row, t in zip(rows, range(start, start + 7), strict=True):
+        turned, place = divmod(t, code.period)
+        expected = [(-1.0) ** ((place & name).bit_count() + turned) for name in names]
+        assert row[:: max(1, size // 50)].tolist() == pytest.approx(expected)
+
+
+def test_sinusoids_begin_with_phases_of_their_own():
+    """At once they have the length that they keep; without phases all would begin at zero."""
+    rows = make("sinusoidal", 20_000, norm=0.3)(5)
+    torch.testing.assert_close(rows.norm(dim=1), torch.full((5,), 0.3), rtol=0.05, atol=0)
+
+
 def test_sequential_moves_every_parameter_once_a_pass():
     rows = make("sequential")(10)
     assert sorted(rows[:5].argmax(dim=1).tolist()) == [0, 1, 2, 3, 4]

@@ -18,7 +18,8 @@ def test_every_evaluation_is_of_one_process(ranks, count):
 
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    layers = nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Tanh(), nn.Linear(4, 2)
+    return nn.Sequential(*layers).double()
 
 
 @pytest.mark.parametrize(

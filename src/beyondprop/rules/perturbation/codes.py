@@ -86,7 +86,10 @@ class PerturbationCode(nn.Module):
         passes, place = slots // self.period, slots % self.period
         if self.kind == "sequential":
             return self.norm * (place[:, None] == self.places).to(torch.get_default_dtype())
-        signs = 1 - 2 * ((_parity(self.places & place[:, None]) + passes[:, None]) % 2)
+        bits = (self.period - 1).bit_length()
+        small = torch.int32 if bits < 32 else torch.int64  # half the time of int64
+        odd = _parity(self.places.to(small) & place[:, None].to(small), bits)
+        signs = 1 - 2 * (odd ^ (passes[:, None].to(small) & 1))
         return self.norm / math.sqrt(self.size) * signs.to(torch.get_default_dtype())
 
     def _random(self, slots: Tensor, start: int) -> Tensor:
@@ -99,8 +102,14 @@ class PerturbationCode(nn.Module):
         return rows
 
 
-def _parity(x: Tensor) -> Tensor:
-    """Whether an odd number of bits is set."""
+def _parity(x: Tensor, bits: int) -> Tensor:
+    """Whether an odd number of bits is set.
+
+    Args:
+        x: Whole numbers; they are lost.
+        bits: Of which the numbers have no more.
+    """
     for shift in (32, 16, 8, 4, 2, 1):
-        x = x ^ (x >> shift)
-    return x & 1
+        if shift < bits:
+            x ^= x >> shift
+    return x.bitwise_and_(1)

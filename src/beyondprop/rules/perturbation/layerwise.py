@@ -179,7 +179,8 @@ class LayerwisePerturbation(NetworkRule):
         signs = torch.randint(2, (self.steps, size), dtype=torch.int8, device=run.losses.device).mul_(2).sub_(1)
         signs, batch = signs.to(run.losses.dtype), len(run.losses)
         found = [run.losses.new_zeros(0, batch)]
-        for piece in signs[self.division.rows(len(signs))].split(max(1, self.at_once // batch)):
+        own = signs[self.division.rows(len(signs))]
+        for piece in own.split(max(1, self.at_once // batch)) if len(own) else ():
             scores = moved(piece).flatten(0, 1)
             for layer in run.layers[place + 1 :]:
                 scores = layer(scores)

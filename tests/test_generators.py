@@ -65,7 +65,7 @@ class Whole(nn.Module):
         self.weight, self.generator, self.masks = nn.Parameter(torch.randn(3, 2)), generator, []
 
     def forward(self, x):
-        mask = torch.rand(3, generator=self.generator) < 0.5
+        mask = torch.rand(x.shape, generator=self.generator) < 0.5
         if self.training:
             self.masks.append(mask)
         return x * mask @ self.weight

@@ -119,7 +119,9 @@ def ddtp(variant: str, settings: DirectTargetSettings) -> Recipe:
 
 
 def on_images(variant: str, settings: DirectTargetSettings) -> DirectTargetSettings:
-    """Set what CIFAR-10 wants otherwise."""
+    """Set what some data want otherwise."""
+    if "frozen" in variant:
+        return replace(settings, learning_rate=1e-2)
     if not variant.startswith("cifar-10"):
         return settings
     return replace(settings, learning_rate=1e-3, feedback_hidden=2048)
@@ -154,5 +156,5 @@ DDTP = tuple(
 )
 BASELINES = tuple(
     baseline(DDTP[number], rate, name=f"{DDTP[number].id.split('/')[1]}-targets")
-    for number, rate in ((1, 3e-3), (2, 3e-3), (3, 1e-3), (4, 1e-3), (5, 1e-3))
+    for number, rate in ((1, 3e-3), (2, 1e-2), (3, 1e-3), (4, 1e-3), (5, 1e-3))
 )

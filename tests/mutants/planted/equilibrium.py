@@ -209,4 +209,11 @@ MUTANTS = (
         "if tolerance is not None and max(found) < 0:",
         (CONVERGENT,),
     ),
+    Mutant(
+        "equilibrium: a layer that stands in two places is in one",
+        f"{RELAXATION}/convergent.py",
+        "layers._modules.items()",
+        "layers.named_children()",
+        (CONVERGENT,),
+    ),
 )

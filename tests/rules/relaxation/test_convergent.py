@@ -1,5 +1,6 @@
 """The hand-written steps and gradients of convergent networks, against autograd of a primitive function."""
 
+import copy
 import itertools
 
 import pytest
@@ -11,6 +12,7 @@ from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.layers.dropout import Dropout
 from beyondprop.layers.hard_sigmoid import HardSigmoid
 from beyondprop.rules.relaxation.convergent import AsymmetricNetwork, ConvergentNetwork
+from beyondprop.rules.relaxation.equilibrium import EquilibriumPropagation
 from beyondprop.rules.relaxation.settling import Contrast, Nudge, PrimitiveNetwork
 
 READOUTS = ("softmax", "squared")
@@ -276,6 +278,29 @@ def test_a_list_of_layers_makes_the_same_network():
     listed = ConvergentNetwork(list(layers), x[:2])
     for a, b in zip(*(n.relax(n.prepare(x), None, 3) for n in (network, listed)), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_layer_that_stands_in_two_places_is_in_both(nested):
+    """As the network of copies; the gradient of shared weights is the sum of the copies'."""
+    torch.manual_seed(0)
+    squash, middle = nn.Tanh(), nn.Linear(6, 6)
+    pair = [middle, squash]
+    parts = [nn.Linear(4, 6), squash, *([nn.Sequential(*pair)] * 2 if nested else pair * 2), nn.Linear(6, 3)]
+    shared = nn.Sequential(*parts).double()
+    apart = nn.Sequential(*[copy.deepcopy(layer) for layer in parts])
+    x, y = batch(4)
+    rules = [EquilibriumPropagation(ConvergentNetwork(layers, x[:2]), beta=0.2) for layers in (shared, apart)]
+    torch.testing.assert_close(rules[0](x), rules[1](x), rtol=1e-13, atol=1e-14)
+    for rule in rules:
+        rule.backward(x, y)
+    twins = (apart[2][0], apart[3][0]) if nested else (apart[2], apart[4])
+    for name in ("weight", "bias"):
+        total = sum(getattr(twin, name).grad for twin in twins)
+        torch.testing.assert_close(getattr(middle, name).grad, total, rtol=1e-12, atol=1e-14)
+        for place in (0, -1):
+            mine, theirs = (getattr(layers[place], name).grad for layers in (shared, apart))
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
 
 
 def test_a_users_own_activation_is_taken_and_a_mixing_one_is_not():

@@ -394,11 +394,12 @@ def split(layers: nn.Sequential) -> list[Section]:
 
 
 def flat(layers: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Layers by name, those of nested `nn.Sequential` in their place."""
+    """Layers by name, those of nested `nn.Sequential` in their place, and one that stands in several in each."""
     if type(layers) is not nn.Sequential:
         yield prefix or "0", layers
         return
-    for name, child in layers.named_children():
+    for name, child in layers._modules.items():  # children() gives a shared one once
+        assert child is not None
         yield from flat(child, f"{prefix}.{name}" if prefix else name)
 
 

@@ -216,4 +216,11 @@ MUTANTS = (
         "layers.named_children()",
         (CONVERGENT,),
     ),
+    Mutant(
+        "equilibrium: what mixes the samples is taken for an activation",
+        f"{RELAXATION}/convergent.py",
+        "torch.allclose(whole, rows) and torch",
+        "torch",
+        (CONVERGENT,),
+    ),
 )

@@ -308,10 +308,25 @@ def test_a_users_own_activation_is_taken_and_a_mixing_one_is_not():
         def forward(self, x):
             return torch.sin(x)
 
+    class Centred(nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.dim = dim
+
+        def forward(self, x):
+            return torch.tanh(x - x.mean(self.dim, keepdim=True))
+
     ConvergentNetwork([nn.Linear(4, 5), Bump(), nn.Linear(5, 3)], torch.zeros(1, 4))
-    for wrong in (nn.Softmax(1), nn.LayerNorm(5), nn.PReLU(), nn.Bilinear(5, 5, 5)):
+    mixing = (nn.Softmax(0), nn.Softmax(1), Centred(0), Centred(1), Centred((0, 1)))
+    for wrong in (*mixing, nn.LayerNorm(5), nn.PReLU(), nn.Bilinear(5, 5, 5)):
         with pytest.raises(UnsupportedNetworkError, match=rf"layer 1 \({type(wrong).__name__}\)"):
             ConvergentNetwork([nn.Linear(4, 5), wrong, nn.Linear(5, 3)], torch.zeros(1, 4))
+
+
+def test_batch_norm_without_weights_is_no_activation():
+    norm = nn.BatchNorm1d(8, affine=False).eval()  # it treats each number by itself, until it is trained
+    network = ConvergentNetwork([nn.Linear(4, 8), norm, nn.Tanh(), nn.Linear(8, 3)], torch.zeros(1, 4))
+    assert [section.name for section in network.sections] == ["2"]
 
 
 @pytest.mark.parametrize(

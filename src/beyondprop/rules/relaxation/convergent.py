@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.rule import check_example, running_example, without_trace
-from beyondprop.rules.relaxation.connections import Connection, Conv, Gradients, Held, Linear, Stage, make_stage
+from beyondprop.rules.relaxation.connections import (
+    STAGES,
+    Connection,
+    Conv,
+    Gradients,
+    Held,
+    Linear,
+    Stage,
+    make_stage,
+)
 from beyondprop.rules.relaxation.costs import Cost, CrossEntropy, SquaredError, dot, one_for_each
 from beyondprop.rules.relaxation.settling import Contrast, Nudge, PrimitiveNetwork, SettlingNetwork, States
 
@@ -405,18 +414,22 @@ def flat(layers: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]
 
 def is_activation(module: nn.Module) -> bool:
     """Whether a module has no weights and treats each number by itself, found by trying it on a few numbers."""
-    if isinstance(module, nn.Identity | nn.Flatten | nn.modules.dropout._DropoutNd):
+    if isinstance(module, (*STAGES, nn.Identity, nn.modules.dropout._DropoutNd)):
         return False
     if any(True for _ in module.parameters()) or any(True for _ in module.children()):
         return False
-    numbers = torch.tensor([[-2.5, -0.6, -0.1, 0.2, 0.4, 0.9, 1.7, 3.1]])
+    row = torch.tensor([-2.5, -0.6, -0.1, 0.2, 0.4, 0.9, 1.7, 3.1])
+    numbers = torch.stack([row, row.roll(3)])
     try:
         with torch.no_grad():
-            whole = module(numbers.clone())
-            apart = torch.cat([module(number.clone()) for number in numbers.split(1, dim=1)], dim=1)
+            whole = torch.cat([module(numbers.clone())])  # cat refuses what is no tensor
+            rows = torch.cat([module(part.clone()) for part in numbers.split(1)])
+            columns = torch.cat([module(part.clone()) for part in numbers.split(1, dim=1)], dim=1)
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
-    return isinstance(whole, Tensor) and whole.shape == numbers.shape and torch.allclose(whole, apart)
+    if not whole.shape == rows.shape == columns.shape == numbers.shape:
+        return False
+    return torch.allclose(whole, rows) and torch.allclose(whole, columns)
 
 
 def grouped(count: int, order: Order, nudged: bool) -> list[list[int]]:

@@ -198,7 +198,7 @@ MUTANTS = (
     Mutant(
         "equilibrium: batch norm keeps what it saw first",
         f"{RELAXATION}/connections.py",
-        "or (held.measuring and norm.training)",
+        "or (held.measuring and self._of_batch())",
         "",
         (CONVERGENT,),
     ),
@@ -222,5 +222,12 @@ MUTANTS = (
         "torch.allclose(whole, rows) and torch",
         "torch",
         (CONVERGENT,),
+    ),
+    Mutant(
+        "equilibrium: back-propagation takes statistics of the batch for constants",
+        f"{RELAXATION}/connections.py",
+        "self._statistics(x)\n",
+        "self._statistics(x.detach())\n",
+        (EQUILIBRIUM,),
     ),
 )

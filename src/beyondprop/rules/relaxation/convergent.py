@@ -102,7 +102,7 @@ class LayeredNetwork(SettlingNetwork):
 
     def conclude(self, inputs: Clamped) -> None:
         """Move the running statistics of batch norms; from now on they are held as they are."""
-        inputs.held.measuring = False
+        inputs.held.settle()
         for connection in self.connections():
             for stage in connection.stages:
                 if hasattr(stage, "conclude"):
@@ -236,7 +236,7 @@ class ConvergentNetwork(LayeredNetwork, PrimitiveNetwork):
     steps give exactly what 2k synchronous steps give (up to the switches of max-pooling), for half of the cost.
 
     Dropout draws one mask for all phases of a step. Batch norm takes the batch's statistics in the free phase; nudged
-    phases and gradients hold them.
+    phases hold them, and the gradient takes them for constants. `BackpropThroughSettling` differentiates them.
 
     Args:
         layers: `nn.Sequential`, also nested, or a list; it is used as it is and not changed.

@@ -89,6 +89,12 @@ def test_layers_learn_at_their_own_rates(digits):
         built(digits, rates=(1.0,))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_every_optimizer_decays_the_weights(optimizer, digits):
+    made = built(digits, optimizer=optimizer, weight_decay=0.03).optimizer
+    assert [group["weight_decay"] for group in made.param_groups] == [0.03] * 3
+
+
 def test_the_folder_of_a_run_tells_how_it_settles(digits):
     experiment = built(digits)
     x, y = digits.test.images[:8].float() / 16, digits.test.labels[:8]

@@ -5,6 +5,7 @@ from mutant import Mutant
 RELAXATION = "rules/relaxation"
 CONVERGENT = "tests/rules/relaxation/test_convergent.py"
 EQUILIBRIUM = "tests/rules/relaxation/test_equilibrium.py"
+RECIPES = "tests/recipes/test_recipes_equilibrium.py"
 MUTANTS = (
     Mutant(
         "equilibrium: sign of the estimate",
@@ -229,5 +230,26 @@ MUTANTS = (
         "self._statistics(x)\n",
         "self._statistics(x.detach())\n",
         (EQUILIBRIUM,),
+    ),
+    Mutant(
+        "equilibrium: running statistics stay",
+        f"{RELAXATION}/equilibrium.py",
+        "            network.conclude(inputs)\n",
+        "",
+        (EQUILIBRIUM,),
+    ),
+    Mutant(
+        "equilibrium: running statistics stay under back-propagation",
+        f"{RELAXATION}/through_settling.py",
+        "        network.conclude(inputs)\n",
+        "",
+        (EQUILIBRIUM,),
+    ),
+    Mutant(
+        "equilibrium: sgd without weight decay",
+        "recipes/equilibrium.py",
+        "momentum=settings.momentum, weight_decay=decay)",
+        "momentum=settings.momentum)",
+        (RECIPES,),
     ),
 )

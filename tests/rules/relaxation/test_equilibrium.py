@@ -167,6 +167,19 @@ def test_without_running_statistics_those_of_the_settled_batch_are_taken_in_eval
 
 
 @pytest.mark.parametrize("kind", [EquilibriumPropagation, BackpropThroughSettling])
+def test_a_step_moves_running_statistics_once_and_a_prediction_does_not(kind):
+    x, y = batch(4)
+    layers = with_batch_norm()
+    rule = kind(ConvergentNetwork(layers, x[:2]))
+    start = layers[1].running_mean.clone()
+    rule(x)
+    for steps in (0, 1, 2):
+        assert [int(layers[place].num_batches_tracked) for place in (1, 4)] == [steps, steps]
+        assert torch.equal(layers[1].running_mean, start) == (steps == 0)
+        rule.backward(x, y)
+
+
+@pytest.mark.parametrize("kind", [EquilibriumPropagation, BackpropThroughSettling])
 def test_a_batch_of_one_has_no_statistics(kind):
     layers = with_batch_norm()
     x, y = batch(4)

@@ -252,4 +252,11 @@ MUTANTS = (
         "momentum=settings.momentum)",
         (RECIPES,),
     ),
+    Mutant(
+        "equilibrium: any number of classes will do",
+        f"{RELAXATION}/equilibrium.py",
+        "if made.outputs != classes:",
+        "if False:",
+        (EQUILIBRIUM,),
+    ),
 )

@@ -450,6 +450,44 @@ def test_settings_out_of_range_are_refused(option):
         make(perceptron(), batch(4)[0], **option)
 
 
+@pytest.mark.parametrize("tolerance", [math.nan, math.inf, -1.0])
+def test_a_prediction_checks_its_own_tolerance(tolerance):
+    x, _ = batch(4)
+    with pytest.raises(UserError, match="tolerance"):
+        make(perceptron(), x)(x, tolerance=tolerance)
+
+
+def test_options_of_a_classifier_that_contradict_each_other_are_refused():
+    x, _ = batch(4)
+    with pytest.raises(UserError, match="same_update"):
+        EquilibriumPropagation.for_classifier(perceptron(), x, 3, same_update=True)
+    for readout in READOUTS:
+        with pytest.raises(UnsupportedNetworkError, match="3 scores, but there are 10 classes"):
+            EquilibriumPropagation.for_classifier(perceptron(), x, 10, readout=readout)
+
+
+@pytest.mark.parametrize("size", [(1, 14, 15), (2, 14, 14), (14, 14), ()])
+def test_a_batch_of_other_samples_than_the_examples_is_told(size):
+    x, y = batch(1, 14, 14)
+    rule = make(convolutional(), x)
+    other = torch.zeros(5, *size).double()
+    for call in (rule, lambda x: rule.backward(x, y), rule.settling):
+        with pytest.raises(UserError, match=r"x has shape \(5,.*made for \(batch, 1, 14, 14\)$"):
+            call(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8, torch.float16])
+def test_a_batch_of_another_type_than_the_weights_is_told(dtype):
+    x, _ = batch(1, 14, 14)
+    rule = make(convolutional().float(), x.float())
+    with pytest.raises(UserError, match=f"x is .*{str(dtype).removeprefix('torch.')} and the weights"):
+        rule(x.to(dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rule(x.float()).isfinite().all()
+        with pytest.raises(UserError, match="and the weights"):
+            rule(x.to(torch.uint8))
+
+
 def test_what_is_no_settling_network_is_refused():
     with pytest.raises(UserError, match="for_classifier"):
         EquilibriumPropagation(nn.Linear(4, 3))

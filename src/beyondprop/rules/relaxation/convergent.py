@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rule import check_example, running_example, without_trace
+from beyondprop.rule import check_example, refuse_double, running_example, without_trace
 from beyondprop.rules.relaxation.connections import (
     STAGES,
     Connection,
@@ -83,18 +83,29 @@ class LayeredNetwork(SettlingNetwork):
             raise UnsupportedNetworkError(
                 "the network has no activation before its readout: it has no states to settle"
             )
+        self.sample = example.shape[1:]
         with running_example(example), without_trace(self.layers):
-            self.layers(example)
+            self.outputs = self.layers(example).flatten(1).shape[1]
             self.shapes = [state.shape[1:] for state in self._forward(example)]
 
     # -- the contract ---------------------------------------------------------------------------------------------
 
     def prepare(self, x: Tensor) -> Clamped:
         """Compute what the input gives to the first states."""
+        self._check(x)
         held = Held(measuring=True)
-        with running_example(x):
-            drive, _ = self.sections[0].connection.push(channels_last(x), held)
+        drive, _ = self.sections[0].connection.push(channels_last(x), held)
         return Clamped(x, channels_last(drive), held)
+
+    def _check(self, x: Tensor) -> None:
+        """Refuse a batch of other samples than the example's."""
+        if x.shape[1:] != self.sample or not x.ndim:
+            expected = ", ".join(["batch", *map(str, self.sample)])
+            raise UserError(f"x has shape {tuple(x.shape)}, but the network was made for ({expected})")
+        refuse_double(x, self.layers)
+        dtype = next(self.layers.parameters()).dtype
+        if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+            raise UserError(f"x is {x.dtype} and the weights are {dtype}: give x.to({dtype})")
 
     def repeat(self, inputs: Clamped, copies: int) -> Clamped:
         """As often, without computing the drive again."""

@@ -113,6 +113,8 @@ def test_the_papers_figures_stand_beside_its_own_settings():
 
     assert error() == 0.117
     assert error(feedback="asymmetric") == 0.132
+    assert error(feedback="asymmetric", same_update=False) is None
+    assert error(feedback="asymmetric", readout="squared") is None
     assert error(readout="squared", nudging="one-sided") == 0.86
     assert error(nudging="one-sided") is None
     assert error(method="through-settling") is None

@@ -259,4 +259,11 @@ MUTANTS = (
         "if False:",
         (EQUILIBRIUM,),
     ),
+    Mutant(
+        "equilibrium: the paper's figure stands beside the different update",
+        "recipes/equilibrium.py",
+        "if error is None or apart else",
+        "if error is None else",
+        (RECIPES,),
+    ),
 )

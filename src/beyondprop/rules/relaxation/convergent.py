@@ -385,7 +385,10 @@ class AsymmetricNetwork(LayeredNetwork):
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Images in the order in which pooling is many times faster on a CPU; all states take that of the first drive."""
+    """Images with their channels side by side; all states take the order of the first drive.
+
+    Pooling on a CPU then compares whole vectors of channels, in the place of single numbers of a window.
+    """
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 

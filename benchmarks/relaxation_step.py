@@ -14,7 +14,7 @@ on one batch of random images in memory. Beside ours stand, where their checkout
   `peers/relaxation_rain.py`. Its network of 28x28 pixels, T1 = 60 and T2 = 15 as in its comparison of algorithms.
 
       git clone https://github.com/Laborieux-Axel/Equilibrium-Propagation
-      git -C Equilibrium-Propagation checkout 93660ed0c9ff4d4c7e1ba1fd2e1a5ed1ae7b3ea9
+      git -C Equilibrium-Propagation checkout 93660ed6c5b0ec07978b674a69c169ce32e8cd5f
       git clone https://github.com/rain-neuromorphics/energy-based-learning
       git -C energy-based-learning checkout 6b253fd8a5d267535f58ab79992256ef10031ceb
 
@@ -174,8 +174,13 @@ def align(ours: Ours, theirs: Any) -> float:
     ours.rule.zero_grad()
     ours.rule.backward(ours.x, ours.y)
     theirs.gradients()
-    pairs = [(parameter.grad, arranged(value.grad, parameter)) for parameter, value in zip(mine, other, strict=True)]
-    return max(float((a - b).norm() / b.norm()) for a, b in pairs if a is not None)
+    apart = []
+    for (name, parameter), value in zip(ours.rule.named_parameters(), other, strict=True):
+        if parameter.grad is None or value.grad is None:
+            raise SystemExit(f"{ours.task.name}: {name} has no gradient on one of the sides")
+        expected = arranged(value.grad, parameter)
+        apart.append(float((parameter.grad - expected).norm() / expected.norm()))
+    return max(apart)
 
 
 def arranged(value: Tensor, parameter: Tensor) -> Tensor:

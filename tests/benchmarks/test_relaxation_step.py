@@ -81,6 +81,25 @@ def test_gradients_that_differ_are_not_timed(script: ModuleType) -> None:
         script.measure(task, theirs, "theirs", 1, 1)
 
 
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_a_layer_without_a_gradient_is_not_timed(script: ModuleType, side: str) -> None:
+    task = small(script)[0]
+    sides = {name: script.Ours(task, script.make_batch(task), order="synchronous") for name in ("ours", "theirs")}
+    next(sides[side].rule.parameters()).requires_grad_(False)
+    other = sides["theirs"]
+    theirs = SimpleNamespace(
+        parameters=lambda: list(other.rule.parameters()),
+        gradients=lambda: other.rule.backward(other.x, other.y),
+    )
+    with pytest.raises(SystemExit, match=r"1\.weight has no gradient"):
+        script.align(sides["ours"], theirs)
+
+
+def test_the_commit_to_check_out_is_the_peers(script: ModuleType) -> None:
+    for module in (script.relaxation_laborieux, script.relaxation_rain):
+        assert f"checkout {module.COMMIT}\n" in script.__doc__
+
+
 def test_a_weight_with_its_inputs_first_is_turned(script: ModuleType) -> None:
     value = torch.arange(24.0).view(2, 3, 4)
     assert torch.equal(script.arranged(value, torch.zeros(4, 6)), value.reshape(6, 4).t())

@@ -89,6 +89,12 @@ def test_layers_learn_at_their_own_rates(digits):
         built(digits, rates=(1.0,))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_every_optimizer_decays_the_weights(optimizer, digits):
+    made = built(digits, optimizer=optimizer, weight_decay=0.03).optimizer
+    assert [group["weight_decay"] for group in made.param_groups] == [0.03] * 3
+
+
 def test_the_folder_of_a_run_tells_how_it_settles(digits):
     experiment = built(digits)
     x, y = digits.test.images[:8].float() / 16, digits.test.labels[:8]
@@ -107,6 +113,8 @@ def test_the_papers_figures_stand_beside_its_own_settings():
 
     assert error() == 0.117
     assert error(feedback="asymmetric") == 0.132
+    assert error(feedback="asymmetric", same_update=False) is None
+    assert error(feedback="asymmetric", readout="squared") is None
     assert error(readout="squared", nudging="one-sided") == 0.86
     assert error(nudging="one-sided") is None
     assert error(method="through-settling") is None

@@ -5,6 +5,7 @@ from mutant import Mutant
 RELAXATION = "rules/relaxation"
 CONVERGENT = "tests/rules/relaxation/test_convergent.py"
 EQUILIBRIUM = "tests/rules/relaxation/test_equilibrium.py"
+RECIPES = "tests/recipes/test_recipes_equilibrium.py"
 MUTANTS = (
     Mutant(
         "equilibrium: sign of the estimate",
@@ -198,7 +199,7 @@ MUTANTS = (
     Mutant(
         "equilibrium: batch norm keeps what it saw first",
         f"{RELAXATION}/connections.py",
-        "or (held.measuring and norm.training)",
+        "or (held.measuring and self._of_batch())",
         "",
         (CONVERGENT,),
     ),
@@ -208,5 +209,61 @@ MUTANTS = (
         "if tolerance is not None and max(found) <= tolerance:",
         "if tolerance is not None and max(found) < 0:",
         (CONVERGENT,),
+    ),
+    Mutant(
+        "equilibrium: a layer that stands in two places is in one",
+        f"{RELAXATION}/convergent.py",
+        "layers._modules.items()",
+        "layers.named_children()",
+        (CONVERGENT,),
+    ),
+    Mutant(
+        "equilibrium: what mixes the samples is taken for an activation",
+        f"{RELAXATION}/convergent.py",
+        "torch.allclose(whole, rows) and torch",
+        "torch",
+        (CONVERGENT,),
+    ),
+    Mutant(
+        "equilibrium: back-propagation takes statistics of the batch for constants",
+        f"{RELAXATION}/connections.py",
+        "self._statistics(x)\n",
+        "self._statistics(x.detach())\n",
+        (EQUILIBRIUM,),
+    ),
+    Mutant(
+        "equilibrium: running statistics stay",
+        f"{RELAXATION}/equilibrium.py",
+        "            network.conclude(inputs)\n",
+        "",
+        (EQUILIBRIUM,),
+    ),
+    Mutant(
+        "equilibrium: running statistics stay under back-propagation",
+        f"{RELAXATION}/through_settling.py",
+        "        network.conclude(inputs)\n",
+        "",
+        (EQUILIBRIUM,),
+    ),
+    Mutant(
+        "equilibrium: sgd without weight decay",
+        "recipes/equilibrium.py",
+        "momentum=settings.momentum, weight_decay=decay)",
+        "momentum=settings.momentum)",
+        (RECIPES,),
+    ),
+    Mutant(
+        "equilibrium: any number of classes will do",
+        f"{RELAXATION}/equilibrium.py",
+        "if made.outputs != classes:",
+        "if False:",
+        (EQUILIBRIUM,),
+    ),
+    Mutant(
+        "equilibrium: the paper's figure stands beside the different update",
+        "recipes/equilibrium.py",
+        "if error is None or apart else",
+        "if error is None else",
+        (RECIPES,),
     ),
 )

@@ -1,5 +1,6 @@
 """The hand-written steps and gradients of convergent networks, against autograd of a primitive function."""
 
+import copy
 import itertools
 
 import pytest
@@ -11,6 +12,7 @@ from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.layers.dropout import Dropout
 from beyondprop.layers.hard_sigmoid import HardSigmoid
 from beyondprop.rules.relaxation.convergent import AsymmetricNetwork, ConvergentNetwork
+from beyondprop.rules.relaxation.equilibrium import EquilibriumPropagation
 from beyondprop.rules.relaxation.settling import Contrast, Nudge, PrimitiveNetwork
 
 READOUTS = ("softmax", "squared")
@@ -278,15 +280,53 @@ def test_a_list_of_layers_makes_the_same_network():
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_layer_that_stands_in_two_places_is_in_both(nested):
+    """As the network of copies; the gradient of shared weights is the sum of the copies'."""
+    torch.manual_seed(0)
+    squash, middle = nn.Tanh(), nn.Linear(6, 6)
+    pair = [middle, squash]
+    parts = [nn.Linear(4, 6), squash, *([nn.Sequential(*pair)] * 2 if nested else pair * 2), nn.Linear(6, 3)]
+    shared = nn.Sequential(*parts).double()
+    apart = nn.Sequential(*[copy.deepcopy(layer) for layer in parts])
+    x, y = batch(4)
+    rules = [EquilibriumPropagation(ConvergentNetwork(layers, x[:2]), beta=0.2) for layers in (shared, apart)]
+    torch.testing.assert_close(rules[0](x), rules[1](x), rtol=1e-13, atol=1e-14)
+    for rule in rules:
+        rule.backward(x, y)
+    twins = (apart[2][0], apart[3][0]) if nested else (apart[2], apart[4])
+    for name in ("weight", "bias"):
+        total = sum(getattr(twin, name).grad for twin in twins)
+        torch.testing.assert_close(getattr(middle, name).grad, total, rtol=1e-12, atol=1e-14)
+        for place in (0, -1):
+            mine, theirs = (getattr(layers[place], name).grad for layers in (shared, apart))
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
+
+
 def test_a_users_own_activation_is_taken_and_a_mixing_one_is_not():
     class Bump(nn.Module):
         def forward(self, x):
             return torch.sin(x)
 
+    class Centred(nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.dim = dim
+
+        def forward(self, x):
+            return torch.tanh(x - x.mean(self.dim, keepdim=True))
+
     ConvergentNetwork([nn.Linear(4, 5), Bump(), nn.Linear(5, 3)], torch.zeros(1, 4))
-    for wrong in (nn.Softmax(1), nn.LayerNorm(5), nn.PReLU(), nn.Bilinear(5, 5, 5)):
+    mixing = (nn.Softmax(0), nn.Softmax(1), Centred(0), Centred(1), Centred((0, 1)))
+    for wrong in (*mixing, nn.LayerNorm(5), nn.PReLU(), nn.Bilinear(5, 5, 5)):
         with pytest.raises(UnsupportedNetworkError, match=rf"layer 1 \({type(wrong).__name__}\)"):
             ConvergentNetwork([nn.Linear(4, 5), wrong, nn.Linear(5, 3)], torch.zeros(1, 4))
+
+
+def test_batch_norm_without_weights_is_no_activation():
+    norm = nn.BatchNorm1d(8, affine=False).eval()  # it treats each number by itself, until it is trained
+    network = ConvergentNetwork([nn.Linear(4, 8), norm, nn.Tanh(), nn.Linear(8, 3)], torch.zeros(1, 4))
+    assert [section.name for section in network.sections] == ["2"]
 
 
 @pytest.mark.parametrize(

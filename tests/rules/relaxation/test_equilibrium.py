@@ -121,6 +121,75 @@ def test_k_nudged_steps_are_k_steps_of_back_propagation_through_time(readout):
     assert differences[0] > 10 * differences[-1]  # it is not that few steps were enough
 
 
+def with_batch_norm(**options):
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 6), nn.BatchNorm1d(6, **options), nn.Tanh(), nn.Linear(6, 5), nn.BatchNorm1d(5, **options)]
+    return nn.Sequential(*layers, nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def test_back_propagation_goes_through_the_statistics_of_the_batch():
+    """Against finite differences of the loss after all steps."""
+    layers = with_batch_norm()
+    x, y = batch(4)
+    network = ConvergentNetwork(layers, x[:2], order="synchronous")
+    rule = BackpropThroughSettling(network, free_steps=4)
+    found = gradients(rule, x, y)
+    for parameter, gradient in zip(layers.parameters(), found, strict=True):
+        for place in (0, parameter.numel() - 1):
+            losses = []
+            for move in (1e-5, -2e-5):
+                parameter.data.view(-1)[place] += move
+                losses.append(float(rule.backward(x, y)))
+            parameter.data.view(-1)[place] += 1e-5
+            slope = (losses[0] - losses[1]) / 2e-5
+            assert float(gradient.view(-1)[place]) == pytest.approx(slope, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"bias": False}, {"affine": False}, {"track_running_stats": False}])
+def test_batch_norm_with_less_than_all_learns_as_with_all(options):
+    x, y = batch(4)
+    layers, whole = with_batch_norm(**options), with_batch_norm()
+    found, expected = ({}, {})
+    for which, names in ((layers, found), (whole, expected)):
+        make(which, x).backward(x, y)
+        names.update({name: p.grad for name, p in which.named_parameters()})
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-12, atol=1e-14)
+
+
+def test_without_running_statistics_those_of_the_settled_batch_are_taken_in_evaluation_too():
+    x, _ = batch(4)
+    layers = with_batch_norm(track_running_stats=False)
+    rule = make(layers, x)
+    trained = rule(x)
+    layers.eval()
+    torch.testing.assert_close(rule(x), trained, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", [EquilibriumPropagation, BackpropThroughSettling])
+def test_a_step_moves_running_statistics_once_and_a_prediction_does_not(kind):
+    x, y = batch(4)
+    layers = with_batch_norm()
+    rule = kind(ConvergentNetwork(layers, x[:2]))
+    start = layers[1].running_mean.clone()
+    rule(x)
+    for steps in (0, 1, 2):
+        assert [int(layers[place].num_batches_tracked) for place in (1, 4)] == [steps, steps]
+        assert torch.equal(layers[1].running_mean, start) == (steps == 0)
+        rule.backward(x, y)
+
+
+@pytest.mark.parametrize("kind", [EquilibriumPropagation, BackpropThroughSettling])
+def test_a_batch_of_one_has_no_statistics(kind):
+    layers = with_batch_norm()
+    x, y = batch(4)
+    rule = kind(ConvergentNetwork(layers, x[:1]))
+    with pytest.raises(UserError, match=r"layer 1 \(BatchNorm1d\) .* more than one number"):
+        rule.backward(x[:1], y[:1])
+    layers.eval()
+    rule.backward(x[:1], y[:1])
+
+
 def test_one_sided_and_random_sign_are_what_they_say():
     layers = perceptron()
     x, y = batch(4)
@@ -379,6 +448,44 @@ def test_a_nudge_that_does_not_settle_is_named():
 def test_settings_out_of_range_are_refused(option):
     with pytest.raises(UserError, match=next(iter(option))):
         make(perceptron(), batch(4)[0], **option)
+
+
+@pytest.mark.parametrize("tolerance", [math.nan, math.inf, -1.0])
+def test_a_prediction_checks_its_own_tolerance(tolerance):
+    x, _ = batch(4)
+    with pytest.raises(UserError, match="tolerance"):
+        make(perceptron(), x)(x, tolerance=tolerance)
+
+
+def test_options_of_a_classifier_that_contradict_each_other_are_refused():
+    x, _ = batch(4)
+    with pytest.raises(UserError, match="same_update"):
+        EquilibriumPropagation.for_classifier(perceptron(), x, 3, same_update=True)
+    for readout in READOUTS:
+        with pytest.raises(UnsupportedNetworkError, match="3 scores, but there are 10 classes"):
+            EquilibriumPropagation.for_classifier(perceptron(), x, 10, readout=readout)
+
+
+@pytest.mark.parametrize("size", [(1, 14, 15), (2, 14, 14), (14, 14), ()])
+def test_a_batch_of_other_samples_than_the_examples_is_told(size):
+    x, y = batch(1, 14, 14)
+    rule = make(convolutional(), x)
+    other = torch.zeros(5, *size).double()
+    for call in (rule, lambda x: rule.backward(x, y), rule.settling):
+        with pytest.raises(UserError, match=r"x has shape \(5,.*made for \(batch, 1, 14, 14\)$"):
+            call(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8, torch.float16])
+def test_a_batch_of_another_type_than_the_weights_is_told(dtype):
+    x, _ = batch(1, 14, 14)
+    rule = make(convolutional().float(), x.float())
+    with pytest.raises(UserError, match=f"x is .*{str(dtype).removeprefix('torch.')} and the weights"):
+        rule(x.to(dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rule(x.float()).isfinite().all()
+        with pytest.raises(UserError, match="and the weights"):
+            rule(x.to(torch.uint8))
 
 
 def test_what_is_no_settling_network_is_refused():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondprop.errors import UnsupportedNetworkError
+from beyondprop.errors import UnsupportedNetworkError, UserError
 
 aten = torch.ops.aten
 Gradients = list[tuple[nn.Parameter, Tensor]]
@@ -26,6 +26,14 @@ class Held:
         self.masks: dict[Stage, Tensor] = {}
         self.statistics: dict[Stage, tuple[Tensor, Tensor, int]] = {}
         self.measuring = measuring
+
+    def settle(self) -> None:
+        """From now on statistics stay as they are, and are constants."""
+        self.measuring = False
+        self.statistics = {
+            stage: (mean.detach(), variance.detach(), count)
+            for stage, (mean, variance, count) in self.statistics.items()
+        }
 
     def repeated(self, copies: int) -> Held:
         """For a batch of copies; nothing is measured any more."""
@@ -185,13 +193,16 @@ class Dropout(Stage):
 
 
 class BatchNorm(Stage):
-    """(x - mean) / deviation * weight + bias by statistics that are held: a scale and a shift of each channel."""
+    """(x - mean) / deviation * weight + bias by statistics that are held: a scale and a shift of each channel.
+
+    A graph over `push` and `pull` goes through statistics while they are measured.
+    """
 
     def push(self, x: Tensor, held: Held) -> tuple[Tensor, Any]:
         """Scale and shift, by the batch's statistics where these are measured."""
         norm = self.module
-        if self not in held.statistics or (held.measuring and norm.training):
-            held.statistics[self] = self._statistics(x.detach())
+        if self not in held.statistics or (held.measuring and self._of_batch()):
+            held.statistics[self] = self._statistics(x)
         mean, scale = self._affine(x, held)
         y = (x - mean) * scale
         return (y if norm.bias is None else y + self._wide(norm.bias, x)), None
@@ -208,7 +219,8 @@ class BatchNorm(Stage):
         mean, variance, _ = held.statistics[self]
         normed = (x - self._wide(mean, x)) * self._wide((variance + norm.eps).rsqrt(), x)
         over = [dim for dim in range(x.ndim) if dim != 1]
-        return [(norm.weight, (signal * normed).sum(over)), (norm.bias, signal.sum(over))]
+        found = [(norm.weight, (signal * normed).sum(over))]
+        return found if norm.bias is None else [*found, (norm.bias, signal.sum(over))]
 
     def conclude(self, held: Held) -> None:
         """Move the running statistics once, by those of the settled batch."""
@@ -221,10 +233,18 @@ class BatchNorm(Stage):
         norm.running_mean.lerp_(mean.to(norm.running_mean), share)
         norm.running_var.lerp_((variance * count / max(1, count - 1)).to(norm.running_var), share)
 
+    def _of_batch(self) -> bool:
+        return self.module.training or not self.module.track_running_stats
+
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor, int]:
         """Mean and variance of each channel: the batch's in training, otherwise the running ones."""
         norm, count = self.module, x.numel() // x.shape[1]
-        if norm.training or not norm.track_running_stats:
+        if self._of_batch():
+            if count == 1:
+                raise UserError(
+                    f"layer {self.name} ({type(norm).__name__}) takes statistics over the batch: it needs more than "
+                    "one number for each channel, a larger batch or `eval()`"
+                )
             over = [dim for dim in range(x.ndim) if dim != 1]
             variance, mean = torch.var_mean(x, over, correction=0)
             return mean, variance, count

@@ -10,8 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rule import check_example, running_example, without_trace
-from beyondprop.rules.relaxation.connections import Connection, Conv, Gradients, Held, Linear, Stage, make_stage
+from beyondprop.rule import check_example, refuse_double, running_example, without_trace
+from beyondprop.rules.relaxation.connections import (
+    STAGES,
+    Connection,
+    Conv,
+    Gradients,
+    Held,
+    Linear,
+    Stage,
+    make_stage,
+)
 from beyondprop.rules.relaxation.costs import Cost, CrossEntropy, SquaredError, dot, one_for_each
 from beyondprop.rules.relaxation.settling import Contrast, Nudge, PrimitiveNetwork, SettlingNetwork, States
 
@@ -74,18 +83,29 @@ class LayeredNetwork(SettlingNetwork):
             raise UnsupportedNetworkError(
                 "the network has no activation before its readout: it has no states to settle"
             )
+        self.sample = example.shape[1:]
         with running_example(example), without_trace(self.layers):
-            self.layers(example)
+            self.outputs = self.layers(example).flatten(1).shape[1]
             self.shapes = [state.shape[1:] for state in self._forward(example)]
 
     # -- the contract ---------------------------------------------------------------------------------------------
 
     def prepare(self, x: Tensor) -> Clamped:
         """Compute what the input gives to the first states."""
+        self._check(x)
         held = Held(measuring=True)
-        with running_example(x):
-            drive, _ = self.sections[0].connection.push(channels_last(x), held)
+        drive, _ = self.sections[0].connection.push(channels_last(x), held)
         return Clamped(x, channels_last(drive), held)
+
+    def _check(self, x: Tensor) -> None:
+        """Refuse a batch of other samples than the example's."""
+        if x.shape[1:] != self.sample or not x.ndim:
+            expected = ", ".join(["batch", *map(str, self.sample)])
+            raise UserError(f"x has shape {tuple(x.shape)}, but the network was made for ({expected})")
+        refuse_double(x, self.layers)
+        dtype = next(self.layers.parameters()).dtype
+        if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+            raise UserError(f"x is {x.dtype} and the weights are {dtype}: give x.to({dtype})")
 
     def repeat(self, inputs: Clamped, copies: int) -> Clamped:
         """As often, without computing the drive again."""
@@ -93,7 +113,7 @@ class LayeredNetwork(SettlingNetwork):
 
     def conclude(self, inputs: Clamped) -> None:
         """Move the running statistics of batch norms; from now on they are held as they are."""
-        inputs.held.measuring = False
+        inputs.held.settle()
         for connection in self.connections():
             for stage in connection.stages:
                 if hasattr(stage, "conclude"):
@@ -227,7 +247,7 @@ class ConvergentNetwork(LayeredNetwork, PrimitiveNetwork):
     steps give exactly what 2k synchronous steps give (up to the switches of max-pooling), for half of the cost.
 
     Dropout draws one mask for all phases of a step. Batch norm takes the batch's statistics in the free phase; nudged
-    phases and gradients hold them.
+    phases hold them, and the gradient takes them for constants. `BackpropThroughSettling` differentiates them.
 
     Args:
         layers: `nn.Sequential`, also nested, or a list; it is used as it is and not changed.
@@ -365,7 +385,10 @@ class AsymmetricNetwork(LayeredNetwork):
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Images in the order in which pooling is many times faster on a CPU; all states take that of the first drive."""
+    """Images with their channels side by side; all states take the order of the first drive.
+
+    Pooling on a CPU then compares whole vectors of channels, in the place of single numbers of a window.
+    """
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
@@ -394,28 +417,33 @@ def split(layers: nn.Sequential) -> list[Section]:
 
 
 def flat(layers: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Layers by name, those of nested `nn.Sequential` in their place."""
+    """Layers by name, those of nested `nn.Sequential` in their place, and one that stands in several in each."""
     if type(layers) is not nn.Sequential:
         yield prefix or "0", layers
         return
-    for name, child in layers.named_children():
+    for name, child in layers._modules.items():  # children() gives a shared one once
+        assert child is not None
         yield from flat(child, f"{prefix}.{name}" if prefix else name)
 
 
 def is_activation(module: nn.Module) -> bool:
     """Whether a module has no weights and treats each number by itself, found by trying it on a few numbers."""
-    if isinstance(module, nn.Identity | nn.Flatten | nn.modules.dropout._DropoutNd):
+    if isinstance(module, (*STAGES, nn.Identity, nn.modules.dropout._DropoutNd)):
         return False
     if any(True for _ in module.parameters()) or any(True for _ in module.children()):
         return False
-    numbers = torch.tensor([[-2.5, -0.6, -0.1, 0.2, 0.4, 0.9, 1.7, 3.1]])
+    row = torch.tensor([-2.5, -0.6, -0.1, 0.2, 0.4, 0.9, 1.7, 3.1])
+    numbers = torch.stack([row, row.roll(3)])
     try:
         with torch.no_grad():
-            whole = module(numbers.clone())
-            apart = torch.cat([module(number.clone()) for number in numbers.split(1, dim=1)], dim=1)
+            whole = torch.cat([module(numbers.clone())])  # cat refuses what is no tensor
+            rows = torch.cat([module(part.clone()) for part in numbers.split(1)])
+            columns = torch.cat([module(part.clone()) for part in numbers.split(1, dim=1)], dim=1)
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
-    return isinstance(whole, Tensor) and whole.shape == numbers.shape and torch.allclose(whole, apart)
+    if not whole.shape == rows.shape == columns.shape == numbers.shape:
+        return False
+    return torch.allclose(whole, rows) and torch.allclose(whole, columns)
 
 
 def grouped(count: int, order: Order, nudged: bool) -> list[list[int]]:

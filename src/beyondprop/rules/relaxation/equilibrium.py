@@ -85,18 +85,22 @@ class SettlingRule(Rule):
         Args:
             network: `nn.Sequential` of layers that `supports` names no objection to.
             example: One input batch.
-            classes: Not needed.
+            classes: As many scores as the network gives.
             feedback: By the transposed weights, or by weights of its own.
             **options: `readout`, `order` and `same_update` of the network, and the rule's own.
         """
-        del classes
         if reason := cls.supports(network):
             raise UnsupportedNetworkError(reason)
         own = {name: options.pop(name) for name in ("readout", "order", "same_update") if name in options}
         kind = {"symmetric": ConvergentNetwork, "asymmetric": AsymmetricNetwork}.get(feedback)
         if kind is None:
             raise UserError(f"feedback must be symmetric or asymmetric, got {feedback!r}")
-        return cls(kind(network, example, **own), **options)
+        if "same_update" in own and feedback == "symmetric":
+            raise UserError("same_update is an option of feedback='asymmetric': symmetric feedback has no weights")
+        made = kind(network, example, **own)
+        if made.outputs != classes:
+            raise UnsupportedNetworkError(f"the network gives {made.outputs} scores, but there are {classes} classes")
+        return cls(made, **options)
 
     def forward(self, x: Tensor, steps: int | None = None, tolerance: float | None = None) -> Tensor:
         """Predict by the scores at the end of the free phase.
@@ -112,6 +116,8 @@ class SettlingRule(Rule):
             with torch.inference_mode(False), torch.no_grad():
                 return self.forward(x.clone(), steps, tolerance)
         check_whole(1, steps=self.free_steps if steps is None else steps)
+        if tolerance is not None:
+            check_number(tolerance=tolerance)
         inputs = self.settling_network.prepare(x)
         states = self.settling_network.relax(
             inputs, None, steps or self.free_steps, tolerance=self.tolerance if tolerance is None else tolerance

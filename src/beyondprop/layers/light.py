@@ -80,7 +80,7 @@ class Intensities(nn.Module):
         power = intensity(psi)
         each = psi.shape[-1] // self.classes
         seen = power[..., : each * self.classes].unflatten(-1, (each, self.classes)).sum(dim=-2)
-        return seen * (self.gain / power.detach().sum(dim=-1, keepdim=True))
+        return seen * (self.gain / power.sum(dim=-1, keepdim=True))
 
 
 class Bits(nn.Module):

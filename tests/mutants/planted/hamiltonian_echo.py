@@ -40,6 +40,13 @@ MUTANTS = (
         "pushed",
         ECHO,
     ),
+    Mutant(
+        "heb: the power that scores are shares of is held fixed",
+        "layers/light.py",
+        "self.gain / power.sum(",
+        "self.gain / power.detach().sum(",
+        ECHO,
+    ),
     Mutant("heb: summed over the batch", f"{RELAXATION}/hamiltonian_echo.py", ".div_(terms)", "", ECHO),
     Mutant(
         "heb: divided by the batch twice",

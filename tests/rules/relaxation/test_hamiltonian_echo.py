@@ -17,8 +17,10 @@ from beyondprop.networks.hamiltonian_echo import (
     photonic_layers,
     wave_fields,
 )
+from beyondprop.rules.relaxation.hamiltonian import HamiltonianSystem, Segment
 from beyondprop.rules.relaxation.hamiltonian_echo import HamiltonianEcho
 from beyondprop.rules.relaxation.noting_echo import NotingEcho, SignCost
+from beyondprop.rules.relaxation.parts import Couplings, Kerr
 
 X = torch.tensor([[1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]]).double()
 Y = torch.tensor([1, 0, 0])
@@ -91,6 +93,19 @@ def test_the_kick_is_the_gradient_by_finite_differences(system):
     expected = differences(system, F.cross_entropy, x, Y)
     torch.testing.assert_close(gradient(rule, x), expected, rtol=1e-5, atol=1e-7)
     assert expected.abs().max() > 1e-3
+
+
+def test_the_kick_is_the_gradient_where_light_and_learning_modes_exchange_power():
+    """The power of Ψ then depends on θ, and so does what scores are shares of."""
+    torch.manual_seed(0)
+    drawn = torch.randn(8, 8).double() / 4
+    parts, read = [Couplings(drawn + drawn.mT), Kerr(0.6)], Intensities(2, gain=5.0)
+    theta = torch.rand(4).double()
+    system = HamiltonianSystem([Segment(parts, 0.1, 10)], Amplitudes(4, 4.0), read, theta, modes=4)
+    kept = system.evolve(system.start(X))[:, :4].abs().square().sum(dim=1)
+    assert (kept - 4).abs().min() > 0.1
+    expected = differences(system, F.cross_entropy, X, Y)
+    torch.testing.assert_close(gradient(HamiltonianEcho(system, epsilon=1e-4)), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_the_kick_of_an_array_is_the_gradient_by_finite_differences():

@@ -133,6 +133,13 @@ MUTANTS = (
         SYSTEM,
     ),
     Mutant(
+        "heb hamiltonian: back-propagation never sees the system",
+        f"{RELAXATION}/hamiltonian.py",
+        "return self.unrolled(x)",
+        "return self.unrolled(x).detach()",
+        ECHO,
+    ),
+    Mutant(
         "heb hamiltonian: nothing is refused",
         f"{RELAXATION}/hamiltonian.py",
         "if not error < ROUNDING:",

@@ -104,8 +104,10 @@ class HamiltonianSystem(nn.Module):
         return torch.cat([psi.expand(*lead, -1), self.theta.to(kind).expand(*lead, -1)], dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what is read from Ψ at the end, without a graph."""
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        """Return what is read from Ψ at the end; where gradients are enabled, as `unrolled`."""
+        if torch.is_grad_enabled():
+            return self.unrolled(x)
+        with torch.autocast(x.device.type, enabled=False):
             outputs: Tensor = self.read(self.evolve(self.start(x))[..., : self.psi_modes])
         return outputs
 

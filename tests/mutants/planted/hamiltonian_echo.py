@@ -220,6 +220,21 @@ MUTANTS = (
         SYSTEM,
     ),
     Mutant(
+        "heb modes: every layer meets the first learning modes",
+        "networks/hamiltonian_echo.py",
+        "met = slice(modes * (layer + 1), modes * (layer + 2))\n        segments += ",
+        "met = slice(modes, modes * 2)\n        segments += ",
+        ECHO,
+    ),
+    Mutant(
+        "heb photonic: every layer meets the first learning field",
+        "networks/hamiltonian_echo.py",
+        "met = slice(modes * (layer + 1), modes * (layer + 2))\n        segments.append",
+        "met = slice(modes, modes * 2)\n        segments.append",
+        ECHO,
+    ),
+    Mutant("heb light: no plane wave beside an image", "layers/light.py", " + self.reference / self.side", "", ECHO),
+    Mutant(
         "heb noting: costs not by the target",
         f"{RELAXATION}/noting_echo.py",
         "return outputs / self.loss.targets",

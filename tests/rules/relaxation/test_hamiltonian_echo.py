@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-from beyondprop.layers.light import Amplitudes, Intensities
+from beyondprop.layers.light import Amplitudes, Intensities, Planes
 from beyondprop.measure.alignment import alignment
 from beyondprop.networks.hamiltonian_echo import (
     cavity_array,
@@ -333,6 +333,25 @@ def test_nothing_is_differentiated_but_the_cost_by_the_output():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
         rule.backward(torch.rand(5, 6), torch.tensor([0, 1, 2, 0, 1]))
     assert all(math.prod(shape) <= 5 * 2 * system.psi_modes for shape in saved)
+
+
+@pytest.mark.parametrize("name", ["coupled modes", "photonic layers"])
+def test_every_layer_of_light_meets_learning_modes_of_its_own(name):
+    system = systems()[name]
+    found = gradient(HamiltonianEcho(system), inputs(system)).view(-1, system.psi_modes)
+    assert len(found) == {"coupled modes": 3, "photonic layers": 2}[name]
+    assert (found.abs().amax(dim=1) > 1e-3).all()
+
+
+def test_an_image_and_its_negative_look_different():
+    """The plane wave: without it they differ by a phase, which no intensity tells."""
+    encode, x = Planes((1, 2, 3), side=4, channels=2), torch.randn(1, 1, 2, 3)
+    intensities = encode(torch.cat([x, -x])).square()
+    assert intensities.mean(dim=1).tolist() == pytest.approx([1, 1])
+    assert (intensities[0] - intensities[1]).abs().max() > 0.1
+    system = systems()["photonic layers"]
+    scores = system(torch.cat([inputs(system)[:1], -inputs(system)[:1]])).detach()
+    assert (scores[0] - scores[1]).abs().max() > 1e-2
 
 
 def test_any_loss_may_read_complex_amplitudes():

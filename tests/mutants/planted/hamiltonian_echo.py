@@ -142,7 +142,7 @@ MUTANTS = (
     Mutant(
         "heb hamiltonian: nothing is refused",
         f"{RELAXATION}/hamiltonian.py",
-        "if not error < ROUNDING:",
+        "if not error < ROUNDING * longer:",
         "if False:",
         SYSTEM,
     ),
@@ -151,6 +151,13 @@ MUTANTS = (
         f"{RELAXATION}/hamiltonian.py",
         "ROUNDING = 1e-11",
         "ROUNDING = 1e-0",
+        SYSTEM,
+    ),
+    Mutant(
+        "heb hamiltonian: short steps are tried alone",
+        f"{RELAXATION}/hamiltonian.py",
+        "LONGER = (1, 4, 16)",
+        "LONGER = ()",
         SYSTEM,
     ),
     Mutant(

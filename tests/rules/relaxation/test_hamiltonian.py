@@ -188,9 +188,9 @@ def test_a_lattice_has_walls():
     ]
 
 
-def plain(parts, **options):
+def plain(parts, time=0.05, **options):
     return HamiltonianSystem(
-        [Segment(parts, 0.05, 4)], Bits(2, torch.ones(1)), OneMode(1), torch.ones(1, 2), modes=2, **options
+        [Segment(parts, time, 4)], Bits(2, torch.ones(1)), OneMode(1), torch.ones(1, 2), modes=2, **options
     )
 
 
@@ -248,6 +248,18 @@ def test_integrators_that_do_not_come_back_are_refused(integrator):
     with pytest.raises(UserError, match=f"the integrator {integrator.__name__} is not reversible") as error:
         plain(parts, integrator=integrator)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("time", [1e-2, 3e-3, 1e-3])
+def test_short_steps_hide_no_integrator_that_does_not_come_back(time):
+    parts = [Couplings(3 * square_lattice(2, 2)), Kerr(1.0)]
+    with pytest.raises(UserError, match="the integrator runge_kutta is not reversible"):
+        plain(parts, time, integrator=runge_kutta)
+
+
+@pytest.mark.parametrize("time", [1e-3, 0.05, 1.0])
+def test_long_steps_of_what_comes_back_are_not_refused(time):
+    plain([Couplings(3 * square_lattice(2, 2)), Kerr(15.0)], time, integrator=strang)
 
 
 def test_an_integrator_that_comes_back_is_used():

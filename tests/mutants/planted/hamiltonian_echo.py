@@ -241,6 +241,7 @@ MUTANTS = (
         ECHO,
     ),
     Mutant("heb light: no plane wave beside an image", "layers/light.py", " + self.reference / self.side", "", ECHO),
+    Mutant("heb light: what does not fit is cropped", "layers/light.py", "if not (fits and ", "if not (", ECHO),
     Mutant(
         "heb noting: costs not by the target",
         f"{RELAXATION}/noting_echo.py",
@@ -251,8 +252,8 @@ MUTANTS = (
     Mutant(
         "heb noting: yes and no exchanged",
         f"{RELAXATION}/noting_echo.py",
-        "wanted = (1 - 2 * y.to(self.targets))",
-        "wanted = (2 * y.to(self.targets) - 1)",
+        "wanted = (1 - 2 * check_labels(y, 2).to(self.targets))",
+        "wanted = (2 * check_labels(y, 2).to(self.targets) - 1)",
         ECHO,
     ),
     Mutant(

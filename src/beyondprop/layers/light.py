@@ -20,14 +20,21 @@ class Amplitudes(nn.Module):
         modes: Ψ modes, at least one more than x has numbers.
         power: Σ|Ψ|².
         reference: Amplitude of one mode that carries no number, beside |x| = 1: without it x and -x look alike.
+        features: How many numbers x has; by default any that have a mode each.
+
+    Raises:
+        UserError: In `forward`, when x has another number of them, or they are not real.
     """
 
-    def __init__(self, modes: int, power: float, reference: float = 0.5) -> None:
+    def __init__(self, modes: int, power: float, reference: float = 0.5, features: int | None = None) -> None:
         super().__init__()
-        self.modes, self.power, self.reference = modes, power, reference
+        self.modes, self.power, self.reference, self.features = modes, power, reference, features
 
     def forward(self, x: Tensor) -> Tensor:
         """Return Ψ, real, shape (batch, modes)."""
+        count = math.prod(x.shape[1:])
+        fits = count < self.modes if self.features is None else count == self.features
+        _check_input(x, fits, f"{self.features or f'at most {self.modes - 1}'} numbers a sample")
         flat = x.flatten(1)
         shares = flat / (flat.norm(dim=1, keepdim=True) + 1e-12)
         beside = torch.full_like(flat[:, :1], self.reference)
@@ -45,7 +52,7 @@ class Planes(nn.Module):
         reference: Length of the plane wave, beside an image of length 1.
 
     Raises:
-        UserError: The image has several channels, or does not fit.
+        UserError: The image has several channels, or does not fit; in `forward`, when x is none of such images.
     """
 
     def __init__(self, image: Sequence[int], side: int, channels: int, reference: float = 0.5) -> None:
@@ -53,10 +60,11 @@ class Planes(nn.Module):
         colours, height, width = image
         if colours != 1 or max(height, width) > side:
             raise UserError(f"a plane of {side}x{side} takes grey images up to its size, not {tuple(image)}")
-        self.side, self.channels, self.reference = side, channels, reference
+        self.image, self.side, self.channels, self.reference = tuple(image), side, channels, reference
 
     def forward(self, x: Tensor) -> Tensor:
         """Return Ψ, real, shape (batch, channels · side²), with an intensity of 1 on average."""
+        _check_input(x, x.shape[1:] == self.image, f"images of shape {self.image}")
         high, wide = (self.side - size for size in x.shape[2:])
         plane = nn.functional.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2)).flatten(1)
         plane = plane / (plane.norm(dim=1, keepdim=True) + 1e-12) + self.reference / self.side
@@ -80,7 +88,7 @@ class Intensities(nn.Module):
         power = intensity(psi)
         each = psi.shape[-1] // self.classes
         seen = power[..., : each * self.classes].unflatten(-1, (each, self.classes)).sum(dim=-2)
-        return seen * (self.gain / power.detach().sum(dim=-1, keepdim=True))
+        return seen * (self.gain / power.sum(dim=-1, keepdim=True))
 
 
 class Bits(nn.Module):
@@ -89,6 +97,9 @@ class Bits(nn.Module):
     Args:
         modes: Ψ modes.
         amplitudes: By which a number is multiplied, shape (replicas,).
+
+    Raises:
+        UserError: In `forward`, when x has more numbers than there are modes, or they are not real.
     """
 
     amplitudes: Tensor
@@ -100,7 +111,9 @@ class Bits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return Ψ, real, shape (batch, replicas, modes)."""
-        flat = nn.functional.pad(x.flatten(1), (0, self.modes - x[0].numel()))
+        count = math.prod(x.shape[1:])
+        _check_input(x, count <= self.modes, f"at most {self.modes} numbers a sample")
+        flat = nn.functional.pad(x.flatten(1), (0, self.modes - count))
         return flat[:, None] * self.amplitudes[:, None]
 
 
@@ -124,3 +137,8 @@ def intensity(phi: Tensor) -> Tensor:
     """Compute |φ|², differentiable also where φ is 0; several times as fast as a sum over the two planes."""
     re, im = torch.view_as_real(phi.resolve_conj()).unbind(dim=-1)
     return torch.addcmul(re * re, im, im)
+
+
+def _check_input(x: Tensor, fits: bool, wanted: str) -> None:
+    if not (fits and x.ndim > 1 and x.is_floating_point()):
+        raise UserError(f"light is written from {wanted}, of a floating-point type, not {x.dtype} of {tuple(x.shape)}")

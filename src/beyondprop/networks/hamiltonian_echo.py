@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
 from beyondprop.layers.light import Amplitudes, Bits, Intensities, OneMode, Planes
 from beyondprop.rules.relaxation.hamiltonian import HamiltonianSystem, Segment
@@ -37,10 +38,11 @@ def coupled_modes(
         strength: χ; a learning mode of amplitude 1 turns its partner by that angle.
         own: g, the Kerr effect of light on itself; intensities are 1 on average.
         gain: Score of a class that sees all the power.
+
+    Raises:
+        UserError: There are too few modes for the features, or for the classes.
     """
-    modes = modes or -(-2 * (features + 1) // classes) * classes
-    if modes <= features:
-        raise UserError(f"{features} numbers need more than as many modes, got modes={modes}")
+    modes = _enough(features, classes, modes=modes)
     segments = []
     for layer in range(layers):
         met = slice(modes * (layer + 1), modes * (layer + 2))
@@ -50,7 +52,8 @@ def coupled_modes(
         ]
     segments.append(Segment([random_couplings(modes)]))
     theta = 0.5 + torch.rand(layers * modes)
-    return HamiltonianSystem(segments, Amplitudes(modes, float(modes)), Intensities(classes, gain), theta, modes=modes)
+    encode = Amplitudes(modes, float(modes), features=features)
+    return HamiltonianSystem(segments, encode, Intensities(classes, gain), theta, modes=modes)
 
 
 def wave_fields(
@@ -79,8 +82,11 @@ def wave_fields(
         time: Of a step.
         steps: How many.
         gain: Score of a class that sees all the power.
+
+    Raises:
+        UserError: There are too few points for the features, or for the classes.
     """
-    points = points or -(-2 * (features + 1) // classes) * classes
+    points = _enough(features, classes, points=points)
     psi, theta = slice(points), slice(points, 2 * points)
     parts: list[Part] = [
         Propagation.diffraction((points,), dispersion),
@@ -89,11 +95,24 @@ def wave_fields(
     ]
     return HamiltonianSystem(
         [Segment(parts, time, steps)],
-        Amplitudes(points, float(points)),
+        Amplitudes(points, float(points), features=features),
         Intensities(classes, gain),
         0.5 + torch.rand(points),
         modes=points,
     )
+
+
+def _enough(features: int, classes: int, **chosen: int | None) -> int:
+    """How many modes take the features and are dealt out to the classes, unless the user has chosen."""
+    check_whole(1, features=features, classes=classes)
+    ((name, count),) = chosen.items()
+    if count is None:
+        return -(-2 * (features + 1) // classes) * classes
+    if count <= features or count < classes:
+        raise UserError(
+            f"{features} numbers need more than as many modes, and {classes} classes one each: got {name}={count}"
+        )
+    return count
 
 
 def random_couplings(modes: int) -> Couplings:
@@ -133,7 +152,11 @@ def cavity_array(
         steps: How many; the authors' loop of 500 points takes 499.
         split: Whether corners and evaluation modes are a part of their own between two halves of the Kerr effect, as in
             the authors' code. Without it all couplings are one part: half the work, and an error of the same order.
+
+    Raises:
+        UserError: θ has another shape.
     """
+    _check_rows(amplitudes, side**2, theta=theta)
     count = 4 + side**2
     hops, ports = torch.zeros(2, count, count, dtype=torch.float64)
     corners = (0, side - 1, side * (side - 1), side**2 - 1)
@@ -173,11 +196,22 @@ def disordered_array(
         hopping: J.
         time: Of a step.
         steps: How many.
+
+    Raises:
+        UserError: θ or ω has another shape.
     """
+    _check_rows(amplitudes, side**2 - side, theta=theta)
+    _check_rows(amplitudes, side**2, detuning=detuning)
     parts = [Couplings(hopping * square_lattice(side, side)), Kerr(kerr, detuning)]
     return HamiltonianSystem(
         [Segment(parts, time, steps)], Bits(side, amplitudes), OneMode(side - 1), theta, modes=side
     )
+
+
+def _check_rows(amplitudes: Tensor, count: int, **given: Tensor) -> None:
+    for name, value in given.items():
+        if value.shape != (wanted := (len(amplitudes), count)):
+            raise UserError(f"{name} must be of shape {wanted}, a row for each amplitude, not {tuple(value.shape)}")
 
 
 def square_lattice(rows: int, columns: int) -> Tensor:
@@ -221,9 +255,18 @@ def photonic_layers(
         own: g, the Kerr effect of light on itself; intensities are 1 on average.
         spread: Strength of the diffraction between two layers: the fastest wave is turned by π² times that.
         gain: Score of a class that sees all the power.
+
+    Raises:
+        UserError: The image has several channels or does not fit; there are several channels of light, but no even
+            number; there are more classes than modes.
     """
+    check_whole(1, classes=classes, channels=channels, side=side)
     plane = side * side
     modes = channels * plane
+    if channels > 1 and channels % 2:
+        raise UserError(f"channels of light mix in pairs: channels must be 1 or an even number, not {channels}")
+    if classes > modes:
+        raise UserError(f"{classes} classes need a mode each: {channels} planes of {side}x{side} have {modes}")
     segments = []
     for layer in range(layers):
         segments.append(Segment([Propagation.diffraction((side, side), spread, slice(modes))]))

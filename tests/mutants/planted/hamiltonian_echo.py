@@ -40,6 +40,13 @@ MUTANTS = (
         "pushed",
         ECHO,
     ),
+    Mutant(
+        "heb: the power that scores are shares of is held fixed",
+        "layers/light.py",
+        "self.gain / power.sum(",
+        "self.gain / power.detach().sum(",
+        ECHO,
+    ),
     Mutant("heb: summed over the batch", f"{RELAXATION}/hamiltonian_echo.py", ".div_(terms)", "", ECHO),
     Mutant(
         "heb: divided by the batch twice",
@@ -126,9 +133,16 @@ MUTANTS = (
         SYSTEM,
     ),
     Mutant(
+        "heb hamiltonian: back-propagation never sees the system",
+        f"{RELAXATION}/hamiltonian.py",
+        "return self.unrolled(x)",
+        "return self.unrolled(x).detach()",
+        ECHO,
+    ),
+    Mutant(
         "heb hamiltonian: nothing is refused",
         f"{RELAXATION}/hamiltonian.py",
-        "if not error < ROUNDING:",
+        "if not error < ROUNDING * longer:",
         "if False:",
         SYSTEM,
     ),
@@ -137,6 +151,13 @@ MUTANTS = (
         f"{RELAXATION}/hamiltonian.py",
         "ROUNDING = 1e-11",
         "ROUNDING = 1e-0",
+        SYSTEM,
+    ),
+    Mutant(
+        "heb hamiltonian: short steps are tried alone",
+        f"{RELAXATION}/hamiltonian.py",
+        "LONGER = (1, 4, 16)",
+        "LONGER = ()",
         SYSTEM,
     ),
     Mutant(
@@ -206,6 +227,22 @@ MUTANTS = (
         SYSTEM,
     ),
     Mutant(
+        "heb modes: every layer meets the first learning modes",
+        "networks/hamiltonian_echo.py",
+        "met = slice(modes * (layer + 1), modes * (layer + 2))\n        segments += ",
+        "met = slice(modes, modes * 2)\n        segments += ",
+        ECHO,
+    ),
+    Mutant(
+        "heb photonic: every layer meets the first learning field",
+        "networks/hamiltonian_echo.py",
+        "met = slice(modes * (layer + 1), modes * (layer + 2))\n        segments.append",
+        "met = slice(modes, modes * 2)\n        segments.append",
+        ECHO,
+    ),
+    Mutant("heb light: no plane wave beside an image", "layers/light.py", " + self.reference / self.side", "", ECHO),
+    Mutant("heb light: what does not fit is cropped", "layers/light.py", "if not (fits and ", "if not (", ECHO),
+    Mutant(
         "heb noting: costs not by the target",
         f"{RELAXATION}/noting_echo.py",
         "return outputs / self.loss.targets",
@@ -215,8 +252,8 @@ MUTANTS = (
     Mutant(
         "heb noting: yes and no exchanged",
         f"{RELAXATION}/noting_echo.py",
-        "wanted = (1 - 2 * y.to(self.targets))",
-        "wanted = (2 * y.to(self.targets) - 1)",
+        "wanted = (1 - 2 * check_labels(y, 2).to(self.targets))",
+        "wanted = (2 * check_labels(y, 2).to(self.targets) - 1)",
         ECHO,
     ),
     Mutant(

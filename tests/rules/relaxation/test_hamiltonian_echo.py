@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-from beyondprop.layers.light import Amplitudes, Intensities
+from beyondprop.layers.light import Amplitudes, Bits, Intensities, Planes
+from beyondprop.measure.alignment import alignment
 from beyondprop.networks.hamiltonian_echo import (
     cavity_array,
     coupled_modes,
@@ -17,8 +18,10 @@ from beyondprop.networks.hamiltonian_echo import (
     photonic_layers,
     wave_fields,
 )
+from beyondprop.rules.relaxation.hamiltonian import HamiltonianSystem, Segment
 from beyondprop.rules.relaxation.hamiltonian_echo import HamiltonianEcho
 from beyondprop.rules.relaxation.noting_echo import NotingEcho, SignCost
+from beyondprop.rules.relaxation.parts import Couplings, Kerr
 
 X = torch.tensor([[1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]]).double()
 Y = torch.tensor([1, 0, 0])
@@ -93,6 +96,19 @@ def test_the_kick_is_the_gradient_by_finite_differences(system):
     assert expected.abs().max() > 1e-3
 
 
+def test_the_kick_is_the_gradient_where_light_and_learning_modes_exchange_power():
+    """The power of Ψ then depends on θ, and so does what scores are shares of."""
+    torch.manual_seed(0)
+    drawn = torch.randn(8, 8).double() / 4
+    parts, read = [Couplings(drawn + drawn.mT), Kerr(0.6)], Intensities(2, gain=5.0)
+    theta = torch.rand(4).double()
+    system = HamiltonianSystem([Segment(parts, 0.1, 10)], Amplitudes(4, 4.0), read, theta, modes=4)
+    kept = system.evolve(system.start(X))[:, :4].abs().square().sum(dim=1)
+    assert (kept - 4).abs().min() > 0.1
+    expected = differences(system, F.cross_entropy, X, Y)
+    torch.testing.assert_close(gradient(HamiltonianEcho(system, epsilon=1e-4)), expected, rtol=1e-5, atol=1e-7)
+
+
 def test_the_kick_of_an_array_is_the_gradient_by_finite_differences():
     system, loss = array(), SignCost(0.5 * AMPLITUDES)
     rule = HamiltonianEcho(system, loss, epsilon=1e-4)
@@ -103,6 +119,13 @@ def test_the_kick_is_the_gradient_by_autograd_through_all_steps(system):
     x = inputs(system)
     echo, unrolled = (HamiltonianEcho(system, echo=kind) for kind in ("averaged", "autograd"))
     torch.testing.assert_close(gradient(echo, x), gradient(unrolled, x), rtol=1e-6, atol=1e-7)
+
+
+def test_the_kick_is_seen_beside_back_propagations_gradient(system):
+    found = alignment(HamiltonianEcho(system), inputs(system), Y)
+    assert list(found) == ["network"]
+    assert found["network"].angle < 1
+    assert found["network"].norm_ratio == pytest.approx(1, rel=1e-4)
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -263,9 +286,9 @@ def test_replicas_are_independent():
 def test_the_loss_of_replicas_is_their_mean():
     system, loss = array(), SignCost(0.5 * AMPLITUDES)
     returned = HamiltonianEcho(system, loss).backward(X, Y)
-    assert returned == pytest.approx(float(loss(system(X), Y).mean()))
+    assert returned == pytest.approx(float(cost(system, loss, X, Y).mean()))
     wanted = torch.tensor([[-0.2, -0.25], [0.2, 0.25], [0.2, 0.25]])
-    assert returned == pytest.approx(float((system(X) - wanted).abs().square().mean()))
+    assert returned == pytest.approx(float((system(X).detach() - wanted).abs().square().mean()))
 
 
 def test_intensity_and_kerr_effect_count_by_their_product_alone():
@@ -310,6 +333,25 @@ def test_nothing_is_differentiated_but_the_cost_by_the_output():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
         rule.backward(torch.rand(5, 6), torch.tensor([0, 1, 2, 0, 1]))
     assert all(math.prod(shape) <= 5 * 2 * system.psi_modes for shape in saved)
+
+
+@pytest.mark.parametrize("name", ["coupled modes", "photonic layers"])
+def test_every_layer_of_light_meets_learning_modes_of_its_own(name):
+    system = systems()[name]
+    found = gradient(HamiltonianEcho(system), inputs(system)).view(-1, system.psi_modes)
+    assert len(found) == {"coupled modes": 3, "photonic layers": 2}[name]
+    assert (found.abs().amax(dim=1) > 1e-3).all()
+
+
+def test_an_image_and_its_negative_look_different():
+    """The plane wave: without it they differ by a phase, which no intensity tells."""
+    encode, x = Planes((1, 2, 3), side=4, channels=2), torch.randn(1, 1, 2, 3)
+    intensities = encode(torch.cat([x, -x])).square()
+    assert intensities.mean(dim=1).tolist() == pytest.approx([1, 1])
+    assert (intensities[0] - intensities[1]).abs().max() > 0.1
+    system = systems()["photonic layers"]
+    scores = system(torch.cat([inputs(system)[:1], -inputs(system)[:1]])).detach()
+    assert (scores[0] - scores[1]).abs().max() > 1e-2
 
 
 def test_any_loss_may_read_complex_amplitudes():
@@ -393,6 +435,64 @@ def test_what_does_not_echo_is_refused():
         photonic_layers((3, 4, 4), 2)
     with pytest.raises(UserError, match="grey images"):
         photonic_layers((1, 40, 4), 2)
+
+
+@pytest.mark.parametrize(
+    ("encode", "x"),
+    [
+        (Amplitudes(8, 1.0, features=6), torch.rand(2, 5)),
+        (Amplitudes(8, 1.0, features=6), torch.rand(2, 7)),
+        (Amplitudes(8, 1.0), torch.rand(2, 8)),
+        (Amplitudes(8, 1.0), torch.ones(2, 6, dtype=torch.long)),
+        (Amplitudes(8, 1.0), torch.rand(6)),
+        (Planes((1, 2, 3), 4, 1), torch.rand(2, 1, 3, 2)),
+        (Planes((1, 2, 3), 4, 1), torch.rand(2, 1, 8, 8)),
+        (Planes((1, 2, 3), 4, 1), torch.rand(2, 6)),
+        (Planes((1, 2, 3), 4, 1), torch.ones(2, 1, 2, 3, dtype=torch.uint8)),
+        (Bits(4, torch.ones(2)), torch.rand(2, 5)),
+        (Bits(4, torch.ones(2)), torch.ones(2, 2, dtype=torch.long)),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(encode, x):
+    with pytest.raises(UserError, match=r"light is written from .*numbers|images") as error:
+        encode(x)
+    assert "\n" not in str(error.value)
+
+
+def test_a_systems_batch_of_another_width_is_refused():
+    for system in (coupled_modes(6, 3), wave_fields(6, 3, steps=2)):
+        with pytest.raises(UserError, match="6 numbers a sample"):
+            HamiltonianEcho(system).backward(torch.rand(2, 5), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: coupled_modes(2, 8, modes=6), "8 classes one each: got modes=6"),
+        (lambda: wave_fields(6, 3, points=6), "got points=6"),
+        (lambda: photonic_layers((1, 1, 2), 5, side=2), "5 classes need a mode each"),
+        (lambda: photonic_layers((1, 1, 2), 2, side=2, channels=3), "channels must be 1 or an even number"),
+        (lambda: photonic_layers((1, 1, 2), 2, side=2, channels=0), "channels"),
+        (lambda: cavity_array(torch.ones(2), torch.ones(2, 15)), r"theta must be of shape \(2, 16\)"),
+        (lambda: cavity_array(torch.ones(2), torch.ones(3, 16)), r"theta must be of shape \(2, 16\)"),
+        (
+            lambda: disordered_array(torch.ones(2), torch.ones(2, 16), torch.ones(2, 16)),
+            r"theta must be of shape \(2, 12\)",
+        ),
+        (
+            lambda: disordered_array(torch.ones(2), torch.ones(2, 12), torch.ones(2, 12)),
+            r"detuning must be of shape \(2, 16\)",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_answers_that_are_neither_yes_nor_no_are_refused():
+    with pytest.raises(UserError, match=r"0\.\.1, got 7"):
+        HamiltonianEcho(array(steps=2), SignCost(0.5 * AMPLITUDES)).backward(X, torch.tensor([0, 1, 7]))
 
 
 def test_an_array_that_is_not_finite_is_told():

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beyondprop.rule import check_labels
 from beyondprop.rules.relaxation.hamiltonian import HamiltonianSystem
 from beyondprop.rules.relaxation.hamiltonian_echo import HamiltonianEcho
 
@@ -16,6 +17,9 @@ class SignCost(nn.Module):
 
     Args:
         targets: Of each replica, shape (replicas,).
+
+    Raises:
+        UserError: In `forward`, when a label is neither 0 nor 1.
     """
 
     targets: Tensor
@@ -26,7 +30,7 @@ class SignCost(nn.Module):
 
     def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the mean over the batch for each replica, shape (replicas,), from outputs (batch, replicas)."""
-        wanted = (1 - 2 * y.to(self.targets))[:, None] * self.targets
+        wanted = (1 - 2 * check_labels(y, 2).to(self.targets))[:, None] * self.targets
         return torch.view_as_real(outputs - wanted).square().sum(dim=-1).mean(dim=0)
 
 

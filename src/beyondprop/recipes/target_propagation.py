@@ -138,7 +138,7 @@ DTP = (
     dtp("digits", PLAIN),
     dtp("mnist", PLAIN),
     dtp("mnist-pretrained", replace(PLAIN, pretraining=2, extra_epochs=1), "difference targets, feedback pretrained,"),
-    dtp("mnist-frozen", PLAIN),
+    dtp("mnist-frozen", replace(PLAIN, learning_rate=3e-2)),
     dtp("fashion-mnist", PLAIN),
     dtp("cifar-10", PLAIN),
 )

@@ -33,10 +33,11 @@ from _timing import Row, compare, interleave, spread
 from beyondprop.networks.hamiltonian_echo import cavity_array
 from beyondprop.rules.relaxation.hamiltonian_echo import HamiltonianEcho
 from beyondprop.rules.relaxation.noting_echo import SignCost
+from peers._common import check_commit
 
 CPU = torch.device("cpu")
-PEER = "victorlopezpastor/self_learning_machines@8a1a5ac, cavity_array"
-COMMIT = "8a1a5ac"
+COMMIT = "8a1a5ac7de52d0b48ef0de361e20e2388676066e"
+PEER = f"victorlopezpastor/self_learning_machines@{COMMIT[:7]}, cavity_array"
 REPLICAS = (4, 40)
 EPSILON, MASS, LIMIT, LOSS = 1e-4, 1 / 300, 0.1, 1e2
 SIDE, KERR, HOPPING, COUPLING, TIME, POINTS = 4, -2.0, 10.0, 0.3, 0.04, 500
@@ -44,7 +45,7 @@ PATTERN = 1  # (1, -1), of which the target is negative
 SAME = 1e-7  # of the learning modes: rounding of 1e-13 a map is divided by the mass, and grows in a second echo
 
 
-def rows(checkout: Path, rounds: int, points: int = POINTS) -> list[Row]:
+def rows(checkout: Path | None, rounds: int, points: int = POINTS) -> list[Row]:
     """Measure; without a checkout the peer's values are None.
 
     Args:
@@ -128,22 +129,23 @@ def peer_step(
 
 @contextlib.contextmanager
 def peer(checkout: Path | None) -> Iterator[tuple[Any, Any] | None]:
-    """The peer's modules `HEB` and `datasets`, or None without a checkout."""
-    folder = None if checkout is None else Path(checkout) / "cavity_array"
-    if folder is None or not folder.is_dir():
+    """The peer's modules `HEB` and `datasets`, or None without a checkout; one of another commit is refused."""
+    if checkout is None:
         yield None
         return
+    check_commit(checkout, COMMIT)
     bar = types.ModuleType("tqdm")
     bar.tqdm = iter  # type: ignore[attr-defined]
     stands = "tqdm" not in sys.modules
     if stands:
         sys.modules["tqdm"] = bar
-    sys.path.insert(0, str(folder))
+    folder = str(checkout / "cavity_array")
+    sys.path.insert(0, folder)
     try:
         import datasets  # noqa: PLC0415
         import HEB  # noqa: PLC0415
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(folder)
         if stands:
             del sys.modules["tqdm"]
     yield HEB, datasets

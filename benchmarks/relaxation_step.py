@@ -257,6 +257,7 @@ def main(arguments: list[str] | None = None, tasks: tuple[Task, ...] = TASKS) ->
     parser.add_argument("--laborieux", type=Path, help=f"a checkout of {relaxation_laborieux.PEER}")
     parser.add_argument("--rain", type=Path, help=f"a checkout of {relaxation_rain.PEER}")
     parser.add_argument("--slm", type=Path, help="a checkout of the peer of `relaxation_echo.py`")
+    parser.add_argument("--recurrent", action="store_true", help="also the rows of `relaxation_recurrent.py`")
     parser.add_argument("--only", help="a word of the tasks that are measured")
     parser.add_argument("--out", type=Path, default=OUT, help="the result file")
     options = parser.parse_args(arguments)
@@ -276,6 +277,8 @@ def main(arguments: list[str] | None = None, tasks: tuple[Task, ...] = TASKS) ->
         print(table(found[-1:]), flush=True)
     if options.slm is not None:
         found += importlib.import_module("relaxation_echo").rows(options.slm.resolve(), options.rounds)
+    if options.recurrent:
+        found += importlib.import_module("relaxation_recurrent").rows(options.rounds)
     print(table(found))
     write_results(options.out, {**environment(CPU), "rounds": options.rounds}, found)
     print(f"\nwritten: {options.out}")

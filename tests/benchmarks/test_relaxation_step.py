@@ -66,6 +66,17 @@ def test_rows_of_echoes_are_taken_from_their_own_module(
     assert json.loads(out.read_text())["rows"] == [vars(row)]
 
 
+def test_rows_of_recurrent_echoes_are_added_where_they_are_asked_for(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = script.compare("recurrent", "seconds", 1.0, "bptt", 3.0, less_is_better=True)
+    monkeypatch.setitem(sys.modules, "relaxation_recurrent", SimpleNamespace(rows=lambda rounds: [row] * rounds))
+    out = tmp_path / "out.json"
+    for flags, expected in (([], 0), (["--recurrent"], 2)):
+        script.main(["--rounds", "2", "--out", str(out), *flags], ())
+        assert json.loads(out.read_text())["rows"] == [vars(row)] * expected
+
+
 def test_gradients_that_differ_are_not_timed(script: ModuleType) -> None:
     task = small(script)[0]
     ours = script.Ours(task, script.make_batch(task), order="synchronous")

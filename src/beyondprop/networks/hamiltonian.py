@@ -82,6 +82,21 @@ class HamiltonianNetwork(nn.Module):
             raise UserError(f"sequences must be of shape (batch, time, ...) with a step at least, not {tuple(x.shape)}")
         return x.transpose(0, 1)
 
+    def driving(self, u: Tensor) -> Tensor:
+        """Encode steps into what drives the first unit, shape (time, batch, inputs).
+
+        Raises:
+            UserError: It is of another width, or of no floating-point type.
+        """
+        h: Tensor = self.encoder(u)
+        inputs = self.units[0].inputs
+        if h.ndim != 3 or h.shape[-1] != inputs or not h.is_floating_point():
+            raise UserError(
+                f"the first unit takes sequences of shape (batch, time, {inputs}) of a floating-point type, behind the "
+                f"encoder: got {h.dtype} of {tuple(h.transpose(0, 1).shape)}"
+            )
+        return h
+
     def blocks(self) -> Iterator[tuple[Hamiltonian, nn.Module]]:
         """Each unit with what stands behind it, from below to above."""
         yield from zip(self.units, self.between, strict=True)
@@ -96,7 +111,7 @@ class HamiltonianNetwork(nn.Module):
         Returns:
             h of the last unit after every step, and each unit's state after the last.
         """
-        h, reached = self.encoder(u), []
+        h, reached = self.driving(u), []
         for (unit, behind), state in zip(self.blocks(), states, strict=True):
             phi, after = unit.run(h, state)
             h = self.behind(behind, phi, h)
@@ -110,7 +125,7 @@ class HamiltonianNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return outputs of shape (batch, ...), or (batch, time, ...) where every step is read."""
-        h = self.encoder(self.sequence(x))
+        h = self.driving(self.sequence(x))
         for unit, behind in self.blocks():
             h = self.behind(behind, unit(h), h)
         if self.pooling == "every":

@@ -176,4 +176,11 @@ MUTANTS = (
         "return springs + u[..., 0] * phi[..., 0]",
         TESTS,
     ),
+    Mutant(
+        "recurrent echo: steps of any width are taken",
+        NETWORK,
+        "h.shape[-1] != inputs",
+        "not h.shape[-1]",
+        TESTS,
+    ),
 )

@@ -532,3 +532,22 @@ def test_pieces_must_fit():
 def test_networks_that_do_not_fit_are_refused(options):
     with pytest.raises(UserError, match=r"between|pooling"):
         HamiltonianNetwork([LinearHRU(3, 4)], nn.Linear(4, 2), **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "encoder"),
+    [
+        (torch.zeros(4, 5), None),
+        (torch.zeros(4, 7, 3), None),
+        (torch.zeros(4, 7, 2, 5), None),
+        (torch.zeros(4, 7, 5, dtype=torch.uint8), None),
+        (torch.zeros(4, 7, 5), nn.Linear(5, 4)),
+    ],
+    ids=["2-d", "width", "4-d", "uint8", "encoder"],
+)
+def test_sequences_that_do_not_fit_are_refused(x, encoder):
+    network = HamiltonianNetwork([LinearHRU(5, 6)], nn.Linear(6, 2), encoder=encoder)
+    for call in (network, lambda x: RecurrentEcho(network).backward(x, torch.tensor([0, 1, 1, 0]))):
+        with pytest.raises(UserError, match=r"the first unit takes sequences of shape \(batch, time, 5\)") as error:
+            call(x)
+        assert "\n" not in str(error.value)

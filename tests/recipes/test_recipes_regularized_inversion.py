@@ -238,7 +238,7 @@ def test_a_finished_run_of_a_text_holds_a_sample_and_knows_its_file_again(tmp_pa
     ("flags", "words"),
     [
         (["train", "tp-ri/text"], "--text FILE"),
-        (["train", "tp-ri/text", "--text", "no-such-file.txt"], "cannot read no-such-file.txt"),
+        (["train", "tp-ri/text", "--text", "no-such-file.txt"], "no-such-file.txt: cannot be read"),
         (["train", "tp-ri/digits", "--piece", "7"], "--piece must divide the 64"),
         (["train", "tp-ri/digits", "--cell", "gru", "--targets", "difference"], "linearised ones alone"),
     ],

@@ -16,7 +16,7 @@ MUTANTS = (
     Mutant(
         "chip: pauses do not grow",
         "devices/patience.py",
-        "self.pause * 2 ** (retry - 1)",
+        "self.pause * 2 ** (number - 1)",
         "self.pause",
         CHIP,
     ),

@@ -1,0 +1,113 @@
+"""A sparse convolution that autograd knows: by the compiled kernels where they can be used, else by plain torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from beyondprop.layers.sparse import kernels, library
+from beyondprop.layers.sparse.pattern import Compiled, Convolution
+
+
+def has_kernels(x: Tensor, weight: Tensor) -> bool:
+    """Whether the compiled kernels can be used for these tensors: on a CPU, and outside of torch.func."""
+    kinds = {x.dtype, weight.dtype}
+    return (
+        library.library() is not None
+        and x.device.type == weight.device.type == "cpu"
+        and kinds <= set(library.KINDS)
+        and (torch.float64 not in kinds or kinds == {torch.float64})
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and not torch.compiler.is_compiling()
+    )
+
+
+def dense_product(conv: Convolution, x: Tensor, dense: Tensor, bias: Tensor | None) -> Tensor:
+    """Do what a sparse layer does with a dense weight, by torch's own operations."""
+    if conv.linear:
+        return F.linear(x, dense, bias)
+    return F.conv2d(x, dense, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def to_dense(conv: Convolution, indices: Tensor, weight: Tensor) -> Tensor:
+    """Spread the survivors over a dense weight; differentiable."""
+    flat = weight.new_zeros(math.prod(conv.weight_shape))
+    return flat.index_put((indices.long(),), weight).view(conv.weight_shape)
+
+
+def output_like(conv: Convolution, x: Tensor, dtype: torch.dtype, batch_last: bool) -> Tensor:
+    """Make room for the output of a layer, in the memory layout of the input or with samples innermost."""
+    if conv.linear:
+        if batch_last:
+            return torch.empty(conv.rows, x.shape[0], dtype=dtype).t()
+        return torch.empty(x.shape[0], conv.rows, dtype=dtype)
+    shape = (x.shape[0], conv.rows, *conv.out_size(x.shape[2], x.shape[3]))
+    if batch_last:
+        return torch.empty(*shape[1:], shape[0], dtype=dtype).permute(3, 0, 1, 2)
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+@dataclass(frozen=True)
+class Call:
+    """How one evaluation of a layer is done.
+
+    Args:
+        compiled: The survivors.
+        dtype: Type of the output.
+        batch_last: Whether samples stand innermost in the output's memory.
+        watcher: Called with the input and the output's gradient on the way back.
+    """
+
+    compiled: Compiled
+    dtype: torch.dtype
+    batch_last: bool
+    watcher: Callable[[Tensor, Tensor], None] | None
+
+
+class SparseConvolution(torch.autograd.Function):
+    """Output of a sparse layer from its input, surviving weights and bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: Call) -> Tensor:
+        """Compute the output; see `kernels.forward`."""
+        ctx.call, ctx.has_bias = call, bias is not None
+        ctx.save_for_backward(x, weight)
+        out = output_like(call.compiled.conv, x, call.dtype, call.batch_last)
+        if out.numel():
+            kernels.forward(call.compiled, x, weight, bias, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute the gradients that are needed; see `kernels.input_gradient` and `kernels.weight_gradient`."""
+        x, weight = ctx.saved_tensors
+        call: Call = ctx.call
+        compiled = call.compiled
+        d_x = d_weight = d_bias = None
+        if ctx.needs_input_grad[0]:
+            d_x = torch.empty_like(x)
+            if d_out.numel():
+                kernels.input_gradient(compiled, d_out, weight, d_x)
+        wants_bias = ctx.has_bias and ctx.needs_input_grad[2]
+        if ctx.needs_input_grad[1] or wants_bias:
+            if d_out.numel():
+                d_weight, d_bias = kernels.weight_gradient(compiled, x, d_out, weight, wants_bias)
+            else:
+                d_weight = torch.zeros(compiled.nonzeros)
+                d_bias = torch.zeros(compiled.conv.rows) if wants_bias else None
+            d_weight = d_weight.to(weight.dtype)
+            d_bias = None if d_bias is None else d_bias.to(weight.dtype)
+        if call.watcher is not None:
+            call.watcher(x, d_out)
+        return d_x, d_weight, d_bias, None

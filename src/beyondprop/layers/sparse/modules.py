@@ -1,0 +1,421 @@
+"""Linear and convolution layers that keep and compute with their surviving weights alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, Literal, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
+
+from beyondprop.checks import check_whole
+from beyondprop.errors import UserError
+from beyondprop.layers.sparse.function import Call, SparseConvolution, dense_product, has_kernels, to_dense
+from beyondprop.layers.sparse.pattern import Compiled, Convolution, Pair
+
+Dense = TypeVar("Dense", nn.Linear, nn.Conv2d)
+
+
+class SparseLayer(nn.Module):
+    """What `SparseLinear` and `SparseConv2d` share: survivors, changes of them, and the way to the kernels.
+
+    Attributes:
+        weight: Values of the surviving weights, shape (nonzeros,), in the order of `indices`.
+        indices: Their positions in the flattened dense weight, ascending, shape (nonzeros,). A buffer, so that a
+            `state_dict` holds the pattern, and loading one brings its pattern along, whatever the layer had before.
+        bias: Shape (outputs,), or None.
+        batch_last: Whether the output is laid out with samples innermost in memory. Its shape is the same; the next
+            sparse layer then needs no transposing. `sparsify` sets it between sparse layers.
+    """
+
+    indices: Tensor
+
+    def __init__(self, conv: Convolution, dense: Tensor, indices: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        if conv.channels * conv.kernel[0] * conv.kernel[1] >= 2**31 or len(indices) >= 2**31:
+            raise UserError("a sparse layer takes fewer than 2^31 weights of an output, and as many surviving ones")
+        self.conv = conv
+        self.batch_last = False
+        self.keeps_dense_gradient = False
+        self.dense_gradient: Tensor | None = None
+        small = math.prod(conv.weight_shape) < 2**31
+        self.register_buffer("indices", indices.to(torch.int32 if small else torch.int64))
+        self.weight = nn.Parameter(dense.detach().flatten()[indices.long()].clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self._compiled: Compiled | None = None
+
+    @property
+    def compiled(self) -> Compiled:
+        """The survivors in the order of the kernels, made anew when they have changed."""
+        if self._compiled is None:
+            self._compiled = Compiled(self.conv, self.indices)
+        return self._compiled
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the dense layer's weights that are gone, from 0 to 1."""
+        return 1 - self.weight.numel() / max(1, math.prod(self.conv.weight_shape))
+
+    @property
+    def mask(self) -> Tensor:
+        """Where weights survive: a tensor of bools of the dense weight's shape."""
+        flat = torch.zeros(math.prod(self.conv.weight_shape), dtype=torch.bool, device=self.indices.device)
+        flat[self.indices.long()] = True
+        return flat.view(self.conv.weight_shape)
+
+    def dense_weight(self) -> Tensor:
+        """The weight with its zeros, differentiable with respect to `weight`."""
+        return to_dense(self.conv, self.indices, self.weight)
+
+    def change_mask(
+        self, mask: Tensor, optimizer: torch.optim.Optimizer | None = None, values: Tensor | None = None
+    ) -> None:
+        """Let other weights survive. Those that did before keep their value.
+
+        Args:
+            mask: Bools of the dense weight's shape.
+            optimizer: Where its state has one number for each weight (momentum, second moments), the numbers follow
+                their weights; those of new weights begin at zero. Without it, make a new optimizer afterwards.
+            values: What new weights begin with, of the dense weight's shape; by default 0.
+
+        Raises:
+            UserError: The mask has another shape or type.
+        """
+        new = _positions(self.conv, mask).to(self.indices.device)
+        start = None if values is None else values.detach().flatten()
+        old = self.indices.long()
+
+        def carried(value: Tensor, fresh: Tensor | None = None) -> Tensor:
+            dense = value.new_zeros(mask.numel()) if fresh is None else fresh.to(value, copy=True)
+            dense[old] = value
+            return dense[new]
+
+        with torch.no_grad():
+            self.weight.data = carried(self.weight.data, start)
+        gradient, self.weight.grad = self.weight.grad, None
+        if gradient is not None:
+            self.weight.grad = carried(gradient)
+        if optimizer is not None:
+            state = optimizer.state.get(self.weight, {})
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == old.shape and value.dim() == 1:
+                    state[name] = carried(value)
+        self.indices = new.to(self.indices.dtype)
+        self._compiled = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the outputs: what the dense layer with zeros in its weight computes, up to rounding."""
+        dtype = self._output_type(x)
+        if not has_kernels(x, self.weight):
+            kind = x.dtype if dtype == x.dtype == self.weight.dtype else dtype
+            bias = None if self.bias is None else self.bias.to(kind)
+            return dense_product(self.conv, x.to(kind), self.dense_weight().to(kind), bias)
+        watcher = self._keep_dense_gradient if self.keeps_dense_gradient else None
+        call = Call(self.compiled, dtype, self.batch_last, watcher)
+        return SparseConvolution.apply(x, self.weight.contiguous(), self.bias, call)
+
+    def _output_type(self, x: Tensor) -> torch.dtype:
+        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+            return torch.get_autocast_dtype(x.device.type)
+        if x.dtype != self.weight.dtype:
+            raise UserError(
+                f"the input is {x.dtype}, the layer's weight {self.weight.dtype}: convert one of them with .to()"
+            )
+        return x.dtype
+
+    def _keep_dense_gradient(self, x: Tensor, d_out: Tensor) -> None:
+        x, d_out = x.to(self.weight.dtype), d_out.to(self.weight.dtype)
+        if self.conv.linear:
+            gradient = d_out.t() @ x
+        else:
+            conv = self.conv
+            gradient = conv2d_weight(x, conv.weight_shape, d_out, conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.dense_gradient = gradient if self.dense_gradient is None else self.dense_gradient + gradient
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = self.__class__.__new__(self.__class__)
+        memo[id(self)] = other
+        other.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__getstate__().items()})
+        return other
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        indices, weight = state_dict.get(prefix + "indices"), state_dict.get(prefix + "weight")
+        if indices is not None and weight is not None:
+            size = math.prod(self.conv.weight_shape)
+            fits = indices.dim() == 1 and indices.shape == weight.shape and not indices.is_floating_point()
+            flat = indices.long()
+            if not fits or (
+                len(flat) and not (int(flat[0]) >= 0 and int(flat[-1]) < size and bool((flat.diff() > 0).all()))
+            ):
+                raise UserError(
+                    f"the pattern of {prefix or 'the layer'} in this state_dict is not that of a weight of shape "
+                    f"{tuple(self.conv.weight_shape)}: positions must ascend and be smaller than {size}"
+                )
+            if indices.shape != self.indices.shape:
+                self.indices = self.indices.new_empty(indices.shape)
+                self.weight.data = self.weight.data.new_empty(weight.shape)
+                self.weight.grad = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._compiled = None
+
+
+class SparseLinear(SparseLayer):
+    """Linear layer of surviving weights (SparseProp, Nikdan et al., arXiv 2302.04852, section 3).
+
+        y_n = Σ_m W_nm x_m + b_n,   the sum over the surviving m of row n
+
+    A step costs what the survivors cost, forward and backward: the gradient is computed for survivors alone.
+
+    Args:
+        in_features: Size of each sample.
+        out_features: Size of each output.
+        bias: Whether to add a bias.
+        sparsity: Share of weights to leave out, at random. The others are drawn as those of `torch.nn.Linear`, with the
+            average number of surviving inputs in the place of all.
+        mask: Bools of shape (out_features, in_features) in the place of `sparsity`.
+        dtype: float32, float64 or bfloat16 (summed in float32).
+
+    Raises:
+        UserError: Sizes, sparsity or mask do not make a layer.
+
+    >>> layer = SparseLinear(64, 10, sparsity=0.9)
+    >>> layer(torch.randn(5, 64)).shape, layer.weight.shape
+    (torch.Size([5, 10]), torch.Size([64]))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        sparsity: float = 0.9,
+        mask: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_whole(1, in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features = in_features, out_features
+        conv = Convolution(in_features, out_features, linear=True)
+        super().__init__(conv, *_drawn(conv, sparsity, mask, bias, dtype))
+
+    @classmethod
+    def from_dense(cls, linear: nn.Linear, mask: Tensor | None = None) -> SparseLinear:
+        """Keep a linear layer's weights that are not zero, or those of a mask of the weight's shape.
+
+        >>> dense = torch.nn.Linear(4, 3)
+        >>> sparse = SparseLinear.from_dense(dense, dense.weight.abs() > 0.2)
+        """
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.in_features, layer.out_features = linear.in_features, linear.out_features
+        conv = Convolution(linear.in_features, linear.out_features, linear=True)
+        SparseLayer.__init__(layer, conv, linear.weight, _survivors(conv, mask, linear.weight), linear.bias)
+        return layer.train(linear.training)
+
+    def to_dense(self) -> nn.Linear:
+        """Make a dense layer with zeros in the place of the weights that are gone."""
+        dense = nn.Linear(
+            *(self.in_features, self.out_features, self.bias is not None),
+            dtype=self.weight.dtype,
+            device=self.weight.device,
+        )
+        return _filled(dense, self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply the last dimension of x, shape (..., in_features), giving (..., out_features)."""
+        if x.shape[-1:] != (self.in_features,):
+            raise UserError(f"the input has shape {tuple(x.shape)}: its last dimension must be {self.in_features}")
+        if x.dim() == 2:
+            return super().forward(x)
+        return (
+            super().forward(x.reshape(-1, self.in_features)).unflatten(0, x.shape[:-1])
+            if x.dim() > 1
+            else super().forward(x[None])[0]
+        )
+
+    def extra_repr(self) -> str:
+        """Sizes and sparsity."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, {_share(self)}"
+
+
+class SparseConv2d(SparseLayer):
+    """Two-dimensional convolution of surviving weights (SparseProp, Nikdan et al., arXiv 2302.04852, section 3).
+
+        O[b,o,p,q] = Σ W[o,c,i,j] x[b, c, p s_y + i d_y - p_y, q s_x + j d_x - p_x] + b_o,   over surviving (c, i, j)
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: As of `torch.nn.Conv2d`, and so are the next five.
+        stride: Step of the kernel.
+        padding: Pixels around the image; "same" and "valid" as of torch.
+        dilation: Distance of taps.
+        groups: Groups of channels.
+        bias: Whether to add a bias.
+        padding_mode: What stands around the image.
+        sparsity: Share of weights to leave out, at random; see `SparseLinear`.
+        mask: Bools of the shape of the dense weight in the place of `sparsity`.
+        dtype: float32, float64 or bfloat16 (summed in float32).
+
+    Raises:
+        UserError: Arguments do not make a layer.
+
+    >>> layer = SparseConv2d(3, 8, 3, padding=1, sparsity=0.5)
+    >>> layer(torch.randn(2, 3, 9, 9)).shape, layer.weight.shape
+    (torch.Size([2, 8, 9, 9]), torch.Size([108]))
+    """
+
+    def __init__(  # noqa: PLR0917 (torch's own order)
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        *,
+        sparsity: float = 0.9,
+        mask: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        try:
+            with torch.device("meta"):
+                dense = nn.Conv2d(
+                    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
+                )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        conv = self._adopt(dense)
+        super().__init__(conv, *_drawn(conv, sparsity, mask, bias, dtype))
+
+    def _adopt(self, dense: nn.Conv2d) -> Convolution:
+        nn.Module.__init__(self)
+        self.padding_mode = dense.padding_mode
+        before, after = _padding(dense)
+        # What the kernels cannot pad with zeros by themselves is padded before: (left, right, top, bottom).
+        self.explicit = (
+            () if before == after and dense.padding_mode == "zeros" else (before[1], after[1], before[0], after[0])
+        )
+        return Convolution(
+            dense.in_channels,
+            dense.out_channels,
+            _pair(dense.kernel_size),
+            _pair(dense.stride),
+            (0, 0) if self.explicit else before,
+            _pair(dense.dilation),
+            dense.groups,
+        )
+
+    @classmethod
+    def from_dense(cls, conv2d: nn.Conv2d, mask: Tensor | None = None) -> SparseConv2d:
+        """Keep a convolution's weights that are not zero, or those of a mask of the weight's shape."""
+        layer = cls.__new__(cls)
+        conv = layer._adopt(conv2d)
+        SparseLayer.__init__(layer, conv, conv2d.weight, _survivors(conv, mask, conv2d.weight), conv2d.bias)
+        return layer.train(conv2d.training)
+
+    def to_dense(self) -> nn.Conv2d:
+        """Make a dense layer with zeros in the place of the weights that are gone."""
+        conv, padding = self.conv, self.conv.padding
+        same = bool(self.explicit) and self.explicit[0::2] != self.explicit[1::2]
+        dense = nn.Conv2d(
+            conv.channels,
+            conv.rows,
+            conv.kernel,
+            conv.stride,
+            "same" if same else (self.explicit[2], self.explicit[0]) if self.explicit else padding,
+            conv.dilation,
+            conv.groups,
+            self.bias is not None,
+            self.padding_mode,
+            dtype=self.weight.dtype,
+            device=self.weight.device,
+        )
+        return _filled(dense, self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve images of shape (batch, channels, height, width), or one without the batch dimension."""
+        if x.dim() == 3:
+            return self.forward(x[None])[0]
+        if x.dim() != 4 or x.shape[1] != self.conv.channels:
+            raise UserError(
+                f"the input has shape {tuple(x.shape)}: it must be (batch, {self.conv.channels}, height, width)"
+            )
+        if self.explicit:
+            x = F.pad(x, self.explicit, "constant" if self.padding_mode == "zeros" else self.padding_mode)
+        if min(self.conv.out_size(x.shape[2], x.shape[3])) < 1:
+            raise UserError(
+                f"images of {x.shape[2]}x{x.shape[3]} pixels are smaller than the kernel {self.conv.kernel}"
+            )
+        return super().forward(x)
+
+    def extra_repr(self) -> str:
+        """Sizes and sparsity."""
+        conv = self.conv
+        return (
+            f"{conv.channels}, {conv.rows}, kernel_size={conv.kernel}, stride={conv.stride}, padding={conv.padding}, "
+            f"dilation={conv.dilation}, groups={conv.groups}, {_share(self)}"
+        )
+
+
+def _share(layer: SparseLayer) -> str:
+    return f"bias={layer.bias is not None}, sparsity={layer.sparsity:.4g}"
+
+
+def _pair(value: tuple[int, ...]) -> Pair:
+    return value[0], value[1]
+
+
+def _padding(dense: nn.Conv2d) -> tuple[Pair, Pair]:
+    """Pixels that a convolution adds before and after each dimension."""
+    if dense.padding == "valid":
+        return (0, 0), (0, 0)
+    if dense.padding == "same":
+        total = [d * (k - 1) for d, k in zip(dense.dilation, dense.kernel_size, strict=True)]
+        return (total[0] // 2, total[1] // 2), (total[0] - total[0] // 2, total[1] - total[1] // 2)
+    assert not isinstance(dense.padding, str)
+    return _pair(dense.padding), _pair(dense.padding)
+
+
+def _survivors(conv: Convolution, mask: Tensor | None, weight: Tensor) -> Tensor:
+    return _positions(conv, weight.detach() != 0 if mask is None else mask).to(weight.device)
+
+
+def _positions(conv: Convolution, mask: Tensor) -> Tensor:
+    shape = tuple(conv.weight_shape)
+    if tuple(mask.shape) != shape or mask.dtype != torch.bool:
+        raise UserError(f"the mask is {mask.dtype} of shape {tuple(mask.shape)}: give bools of shape {shape}")
+    return mask.flatten().nonzero().flatten()
+
+
+def _drawn(
+    conv: Convolution, sparsity: float, mask: Tensor | None, bias: bool, dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Draw a dense weight, the positions that survive and a bias."""
+    if mask is None:
+        if not 0 <= sparsity < 1:
+            raise UserError(f"sparsity must be at least 0 and below 1, not {sparsity}")
+        total = math.prod(conv.weight_shape)
+        kept = torch.randperm(total)[: max(1, round(total * (1 - sparsity)))].sort().values
+    else:
+        kept = _positions(conv, mask)
+    bound = max(1.0, len(kept) / conv.rows) ** -0.5
+    weight = torch.empty(conv.weight_shape, dtype=dtype).uniform_(-bound, bound)
+    return weight, kept, torch.empty(conv.rows, dtype=dtype).uniform_(-bound, bound) if bias else None
+
+
+def _filled(dense: Dense, layer: SparseLayer) -> Dense:
+    with torch.no_grad():
+        dense.weight.copy_(layer.dense_weight())
+        if layer.bias is not None and dense.bias is not None:
+            dense.bias.copy_(layer.bias)
+    return dense.train(layer.training)

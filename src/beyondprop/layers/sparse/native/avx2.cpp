@@ -1,0 +1,2 @@
+#define INSTRUCTION_SET avx2
+#include "passes.h"

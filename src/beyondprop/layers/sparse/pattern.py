@@ -1,0 +1,208 @@
+"""Which weights of a layer survive, and the order in which the kernels want them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from beyondprop.layers.sparse import library
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """What a sparse layer does apart from its weights. A linear layer is a convolution of one tap over one pixel."""
+
+    channels: int
+    rows: int
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    linear: bool = False
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the dense weight."""
+        shape = (self.rows, self.channels // self.groups, *self.kernel)
+        return shape[:2] if self.linear else shape
+
+    def out_size(self, height: int, width: int) -> Pair:
+        """Height and width of the output for an input of this height and width."""
+        sizes = []
+        for size, k, s, p, d in zip(
+            (height, width), self.kernel, self.stride, self.padding, self.dilation, strict=True
+        ):
+            sizes.append((size + 2 * p - d * (k - 1) - 1) // s + 1)
+        return sizes[0], sizes[1]
+
+
+@dataclass
+class Ordered:
+    """Weights in the order of the kernels; `native/problem.h` says what the arrays mean."""
+
+    source: Tensor
+    column: Tensor
+    run: Tensor
+    run_begin: Tensor
+    begin: Tensor
+    granules: int
+    granule: int
+    block: int
+    struct: library.Pattern = field(init=False)
+
+    def __post_init__(self) -> None:
+        arrays = (self.column, self.source, self.run, self.run_begin, self.begin)
+        self.struct = library.Pattern(
+            *(array.data_ptr() for array in arrays), len(self.source), self.granules, self.granule, self.block
+        )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a layer's weights are cut into granules of channels and blocks of rows, and runs into chunks of vectors.
+
+    A granule should be small enough for its part of the input to stay in the first-level cache, and large enough for
+    each of its rows to have a dozen weights there: else starting a run costs more than it saves. Both were measured by
+    `benchmarks/sparse.py --cuts`.
+    """
+
+    granule: int
+    block: int
+    vectors: int
+
+    @classmethod
+    def of(cls, channels: int, taps: int, density: float, single: bool) -> Cut:
+        """Choose for a layer of so many channels and taps, of which a share `density` survives; `single`: one pixel."""
+        wanted = math.ceil(16 / max(density * taps, 1e-9))
+        if single:
+            return cls(min(max(wanted, 64), channels), 256, 8 if density > 0.3 else 4)
+        return cls(min(max(wanted, 8), channels), 64, 8)
+
+
+class Entries(NamedTuple):
+    """Weights one by one, each array of shape (nonzeros,), int64.
+
+    Args:
+        row: Output channel.
+        column: `channel * taps + tap`.
+        source: Where the weight stands in the parameter.
+    """
+
+    row: Tensor
+    column: Tensor
+    source: Tensor
+
+
+def order(entries: Entries, rows: int, channels: int, taps: int, cut: Cut) -> Ordered:
+    """Bring weights into the order of the kernels.
+
+    Args:
+        entries: The weights.
+        rows: Number of output channels.
+        channels: Number of input channels of all groups.
+        taps: Taps of the kernel.
+        cut: How they are cut.
+    """
+    row, column, source = entries
+    granules, blocks = math.ceil(channels / cut.granule), math.ceil(rows / cut.block)
+    parts = blocks * granules
+    cell = row * granules + column // taps // cut.granule  # a row's weights in a granule make a run
+    counts = torch.bincount(cell, minlength=rows * granules)
+    longest = int(counts.max()) + 1 if len(row) else 1
+
+    def rank(cells: Tensor) -> Tensor:  # parts in turn, long runs first, then by row
+        part = cells // granules // cut.block * granules + cells % granules
+        return (part * longest + longest - 1 - counts[cells]) * rows + cells // granules
+
+    by_column = column.argsort(stable=True)
+    place = by_column[rank(cell[by_column]).argsort(stable=True)]
+    cells = counts.nonzero().flatten()
+    cells = cells[rank(cells).argsort()]
+
+    def begins(cells: Tensor) -> Tensor:
+        part = cells // granules // cut.block * granules + cells % granules
+        return torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(part, minlength=parts).cumsum(0)])
+
+    return Ordered(
+        source[place].to(torch.int32),
+        column[place].to(torch.int32),
+        torch.stack([cells // granules, counts[cells]], 1).to(torch.int32).contiguous(),
+        begins(cells),
+        begins(cell),
+        granules,
+        cut.granule,
+        cut.block,
+    )
+
+
+@dataclass
+class Phases:
+    """The transposed patterns whose outputs are the input pixels of one vertical phase of the stride."""
+
+    phase: int
+    patterns: list[Ordered]
+
+
+class Compiled:
+    """All that the kernels need to know of one set of surviving weights.
+
+    The gradient of the input is a convolution of the output's gradient with the transposed taps. Input pixels whose
+    padded position leaves the remainder r on division by the stride are reached by taps of remainder r alone, so each
+    remainder has a pattern of its own.
+
+    Args:
+        conv: The layer.
+        indices: Positions of the survivors in the flat dense weight, ascending, shape (nonzeros,).
+    """
+
+    def __init__(self, conv: Convolution, indices: Tensor) -> None:
+        self.conv = conv
+        (ky, kx), taps = conv.kernel, conv.kernel[0] * conv.kernel[1]
+        group_channels = conv.channels // conv.groups
+        flat = indices.to("cpu", torch.int64)
+        self._row = flat // (group_channels * taps)
+        group = self._row // (conv.rows // conv.groups)
+        self._column = flat % (group_channels * taps) + group * (group_channels * taps)
+        self.nonzeros = len(flat)
+        density = self.nonzeros / max(1, conv.rows * group_channels * taps)
+        self.cut = Cut.of(conv.channels, taps, density, conv.linear)
+        self._density = density
+        source = torch.arange(self.nonzeros)
+        self.pattern = order(Entries(self._row, self._column, source), conv.rows, conv.channels, taps, self.cut)
+        self._transposed: list[Phases] | None = None
+        #: Distance of the farthest tap, in pixels of the output, vertically and horizontally.
+        self.spread = (
+            (ky - 1) * conv.dilation[0] // conv.stride[0],
+            (kx - 1) * conv.dilation[1] // conv.stride[1],
+        )
+
+    @property
+    def transposed(self) -> list[Phases]:
+        """The patterns of the input's gradient, made when they are first asked for."""
+        if self._transposed is None:
+            self._transposed = self._transpose()
+        return self._transposed
+
+    def _transpose(self) -> list[Phases]:
+        conv, (ky, kx) = self.conv, self.conv.kernel
+        (sy, sx), (ty, tx) = conv.stride, self.spread
+        channel = self._column // (ky * kx)
+        y = self._column // kx % ky * conv.dilation[0]
+        x = self._column % kx * conv.dilation[1]
+        taps = (ty + 1) * (tx + 1)
+        cut = Cut.of(conv.rows, ky * kx, self._density, conv.linear)
+        source = torch.arange(self.nonzeros)
+
+        def pattern(phase_y: int, phase_x: int) -> Ordered:
+            mine = ((y % sy == phase_y) & (x % sx == phase_x)).nonzero().flatten()
+            column = (self._row[mine] * (ty + 1) + ty - y[mine] // sy) * (tx + 1) + tx - x[mine] // sx
+            return order(Entries(channel[mine], column, source[mine]), conv.channels, conv.rows, taps, cut)
+
+        return [Phases(phase_y, [pattern(phase_y, phase_x) for phase_x in range(sx)]) for phase_y in range(sy)]

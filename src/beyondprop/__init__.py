@@ -9,6 +9,15 @@ from beyondprop.lazy import lazy_names
 
 if TYPE_CHECKING:
     from beyondprop.errors import DeviceError, NonFiniteError, UnsupportedNetworkError, UserError
+    from beyondprop.layers.sparse import (
+        DynamicSparseTraining,
+        GradualPruning,
+        SparseConv2d,
+        SparseLinear,
+        prune,
+        sparsify,
+        to_sparse,
+    )
     from beyondprop.rule import Rule
     from beyondprop.rules.local.cascaded_feedback import CascadedForwardDFA
     from beyondprop.rules.local.cascaded_forward import CascadedForward
@@ -57,6 +66,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.proxprop import ProxProp
     from beyondprop.rules.signals.regularized_inversion import TPRI
     from beyondprop.rules.signals.semi_implicit import SemiImplicit
+    from beyondprop.rules.signals.sparseprop import SparseProp
     from beyondprop.rules.signals.target_projection import DRTP, TPSGD
     from beyondprop.rules.signals.target_propagation import DTP, DTPDR
     from beyondprop.solver import Solver
@@ -88,11 +98,13 @@ _HOME = {
     "DeviceError": "errors",
     "DirectKolenPollack": "rules.signals.direct_feedback",
     "DiscreteSchedule": "rules.local.noprop",
+    "DynamicSparseTraining": "layers.sparse",
     "EquilibriumPropagation": "rules.relaxation.equilibrium",
     "FeedbackAlignment": "rules.signals.feedback_alignment",
     "ForwardForward": "rules.local.forward_forward",
     "ForwardGradient": "rules.perturbation.forward_gradient",
     "GaussNewtonTargets": "rules.signals.gauss_newton",
+    "GradualPruning": "layers.sparse",
     "HamiltonianEcho": "rules.relaxation.hamiltonian_echo",
     "HamiltonianSystem": "rules.relaxation.hamiltonian",
     "KolenPollack": "rules.signals.feedback_alignment",
@@ -119,6 +131,9 @@ _HOME = {
     "SignDFA": "rules.signals.direct_feedback",
     "SignSymmetry": "rules.signals.feedback_alignment",
     "Solver": "solver",
+    "SparseConv2d": "layers.sparse",
+    "SparseLinear": "layers.sparse",
+    "SparseProp": "rules.signals.sparseprop",
     "SymBa": "rules.local.symba",
     "TPRI": "rules.signals.regularized_inversion",
     "TPSGD": "rules.signals.target_projection",
@@ -130,6 +145,9 @@ _HOME = {
     "cosine_schedule": "rules.local.noprop",
     "evaluate": "training",
     "fit": "training",
+    "prune": "layers.sparse",
+    "sparsify": "layers.sparse",
+    "to_sparse": "layers.sparse",
 }
 
 __all__ = [
@@ -159,11 +177,13 @@ __all__ = [
     "DeviceError",
     "DirectKolenPollack",
     "DiscreteSchedule",
+    "DynamicSparseTraining",
     "EquilibriumPropagation",
     "FeedbackAlignment",
     "ForwardForward",
     "ForwardGradient",
     "GaussNewtonTargets",
+    "GradualPruning",
     "HamiltonianEcho",
     "HamiltonianSystem",
     "KolenPollack",
@@ -189,6 +209,9 @@ __all__ = [
     "SignDFA",
     "SignSymmetry",
     "Solver",
+    "SparseConv2d",
+    "SparseLinear",
+    "SparseProp",
     "SymBa",
     "TimedBlock",
     "UnsupportedNetworkError",
@@ -197,6 +220,9 @@ __all__ = [
     "cosine_schedule",
     "evaluate",
     "fit",
+    "prune",
+    "sparsify",
+    "to_sparse",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

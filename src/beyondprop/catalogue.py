@@ -31,6 +31,7 @@ from beyondprop.recipes import (
     recurrent_echo,
     regularized_inversion,
     semi_implicit,
+    sparseprop,
     student_teacher,
     target_projection,
     target_propagation,
@@ -194,6 +195,7 @@ SYSTEMS: tuple[System, ...] = (
             *student_teacher.BP,
             *multiplexed.BASELINES,
             *equilibrium.BASELINES,
+            *sparseprop.BASELINES,
         ),
     ),
     System(
@@ -652,6 +654,25 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.perturbation.node_perturbation:NodePerturbation",
         node_perturbation.RECIPES,
+    ),
+    System(
+        "sparseprop",
+        "Sparse back-propagation",
+        "signals",
+        Paper(
+            "SparseProp: Efficient Sparse Backpropagation for Faster Training of Neural Networks",
+            "Mahdi Nikdan, Tommaso Pegolotti, Eugenia Iofinova, Eldar Kurtic, Dan Alistarh",
+            2023,
+            "2302.04852",
+            """@inproceedings{nikdan2023sparseprop,
+  title     = {{SparseProp}: Efficient Sparse Backpropagation for Faster Training of Neural Networks at the Edge},
+  author    = {Nikdan, Mahdi and Pegolotti, Tommaso and Iofinova, Eugenia and Kurtic, Eldar and Alistarh, Dan},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2023}
+}""",
+        ),
+        "beyondprop.rules.signals.sparseprop:SparseProp",
+        sparseprop.RECIPES,
     ),
     System(
         "heb",

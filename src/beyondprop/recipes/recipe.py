@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from beyondprop.data import Splits
     from beyondprop.rule import Rule
     from beyondprop.solver import Solver
+    from beyondprop.training.callbacks import Callback
 
 Schedule = Literal["constant", "one-cycle", "cosine", "linear"]
 
@@ -68,6 +69,8 @@ class Experiment:
     """Further files for the folder of a finished run, by name, made by the trained rule from the test split."""
     optimizer: Optimizer | None = None
     """Of a rule, where the paper has another than AdamW with the settings' learning rate and weight decay."""
+    callbacks: Sequence[Callback] = ()
+    """Called around every step of the training."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from beyondprop.checks import check
 from beyondprop.errors import UserError
 from beyondprop.rule import Rule
 from beyondprop.training.averaging import WeightAverage
+from beyondprop.training.callbacks import Callback
 from beyondprop.training.interrupts import StopSignals
 from beyondprop.training.progress import Display
 from beyondprop.training.run_folder import RunFolder
@@ -61,6 +63,7 @@ def fit(
     tensorboard: bool = False,
     alignment_every: int = 0,
     gauss_newton_every: int = 0,
+    callbacks: Sequence[Callback] = (),
     team: Team | None = None,
 ) -> FitResult:
     """Train a rule.
@@ -92,6 +95,8 @@ def fit(
             metrics, and a picture of them to the run folder. The weights stay the same, bit for bit.
         gauss_newton_every: The same beside Gauss-Newton updates, on the first samples of the batch
             (`beyondprop.measure.gauss_newton`), with the share of each update by which no output moves.
+        callbacks: Called before and after every step, such as a schedule of pruning
+            (`beyondprop.layers.sparse.GradualPruning`).
         team: Where several processes train the rule together: this one's `beyondprop.parallel.Share` of it. No
             accuracy is measured then.
 
@@ -142,6 +147,7 @@ def fit(
             signals=signals,
             alignment_every=alignment_every,
             gauss_newton_every=gauss_newton_every,
+            callbacks=callbacks,
             team=team,
         ).train()
     totals = tracker.totals

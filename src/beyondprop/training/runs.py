@@ -151,6 +151,7 @@ def fit_experiment(
         tensorboard=tensorboard,
         alignment_every=alignment_every,
         gauss_newton_every=gauss_newton_every,
+        callbacks=experiment.callbacks,
         team=team,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +17,7 @@ from beyondprop.measure.alignment import alignment
 from beyondprop.measure.gauss_newton import gauss_newton_alignment
 from beyondprop.rule import Rule
 from beyondprop.training.averaging import WeightAverage
+from beyondprop.training.callbacks import Callback
 from beyondprop.training.evaluation import autocast, evaluate
 from beyondprop.training.interrupts import Interrupted, StopSignals
 from beyondprop.training.memory import peak_memory_bytes
@@ -72,6 +73,7 @@ class Trainer:
     signals: StopSignals
     alignment_every: int = 0
     gauss_newton_every: int = 0
+    callbacks: Sequence[Callback] = ()
     team: Team | None = None
     pass_start: dict[str, Tensor] = field(default_factory=dict)
     saved_step: int = 0
@@ -140,6 +142,8 @@ class Trainer:
 
     def _step(self, x: Tensor, y: Tensor, epoch: int, stage: str | None) -> None:
         number = self.totals.step + 1
+        for callback in self.callbacks:
+            callback.before_step(number, self.optimizer)
         compared: dict[str, dict[str, Any]] = {}
         losses: dict[str, Tensor] = {}
         for phase in self.rule.phases:
@@ -157,6 +161,8 @@ class Trainer:
             else:
                 losses.setdefault("feedback_loss", loss)  # of the first phase: before it learns from this batch
             self.optimizer.step()
+        for callback in self.callbacks:
+            callback.after_step(number, self.optimizer)
         if self.average is not None:
             self.average.update()
         learning_rate = float(self.optimizer.param_groups[0]["lr"])

@@ -2,5 +2,19 @@
 
 from beyondprop.layers.sparse.library import instruction_set, limit_instruction_set
 from beyondprop.layers.sparse.modules import SparseConv2d, SparseLayer, SparseLinear
+from beyondprop.layers.sparse.pruning import DynamicSparseTraining, GradualPruning, prune, to_sparse
+from beyondprop.layers.sparse.sparsify import Sparsified, sparsify
 
-__all__ = ["SparseConv2d", "SparseLayer", "SparseLinear", "instruction_set", "limit_instruction_set"]
+__all__ = [
+    "DynamicSparseTraining",
+    "GradualPruning",
+    "SparseConv2d",
+    "SparseLayer",
+    "SparseLinear",
+    "Sparsified",
+    "instruction_set",
+    "limit_instruction_set",
+    "prune",
+    "sparsify",
+    "to_sparse",
+]

@@ -27,11 +27,16 @@ class SparseLayer(nn.Module):
         indices: Their positions in the flattened dense weight, ascending, shape (nonzeros,). A buffer, so that a
             `state_dict` holds the pattern, and loading one brings its pattern along, whatever the layer had before.
         bias: Shape (outputs,), or None.
+        kernels_from: Sparsity from which the kernels are used. Below it a dense product with zeros is faster, and
+            that is done; the measured break-even is in `benchmarks/results/sparse.json`.
+        keeps_dense_gradient: Whether a backward pass adds the gradient of all weights, the missing ones too, to
+            `dense_gradient`: what growth by gradient looks at. It costs what a dense layer's does.
         batch_last: Whether the output is laid out with samples innermost in memory. Its shape is the same; the next
             sparse layer then needs no transposing. `sparsify` sets it between sparse layers.
     """
 
     indices: Tensor
+    kernels_from: float = 0.6
 
     def __init__(self, conv: Convolution, dense: Tensor, indices: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -109,10 +114,12 @@ class SparseLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs: what the dense layer with zeros in its weight computes, up to rounding."""
         dtype = self._output_type(x)
-        if not has_kernels(x, self.weight):
-            kind = x.dtype if dtype == x.dtype == self.weight.dtype else dtype
-            bias = None if self.bias is None else self.bias.to(kind)
-            return dense_product(self.conv, x.to(kind), self.dense_weight().to(kind), bias)
+        if self.sparsity < self.kernels_from or not has_kernels(x, self.weight):
+            bias = None if self.bias is None else self.bias.to(dtype)
+            dense = self.dense_weight()
+            if self.keeps_dense_gradient and dense.requires_grad:
+                dense.register_hook(self._add_dense_gradient)
+            return dense_product(self.conv, x.to(dtype), dense.to(dtype), bias)
         watcher = self._keep_dense_gradient if self.keeps_dense_gradient else None
         call = Call(self.compiled, dtype, self.batch_last, watcher)
         return SparseConvolution.apply(x, self.weight.contiguous(), self.bias, call)
@@ -133,6 +140,10 @@ class SparseLayer(nn.Module):
         else:
             conv = self.conv
             gradient = conv2d_weight(x, conv.weight_shape, d_out, conv.stride, conv.padding, conv.dilation, conv.groups)
+        self._add_dense_gradient(gradient)
+
+    def _add_dense_gradient(self, gradient: Tensor) -> None:
+        gradient = gradient.detach()
         self.dense_gradient = gradient if self.dense_gradient is None else self.dense_gradient + gradient
 
     def __getstate__(self) -> dict[str, Any]:

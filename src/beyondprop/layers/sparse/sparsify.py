@@ -1,0 +1,158 @@
+"""Find the layers of a network that are faster as sparse ones, by timing both."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from beyondprop.errors import UserError
+from beyondprop.layers.sparse.modules import SparseLinear
+from beyondprop.layers.sparse.pruning import sparse_form
+
+_ELEMENTWISE = (
+    *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Hardtanh, nn.ReLU6, nn.Softplus),
+    *(nn.Identity, nn.Dropout),
+)
+ROUNDS = 11
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One layer, timed.
+
+    Attributes:
+        name: Its name in the network.
+        sparsity: Share of its weights that are zero.
+        dense_ms: Median time of the dense layer's forward and backward pass, milliseconds.
+        sparse_ms: That of the sparse layer.
+        kept: `"sparse"` or `"dense"`.
+    """
+
+    name: str
+    sparsity: float
+    dense_ms: tuple[float, float]
+    sparse_ms: tuple[float, float]
+    kept: str
+
+
+@dataclass(frozen=True)
+class Sparsified:
+    """A network with sparse layers where they pay, and what was measured. Printed, it is a table."""
+
+    network: nn.Module
+    layers: tuple[Timed, ...]
+
+    def __str__(self) -> str:
+        """Lay the measurements out in columns."""
+        if not self.layers:
+            return "no layer is sparse enough to be timed"
+        wide = max(len("layer"), *(len(one.name) for one in self.layers))
+        lines = [f"{'layer':{wide}}  sparsity  dense ms (forward, backward)  sparse ms (forward, backward)  kept"]
+        for one in self.layers:
+            pair = [f"{f:10.3f} {b:10.3f}" for f, b in (one.dense_ms, one.sparse_ms)]
+            lines.append(f"{one.name:{wide}}  {one.sparsity:8.1%}  {pair[0]:>28}  {pair[1]:>29}  {one.kept}")
+        return "\n".join(lines)
+
+
+def sparsify(network: nn.Module, example: Tensor, *, above: float = 0.5) -> Sparsified:
+    """Put sparse layers in the place of linear and convolution layers where that makes a training step faster.
+
+    Each layer whose weights are zero to a share above `above` is run as a dense and as a sparse layer on the input that
+    it gets from `example`, in turn, after a warm-up; the smaller median of forward plus backward wins. Between
+    neighbouring sparse linear layers activations are left with samples innermost, which saves transposing them.
+
+    Args:
+        network: Any module; it stays as it is.
+        example: A batch of the size that training will have: what is faster depends on it.
+        above: Least sparsity of layers that are tried, from 0 to 1.
+
+    Returns:
+        A copy of the network with the faster layers, whose parameters an optimizer is to be made of, and a table.
+
+    Raises:
+        UserError: `above` is out of range.
+
+    >>> from beyondprop.layers.sparse import prune
+    >>> found = sparsify(prune(nn.Linear(64, 64), 0.95), torch.randn(8, 64))
+    >>> len(found.layers)
+    1
+    """
+    if not 0 <= above <= 1:
+        raise UserError(f"above is a share of weights, from 0 to 1, not {above}")
+    network = copy.deepcopy(network)
+    candidates = {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and float((layer.weight == 0).float().mean()) > above
+    }
+    timed, chosen = [], {}
+    for name, x in _inputs(network, example, candidates).items():
+        dense = candidates[name]
+        sparse = sparse_form(dense)
+        sparse.kernels_from = 0.0
+        sparse.requires_grad_(dense.weight.requires_grad)
+        dense_ms, sparse_ms = _times([copy.deepcopy(dense), sparse], x)
+        faster = sum(sparse_ms) < sum(dense_ms)
+        timed.append(Timed(name, sparse.sparsity, dense_ms, sparse_ms, "sparse" if faster else "dense"))
+        if faster:
+            chosen[name] = sparse
+    for name, sparse in chosen.items():
+        if not name:
+            return Sparsified(sparse, tuple(timed))
+        network.set_submodule(name, sparse)
+    _leave_batch_last(network)
+    return Sparsified(network, tuple(timed))
+
+
+def _inputs(network: nn.Module, example: Tensor, layers: dict[str, nn.Linear | nn.Conv2d]) -> dict[str, Tensor]:
+    """Run the network once, and give the input of each layer that was used."""
+    seen: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.setdefault(name, inputs[0].detach())
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(example)  # statistics of normalisation stay as they are
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _times(layers: list[nn.Module], x: Tensor) -> list[tuple[float, float]]:
+    """Median milliseconds of forward and backward of each layer, measured in turn."""
+    x = x.clone().requires_grad_()
+    spent: list[list[tuple[float, float]]] = [[] for _ in layers]
+    for number, (layer, times) in itertools.product(range(ROUNDS + 2), zip(layers, spent, strict=True)):
+        layer.zero_grad()
+        x.grad = None
+        start = time.perf_counter()
+        out = layer(x)
+        middle = time.perf_counter()
+        out.backward(torch.ones_like(out))
+        if number >= 2:  # the first two warm up
+            times.append((middle - start, time.perf_counter() - middle))
+    return [(1e3 * statistics.median(f), 1e3 * statistics.median(b)) for f, b in (zip(*t, strict=True) for t in spent)]
+
+
+def _leave_batch_last(network: nn.Module) -> None:
+    """Between sparse linear layers with nothing but elementwise functions in between, samples stand innermost."""
+    for chain in (module for module in network.modules() if isinstance(module, nn.Sequential)):
+        layers = [module for module in chain if not isinstance(module, _ELEMENTWISE)]
+        for first, second in itertools.pairwise(layers):
+            if isinstance(first, SparseLinear) and isinstance(second, SparseLinear):
+                first.batch_last = True

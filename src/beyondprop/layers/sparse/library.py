@@ -88,6 +88,15 @@ def limit_instruction_set(level: str) -> str | None:
     return LEVELS[kernels.beyondprop_sparse_limit(LEVELS.index(level))] if kernels else None
 
 
+def scratch_bytes() -> int:
+    """Bytes that the kernels keep for the tiles of all threads. No tensor holds them: `measure.memory` sees none."""
+    kernels = library()
+    if kernels is None:
+        return 0
+    kernels.beyondprop_sparse_scratch.restype = ctypes.c_int64
+    return int(kernels.beyondprop_sparse_scratch())
+
+
 @dataclass(frozen=True)
 class Job:
     """What a call computes apart from its tensors: one pattern, or all horizontal phases of a transpose."""

@@ -165,23 +165,24 @@ class Compiled:
     def __init__(self, conv: Convolution, indices: Tensor) -> None:
         self.conv = conv
         (ky, kx), taps = conv.kernel, conv.kernel[0] * conv.kernel[1]
-        group_channels = conv.channels // conv.groups
-        flat = indices.to("cpu", torch.int64)
-        self._row = flat // (group_channels * taps)
-        group = self._row // (conv.rows // conv.groups)
-        self._column = flat % (group_channels * taps) + group * (group_channels * taps)
-        self.nonzeros = len(flat)
-        density = self.nonzeros / max(1, conv.rows * group_channels * taps)
-        self.cut = Cut.of(conv.channels, taps, density, conv.linear)
-        self._density = density
-        source = torch.arange(self.nonzeros)
-        self.pattern = order(Entries(self._row, self._column, source), conv.rows, conv.channels, taps, self.cut)
+        self._indices = indices
+        self.nonzeros = len(indices)
+        self._density = self.nonzeros / max(1, math.prod(conv.weight_shape))
+        self.cut = Cut.of(conv.channels, taps, self._density, conv.linear)
+        self.pattern = order(self._entries(), conv.rows, conv.channels, taps, self.cut)
         self._transposed: list[Phases] | None = None
         #: Distance of the farthest tap, in pixels of the output, vertically and horizontally.
         self.spread = (
             (ky - 1) * conv.dilation[0] // conv.stride[0],
             (kx - 1) * conv.dilation[1] // conv.stride[1],
         )
+
+    def _entries(self) -> Entries:
+        conv, flat = self.conv, self._indices.to("cpu", torch.int64)
+        inputs = math.prod(conv.weight_shape[1:])
+        row = flat // inputs
+        group = row // (conv.rows // conv.groups)
+        return Entries(row, flat % inputs + group * inputs, torch.arange(self.nonzeros))
 
     @property
     def transposed(self) -> list[Phases]:
@@ -193,16 +194,25 @@ class Compiled:
     def _transpose(self) -> list[Phases]:
         conv, (ky, kx) = self.conv, self.conv.kernel
         (sy, sx), (ty, tx) = conv.stride, self.spread
-        channel = self._column // (ky * kx)
-        y = self._column // kx % ky * conv.dilation[0]
-        x = self._column % kx * conv.dilation[1]
+        row, column, source = self._entries()
+        channel = column // (ky * kx)
+        y = column // kx % ky * conv.dilation[0]
+        x = column % kx * conv.dilation[1]
         taps = (ty + 1) * (tx + 1)
         cut = Cut.of(conv.rows, ky * kx, self._density, conv.linear)
-        source = torch.arange(self.nonzeros)
 
         def pattern(phase_y: int, phase_x: int) -> Ordered:
             mine = ((y % sy == phase_y) & (x % sx == phase_x)).nonzero().flatten()
-            column = (self._row[mine] * (ty + 1) + ty - y[mine] // sy) * (tx + 1) + tx - x[mine] // sx
-            return order(Entries(channel[mine], column, source[mine]), conv.channels, conv.rows, taps, cut)
+            tap = (ty - y[mine] // sy) * (tx + 1) + tx - x[mine] // sx
+            return order(
+                Entries(channel[mine], row[mine] * taps + tap, source[mine]), conv.channels, conv.rows, taps, cut
+            )
 
         return [Phases(phase_y, [pattern(phase_y, phase_x) for phase_x in range(sx)]) for phase_y in range(sy)]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all orders that have been made."""
+        made = [self.pattern, *(pattern for phases in self._transposed or [] for pattern in phases.patterns)]
+        arrays = ((p.source, p.column, p.run, p.run_begin, p.begin) for p in made)
+        return sum(array.nbytes for of_one in arrays for array in of_one)

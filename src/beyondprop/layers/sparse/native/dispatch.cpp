@@ -18,6 +18,8 @@ DECLARE(avx512)
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
+std::atomic<int64_t> scratch_bytes{0};
+
 namespace {
 int best() {
 #ifdef HAVE_X86
@@ -35,6 +37,8 @@ int level = best();
 // The instruction set in use: 2 is AVX-512, 1 AVX2 with fused multiply-add, 0 what every processor of this kind has.
 EXPORT int beyondprop_sparse_level() { return level; }
 EXPORT int beyondprop_sparse_limit(int wanted) { return level = wanted < best() ? wanted : best(); }
+
+EXPORT int64_t beyondprop_sparse_scratch() { return scratch_bytes; }
 
 // Both return 0, or 1 where memory is short.
 EXPORT int beyondprop_sparse_forward(const Shape *s, const Pattern *patterns, const View *x, const View *out, const Weights *w,

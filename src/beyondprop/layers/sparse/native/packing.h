@@ -23,16 +23,17 @@ constexpr size_t kHugePage = 1 << 21;
 // Memory that a thread keeps from call to call: fresh pages would cost more than the work on small layers.
 class Scratch {
  public:
-  ~Scratch() { std::free(data_); }
+  ~Scratch() { release(); }
   template <typename T>
   T *take(int64_t count) {
     size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 127) / 64 * 64;
     if (bytes > kHugePage / 4) bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
     if (bytes > size_) {
-      std::free(data_);
+      release();
       data_ = std::aligned_alloc(bytes >= kHugePage ? kHugePage : 64, bytes);
       size_ = data_ ? bytes : 0;
       if (!data_) throw std::bad_alloc();
+      scratch_bytes += static_cast<int64_t>(size_);
 #ifdef MADV_HUGEPAGE
       if (bytes >= kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);  // the inner loops jump about in here
 #endif
@@ -41,6 +42,11 @@ class Scratch {
   }
 
  private:
+  void release() {
+    std::free(data_);
+    scratch_bytes -= static_cast<int64_t>(size_);
+    size_ = 0;
+  }
   void *data_ = nullptr;
   size_t size_ = 0;
 };

@@ -1,6 +1,9 @@
 // What Python hands to the kernels. Every extent and stride counts elements; binding.py repeats these layouts field by field.
 #pragma once
+#include <atomic>
 #include <cstdint>
+
+extern std::atomic<int64_t> scratch_bytes;  // that all threads keep for tiles
 
 enum Kind : int32_t { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2 };
 

@@ -2,7 +2,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: help test slow lint format docs tables pictures
+.PHONY: help test slow lint format docs tables kernels pictures
 
 help:  ## name the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
@@ -31,6 +31,9 @@ tables:  ## write the tables of README and documentation anew from result files 
 	$(PYTHON) benchmarks/signals_report.py
 	$(PYTHON) benchmarks/local_report.py
 	$(PYTHON) benchmarks/perturbation_report.py
+
+kernels:  ## compile the kernels of sparse layers anew, after a change of them
+	$(PYTHON) src/beyondprop/layers/sparse/native/build.py
 
 pictures:  ## draw the pictures of documentation anew from result files
 	$(PYTHON) benchmarks/noprop_report.py pictures

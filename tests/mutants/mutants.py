@@ -15,10 +15,21 @@ import tempfile
 from pathlib import Path
 
 from mutant import Mutant
-from planted import devices, equilibrium, hamiltonian_echo, house, local, noprop, perturbation, recurrent_echo, signals
+from planted import (
+    devices,
+    equilibrium,
+    hamiltonian_echo,
+    house,
+    local,
+    noprop,
+    perturbation,
+    recurrent_echo,
+    signals,
+    sparse,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = (devices, equilibrium, hamiltonian_echo, house, local, noprop, perturbation, recurrent_echo, signals)
+FAMILIES = (devices, equilibrium, hamiltonian_echo, house, local, noprop, perturbation, recurrent_echo, signals, sparse)
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.MUTANTS)
 
 
@@ -31,6 +42,8 @@ def survives(mutant: Mutant, folder: Path) -> bool:
     if mutant.old not in source:
         raise SystemExit(f"{mutant.name}: {mutant.old!r} is not in {mutant.file} any more; mend the mutant")
     target.write_text(source.replace(mutant.old, mutant.new, 1))
+    if "native" in target.parts:
+        subprocess.run([sys.executable, str(target.with_name("build.py"))], capture_output=True, check=True)
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-o", f"pythonpath={folder}"]
     command = [sys.executable, "-m", "pytest", *options, *mutant.tests]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}

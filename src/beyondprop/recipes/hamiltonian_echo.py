@@ -238,7 +238,8 @@ RECIPES = (
         "heb/mnist",
         "layers of light with learned indices of refraction on MNIST",
         "mnist",
-        PhotonicSettings(epochs=10, batch_size=64, learning_rate=1e-2, layers=6, gain=100.0),
+        # A constant rate of 1e-2 falls back from 91 % after an epoch to 68 % of the training images after three.
+        PhotonicSettings(epochs=3, batch_size=64, learning_rate=2e-3, lr_schedule="cosine", layers=6, gain=100.0),
         build_photonic,
         choices=lambda _settings: ("the paper's network was not at hand", *CHOICES),
     ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from beyondprop.errors import UserError
-from beyondprop.recipes.classifiers import ClassifierSettings, baseline, make_network, make_optimizer
+from beyondprop.recipes.classifiers import NetworkSettings, baseline, make_network, make_optimizer
 from beyondprop.recipes.recipe import Experiment, Recipe
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparsePropSettings(ClassifierSettings):
+class SparsePropSettings(NetworkSettings):
     """Settings of a network that becomes sparse, or is from the start."""
 
     sparsity: float = 0.95

@@ -1,0 +1,56 @@
+"""Planted defects of sparse layers, their kernels and their masks."""
+
+from mutant import Mutant
+
+SPARSE = "layers/sparse"
+NATIVE = f"{SPARSE}/native"
+LAYERS = ("tests/layers/test_layers_sparse.py",)
+PRUNING = ("tests/layers/test_layers_sparse_pruning.py",)
+RULE = ("tests/rules/signals/test_sparseprop.py",)
+
+
+def kernel(name: str, file: str, old: str, new: str) -> Mutant:
+    return Mutant(f"sparse kernels: {name}", f"{NATIVE}/{file}", old, new, LAYERS)
+
+
+MUTANTS = (
+    kernel("the last weight of a run is left out", "passes.h", "for (; k < stop; ++k) {\n      const T *in", "for (; k + 1 < stop; ++k) {\n      const T *in"),
+    kernel("weights behind groups of four have no gradient", "passes.h", "for (; k < stop; ++k) dw[k] +=", "for (; k < stop; ++k) dw[k] = 0 *"),
+    kernel("sums of four are mixed up", "vectors.h", "merged<2>(pairs, others)", "merged<2>(others, pairs)"),
+    kernel("the bias is added once for each phase", "passes.h", "bias ? bias[row] : T(0)", "bias ? bias[row] * phases.size() : T(0)"),
+    kernel("the bias of a thread's rows is not added up", "passes.h", "d_bias[row] += sums[a * own", "d_bias[row] = sums[a * own"),
+    kernel("sums of threads are not added up", "passes.h", "sum += sums[a * own + k];", "sum = sums[a * own + k];"),
+    kernel("lanes without samples keep what was there", "packing.h", "for (int64_t lane = samples; lane < lanes; ++lane) to[lane] = 0;\n  }\n}", "}\n}"),
+    kernel("rows of padding keep what was there", "packing.h", "if (y < from || y >= to) std::memset", "if (y < from - 1 || y >= to + 1) std::memset"),
+    kernel("dilation is forgotten along y", "packing.h", "rest % s.kernel_y * s.dilation_y", "rest % s.kernel_y * 1"),
+    kernel("phases of a stride are swapped", "packing.h", "return (x % s.stride_x * p.phase_length", "return ((s.stride_x - 1 - x % s.stride_x) * p.phase_length"),
+    kernel("bfloat16 is cut off in place of rounded", "packing.h", "bits + 0x7fff + ((bits >> 16) & 1)", "bits"),
+    kernel("rows that a band shares with the last one are moved too far", "packing.h", "g_.reach - g_.s.stride_y);", "g_.reach - g_.s.stride_y - 1);"),
+    Mutant("sparse layers: the order of an old mask is kept", f"{SPARSE}/modules.py", "self.indices = new.to(self.indices.dtype)\n        self._compiled = None", "self.indices = new.to(self.indices.dtype)", LAYERS),
+    Mutant("sparse layers: loading keeps the order of before", f"{SPARSE}/modules.py", "super()._load_from_state_dict(state_dict, prefix, *args)\n        self._compiled = None", "super()._load_from_state_dict(state_dict, prefix, *args)", LAYERS),
+    Mutant("sparse layers: a wrong pattern is loaded", f"{SPARSE}/modules.py", "bool((flat.diff() > 0).all())", "True", LAYERS),
+    Mutant("sparse layers: optimizer state stays where it was", f"{SPARSE}/modules.py", "state[name] = carried(value)", "state[name] = value.new_zeros(len(new))", LAYERS),
+    Mutant("sparse layers: new weights begin with what stood there", f"{SPARSE}/modules.py", "dense[old] = value\n", "dense[: len(old)] = value\n", LAYERS),
+    Mutant("sparse layers: copies share the order", f"{SPARSE}/modules.py", 'return {**self.__dict__, "_compiled": None}', "return self.__dict__", LAYERS),
+    Mutant("sparse layers: groups are forgotten", f"{SPARSE}/pattern.py", "flat % inputs + group * inputs", "flat % inputs", LAYERS),
+    Mutant("sparse layers: taps of the input's gradient are not turned round", f"{SPARSE}/pattern.py", "(ty - y[mine] // sy) * (tx + 1)", "(y[mine] // sy) * (tx + 1)", LAYERS),
+    Mutant("sparse layers: the input's gradient is shifted by the padding", f"{SPARSE}/kernels.py", "first_x = pad_x // stride_x", "first_x = 0", LAYERS),
+    Mutant("sparse layers: pixels that no tap reaches keep their memory", f"{SPARSE}/kernels.py", "rows.zero_()", "pass", LAYERS),
+    Mutant("sparse layers: autocast is not asked", f"{SPARSE}/modules.py", "if torch.is_autocast_enabled(x.device.type)", "if False and torch.is_autocast_enabled(x.device.type)", LAYERS),
+    Mutant("sparse layers: dense gradients are those of the survivors", f"{SPARSE}/modules.py", "gradient = d_out.t() @ x", "gradient = (d_out.t() @ x) * self.mask", LAYERS),
+    Mutant("pruning: the largest go", f"{SPARSE}/pruning.py", "sizes = {name: _weight(layer).abs()", "sizes = {name: -_weight(layer).abs()", PRUNING),
+    Mutant("pruning: signs count", f"{SPARSE}/pruning.py", "sizes = {name: _weight(layer).abs()", "sizes = {name: _weight(layer)", PRUNING),
+    Mutant("pruning: weights that are gone come back", f"{SPARSE}/pruning.py", "layer.change_mask(kept & layer.mask, optimizer)", "layer.change_mask(kept | ~layer.mask, optimizer)", PRUNING),
+    Mutant("pruning: the schedule is linear", f"{SPARSE}/pruning.py", "(1 - share) ** 3", "(1 - share)", PRUNING),
+    Mutant("pruning: the schedule goes on for ever", f"{SPARSE}/pruning.py", "self.begin <= step <= self.end and", "self.begin <= step and", PRUNING),
+    Mutant("pruning: groups of M run across outputs", f"{SPARSE}/pruning.py", "groups = size.reshape(-1, m)", "groups = size.reshape(m, -1).t().contiguous()", PRUNING),
+    Mutant("exchange: the largest go", f"{SPARSE}/pruning.py", "values.abs().masked_fill(~mask, -1.0)", "(-values.abs()).masked_fill(~mask, -9.0)", PRUNING),
+    Mutant("exchange: weights come where the gradient is small", f"{SPARSE}/pruning.py", "wish = layer.dense_gradient.abs()", "wish = 1 / layer.dense_gradient.abs()", PRUNING),
+    Mutant("exchange: the share does not fall", f"{SPARSE}/pruning.py", "(1 + math.cos(math.pi * step / self.end))", "2", PRUNING),
+    Mutant("exchange: dense gradients pile up", f"{SPARSE}/pruning.py", "layer.keeps_dense_gradient, layer.dense_gradient = False, None", "layer.keeps_dense_gradient = False", PRUNING),
+    Mutant("sparsify: the slower form is kept", f"{SPARSE}/sparsify.py", "faster = sum(sparse_ms) < sum(dense_ms)", "faster = sum(sparse_ms) > sum(dense_ms)", PRUNING),
+    Mutant("sparsify: the network itself is changed", f"{SPARSE}/sparsify.py", "network = copy.deepcopy(network)", "network = network", PRUNING),
+    Mutant("sparsify: statistics of norms move", f"{SPARSE}/sparsify.py", "network.eval()(example)", "network(example)", PRUNING),
+    Mutant("sparse rule: random masks shrink the outputs", "rules/signals/sparseprop.py", "sparse.weight.div_((len(kept) / size) ** 0.5)", "sparse.weight.mul_(1.0)", RULE),
+    Mutant("training: callbacks are not told of the step", "training/trainer.py", "callback.after_step(number, self.optimizer)", "callback.after_step(1, self.optimizer)", RULE),
+)  # fmt: skip

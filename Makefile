@@ -31,9 +31,11 @@ tables:  ## write the tables of README and documentation anew from result files 
 	$(PYTHON) benchmarks/signals_report.py
 	$(PYTHON) benchmarks/local_report.py
 	$(PYTHON) benchmarks/perturbation_report.py
+	$(PYTHON) benchmarks/sparse_report.py tables
 
 kernels:  ## compile the kernels of sparse layers anew, after a change of them
 	$(PYTHON) src/beyondprop/layers/sparse/native/build.py
 
 pictures:  ## draw the pictures of documentation anew from result files
 	$(PYTHON) benchmarks/noprop_report.py pictures
+	$(PYTHON) benchmarks/sparse_report.py pictures

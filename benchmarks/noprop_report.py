@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -447,9 +447,9 @@ def _plain(axes: Axes, grid: str = "both") -> None:
 # ---------------------------------------------------------------------------------------------------------------- main
 
 
-def stale_pictures(figures: Figures, folder: Path = PICTURES) -> Iterator[str]:
+def stale_pictures(made: Mapping[str, tuple[Any, Callable[[], Figure]]], folder: Path = PICTURES) -> Iterator[str]:
     """Name the pictures that are missing or show other figures than the result files hold."""
-    for name, (content, _) in pictures(figures).items():
+    for name, (content, _) in made.items():
         path = folder / name
         if not path.exists() or digest(content) not in path.read_text(encoding="utf-8"):
             yield name

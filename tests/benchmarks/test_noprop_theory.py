@@ -124,7 +124,9 @@ def test_results_of_reproductions_are_shown(report: ModuleType, tmp_path: Path) 
         "| `noprop-dt/cifar-10` | 20.00 | 40.00 | 60.00 | 30.00 | 70.00 |"
     )
     assert len(report.draw_test_steps(figures).axes) == 1
-    assert set(report.stale_pictures(figures)) == {"noprop-test-steps.svg"}  # the documentation's shows other figures
+    assert set(report.stale_pictures(report.pictures(figures))) == {
+        "noprop-test-steps.svg"
+    }  # the documentation's shows other figures
 
 
 def test_tables_of_the_documentation_are_those_of_the_result_files(report: ModuleType) -> None:
@@ -138,7 +140,7 @@ def test_tables_of_the_documentation_are_those_of_the_result_files(report: Modul
 
 def test_pictures_of_the_documentation_are_those_of_the_result_files(report: ModuleType) -> None:
     figures = report.Figures()
-    assert not list(report.stale_pictures(figures)), "run `make pictures`"
+    assert not list(report.stale_pictures(report.pictures(figures))), "run `make pictures`"
     named = {
         (page.parent / target).resolve()
         for page in (ROOT / "docs").rglob("*.md")

@@ -40,8 +40,10 @@ def dense_product(conv: Convolution, x: Tensor, dense: Tensor, bias: Tensor | No
 
 def to_dense(conv: Convolution, indices: Tensor, weight: Tensor) -> Tensor:
     """Spread the survivors over a dense weight; differentiable."""
-    flat = weight.new_zeros(math.prod(conv.weight_shape))
-    return flat.index_put((indices.long(),), weight).view(conv.weight_shape)
+    size = math.prod(conv.weight_shape)
+    if len(indices) == size:  # all survive
+        return weight.view(conv.weight_shape)
+    return weight.new_zeros(size).scatter(0, indices.long(), weight).view(conv.weight_shape)
 
 
 def output_like(conv: Convolution, x: Tensor, dtype: torch.dtype, batch_last: bool) -> Tensor:

@@ -188,8 +188,9 @@ def test_gradients_equal_finite_differences(layer, way):
     def output(x, weight, bias):
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
 
-    inputs = (x, layer.weight.detach(), layer.bias.detach())
-    assert torch.autograd.gradcheck(output, tuple(t.clone().requires_grad_() for t in inputs))
+    inputs = tuple(t.clone().requires_grad_() for t in (x, layer.weight.detach(), layer.bias.detach()))
+    assert torch.autograd.gradcheck(output, inputs)
+    assert torch.autograd.gradgradcheck(lambda *given: output(*given).tanh(), inputs, check_fwd_over_rev=False)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid", (2, 1)])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from beyondprop.layers.sparse import kernels, library
@@ -90,12 +89,13 @@ class SparseConvolution(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the gradients that are needed; see `kernels.input_gradient` and `kernels.weight_gradient`."""
         x, weight = ctx.saved_tensors
         call: Call = ctx.call
         compiled = call.compiled
+        if torch.is_grad_enabled():
+            return *differentiable_gradients(ctx, x, weight, d_out), None
         d_x = d_weight = d_bias = None
         if ctx.needs_input_grad[0]:
             d_x = torch.empty_like(x)
@@ -113,3 +113,18 @@ class SparseConvolution(torch.autograd.Function):
         if call.watcher is not None:
             call.watcher(x, d_out)
         return d_x, d_weight, d_bias, None
+
+
+def differentiable_gradients(ctx: Any, x: Tensor, weight: Tensor, d_out: Tensor) -> tuple[Tensor | None, ...]:
+    """Compute the gradients by plain torch, with a graph of their own: for those who differentiate them again."""
+    compiled: Compiled = ctx.call.compiled
+    wanted = [need and tensor for need, tensor in zip(ctx.needs_input_grad, (x, weight), strict=False)]
+    inputs = [tensor for tensor in wanted if isinstance(tensor, Tensor)]
+    found: Iterator[Tensor] = iter(())
+    if inputs:
+        out = dense_product(compiled.conv, x, to_dense(compiled.conv, compiled.indices, weight), None)
+        found = iter(torch.autograd.grad(out, inputs, d_out.to(out.dtype), create_graph=True))
+    d_x, d_weight = (next(found) if isinstance(tensor, Tensor) else None for tensor in wanted)
+    outputs = [dim for dim in range(d_out.dim()) if dim != 1]
+    d_bias = d_out.sum(outputs).to(weight.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
+    return d_x, d_weight, d_bias

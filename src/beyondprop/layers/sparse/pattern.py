@@ -165,7 +165,7 @@ class Compiled:
     def __init__(self, conv: Convolution, indices: Tensor) -> None:
         self.conv = conv
         (ky, kx), taps = conv.kernel, conv.kernel[0] * conv.kernel[1]
-        self._indices = indices
+        self.indices = indices
         self.nonzeros = len(indices)
         self._density = self.nonzeros / max(1, math.prod(conv.weight_shape))
         self.cut = Cut.of(conv.channels, taps, self._density, conv.linear)
@@ -178,7 +178,7 @@ class Compiled:
         )
 
     def _entries(self) -> Entries:
-        conv, flat = self.conv, self._indices.to("cpu", torch.int64)
+        conv, flat = self.conv, self.indices.to("cpu", torch.int64)
         inputs = math.prod(conv.weight_shape[1:])
         row = flat // inputs
         group = row // (conv.rows // conv.groups)

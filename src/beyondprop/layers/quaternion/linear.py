@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, cast
 
 import torch
@@ -100,7 +101,7 @@ class QuaternionLinear(nn.Module):
         check_width(x, -1, self.in_features, "QuaternionLinear")
         if self.right_weight is not None:
             return F.linear(x, real_matrix_two_sided(self.weight, self.right_weight), self.bias)
-        form, rows = LinearForm(cast(Side, self.side)), x.reshape(-1, self.in_features)
+        form, rows = LinearForm(cast(Side, self.side)), x.reshape(math.prod(x.shape[:-1]), self.in_features)
         if self.products == 16:
             y = plain_product(form, rows, self.weight, self.bias)
         else:

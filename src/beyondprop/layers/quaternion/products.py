@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from beyondprop.errors import UserError
 from beyondprop.layers.quaternion.algebra import Side, real_matrix
 
 # For each output component k, of which input j and weight l the product has the wrong sign.
@@ -61,11 +62,11 @@ class Form(Protocol):
     def multiply(self, u: Tensor, v: Tensor) -> Tensor:
         """Multiply block by block."""
 
-    def input_gradient(self, q: Tensor, v: Tensor, u_shape: torch.Size) -> Tensor:
-        """Transpose `multiply` in its first factor."""
+    def input_gradient(self, q: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        """Transpose `multiply` in its first factor, which has the shape of x."""
 
-    def weight_gradient(self, q: Tensor, u: Tensor, v_shape: torch.Size) -> Tensor:
-        """Transpose `multiply` in its second factor."""
+    def weight_gradient(self, q: Tensor, u: Tensor, weight: Tensor) -> Tensor:
+        """Transpose `multiply` in its second factor, which has the shape of the weight."""
 
     def mend_output(self, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """y_k -= 2 s_k x_j W_l."""
@@ -118,6 +119,11 @@ def of_weight(weight: Tensor) -> Tensor:
     return by_matrix(weight.reshape(4, -1), "quartered").view(weight.shape)
 
 
+def _blocks(rows: Tensor) -> Tensor:
+    """A view of rows, shape (batch, 4, n)."""
+    return rows.view(len(rows), 4, rows.shape[1] // 4)
+
+
 class LinearForm:
     """Products of a linear layer: x of shape (batch, 4 n), weight of shape (4, m, n).
 
@@ -142,7 +148,7 @@ class LinearForm:
 
     def spread(self, x: Tensor, turned: str = "") -> Tensor:
         """See `Form`: shape (4, batch, n)."""
-        blocks = x.reshape(len(x), 4, -1)
+        blocks = _blocks(x)
         if x.element_size() >= 4:
             return by_matrix(blocks, turned).transpose(0, 1)
         return by_sums(blocks, 1, turned, to=0)
@@ -161,33 +167,33 @@ class LinearForm:
         """See `Form`."""
         return torch.bmm(u, v.mT)
 
-    def input_gradient(self, q: Tensor, v: Tensor, u_shape: torch.Size) -> Tensor:
+    def input_gradient(self, q: Tensor, v: Tensor, x: Tensor) -> Tensor:
         """See `Form`."""
-        del u_shape
+        del x
         return torch.bmm(q, v)
 
-    def weight_gradient(self, q: Tensor, u: Tensor, v_shape: torch.Size) -> Tensor:
+    def weight_gradient(self, q: Tensor, u: Tensor, weight: Tensor) -> Tensor:
         """See `Form`."""
-        del v_shape
+        del weight
         return torch.bmm(q.mT, u)
 
     def mend_output(self, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """See `Form`."""
-        out, into = y.view(len(y), 4, -1), x.reshape(len(x), 4, -1)
+        out, into = _blocks(y), _blocks(x)
         for k, (j, l) in enumerate(PAIRS[self.side]):
             out[:, k].addmm_(into[:, j], weight[l].T, alpha=-2.0 * TURN[k])
         return y
 
     def mend_input(self, dx: Tensor, g: Tensor, weight: Tensor) -> Tensor:
         """See `Form`."""
-        out, into = dx.view(len(dx), 4, -1), g.reshape(len(g), 4, -1)
+        out, into = _blocks(dx), _blocks(g)
         for k, (j, l) in enumerate(PAIRS[self.side]):
             out[:, j].addmm_(into[:, k], weight[l], alpha=-2.0 * TURN[k])
         return dx
 
     def mend_weight(self, dW: Tensor, g: Tensor, x: Tensor) -> Tensor:
         """See `Form`."""
-        outer, inner = g.reshape(len(g), 4, -1), x.reshape(len(x), 4, -1)
+        outer, inner = _blocks(g), _blocks(x)
         for k, (j, l) in enumerate(PAIRS[self.side]):
             if dW.dtype == x.dtype:
                 dW[l].addmm_(outer[:, k].T, inner[:, j], alpha=-2.0 * TURN[k])
@@ -237,11 +243,11 @@ class EightProducts(Function):
         u, v = kept or (None, None)
         if ctx.needs_input_grad[0]:
             v = of_weight(weight).to(x.dtype) if v is None else v
-            dx = form.gather(form.input_gradient(q, v, x.shape))
+            dx = form.gather(form.input_gradient(q, v, x))
             form.mend_input(dx, g, weight.to(x.dtype))
         if ctx.needs_input_grad[1]:
             u = form.spread(x) if u is None else u
-            dW = of_weight(form.weight_gradient(q, u, weight.shape).to(weight.dtype))
+            dW = of_weight(form.weight_gradient(q, u, weight).to(weight.dtype))
             form.mend_weight(dW, g, x)
         return dx, dW, form.bias_gradient(g, bias) if ctx.needs_input_grad[2] else None, None, None
 
@@ -284,9 +290,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form, *, keep:
         bias: Of the outputs.
         form: `LinearForm` or `ConvolutionForm`.
         keep: Whether the transformed input and weight are held for the backward pass.
+
+    Raises:
+        UserError: Inputs and weights differ in dtype, outside autocast.
     """
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         with torch.autocast(device, enabled=False):
             return EightProducts.apply(x.to(torch.get_autocast_dtype(device)), weight, bias, form, keep)[0]
+    if x.dtype != weight.dtype:
+        raise UserError(f"x is {x.dtype} and the quaternion weights are {weight.dtype}: convert one of them")
     return EightProducts.apply(x, weight, bias, form, keep)[0]

@@ -14,7 +14,7 @@ from beyondprop.errors import UserError
 from beyondprop.layers.quaternion.algebra import Side, check_quarters, real_matrix, real_matrix_two_sided
 from beyondprop.layers.quaternion.initialisation import Criterion, quaternion_
 from beyondprop.layers.quaternion.linear import Sides, check_products, check_sides, check_width, unit_
-from beyondprop.layers.quaternion.products import PAIRS, TURN, by_matrix, by_sums, plain_product, product
+from beyondprop.layers.quaternion.products import PAIRS, TURN, by_matrix, by_sums, plain_product, product, wide_enough
 
 Size = int | Sequence[int]
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
@@ -173,7 +173,7 @@ class _QuaternionConvolution(nn.Module):
         padding_mode: Padding = "zeros",
         side: Sides = "left",
         memory_saving: bool = False,
-        products: Literal[8, 16] = 8,
+        products: Literal[8, 16] | None = None,
     ) -> None:
         check_quarters(in_channels=in_channels, out_channels=out_channels)
         check_whole(1, groups=groups)
@@ -246,9 +246,10 @@ class _QuaternionConvolution(nn.Module):
         )
         if self.right_weight is not None:
             return form.grouped(x, self._two_sided(self.weight, self.right_weight), self.bias)
-        if self.products == 16:
-            return plain_product(form, x, self.weight, self.bias)
-        return product(x, self.weight, self.bias, form, keep=not self.memory_saving)
+        width = min(self.in_channels, self.out_channels)
+        if self.products == 8 or (self.products is None and wide_enough(width, x, 128, None)):
+            return product(x, self.weight, self.bias, form, keep=not self.memory_saving)
+        return plain_product(form, x, self.weight, self.bias)
 
     def _two_sided(self, left: Tensor, right: Tensor) -> Tensor:
         found = []
@@ -294,7 +295,8 @@ class QuaternionConv2d(_QuaternionConvolution):
         padding_mode: "zeros", "reflect", "replicate" or "circular".
         side: Where the weight stands.
         memory_saving: As of `QuaternionLinear`.
-        products: 8, or 16 for the real weight of all blocks, faster for few channels.
+        products: 8, or 16 by the real weight of all blocks, which is faster for few channels and in bfloat16. By
+            default 8 from 128 channels on in float32.
 
     Raises:
         UserError: Channels are no multiple of four, groups do not divide them, an option is unknown; in a call, the

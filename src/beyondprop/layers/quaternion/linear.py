@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from beyondprop.errors import UserError
 from beyondprop.layers.quaternion.algebra import Side, check_quarters, real_matrix_two_sided
 from beyondprop.layers.quaternion.initialisation import Criterion, quaternion_
-from beyondprop.layers.quaternion.products import LinearForm, plain_product, product
+from beyondprop.layers.quaternion.products import LinearForm, plain_product, product, wide_enough
 
 Sides = Literal["left", "right", "both"]
 
@@ -54,9 +54,10 @@ class QuaternionLinear(nn.Module):
         out_features: Of an output.
         bias: Whether there is one.
         side: Where the weight stands.
-        memory_saving: Whether the backward pass computes the transformed input and weight anew, in place of holding
-            them from the forward pass.
-        products: 8 is faster for wide layers; 16 multiplies by the real matrix, which is faster for small ones.
+        memory_saving: Whether the backward pass of eight products computes the transformed input and weight anew, in
+            place of holding them from the forward pass: then nothing is held but the input and the weight.
+        products: 8, or 16 by the real matrix, which is faster for narrow layers. By default 8 from a width of 512 on, of
+            1024 in bfloat16.
 
     Raises:
         UserError: A width is no multiple of four, an option is unknown; in a call, the input has another width.
@@ -74,7 +75,7 @@ class QuaternionLinear(nn.Module):
         *,
         side: Sides = "left",
         memory_saving: bool = False,
-        products: Literal[8, 16] = 8,
+        products: Literal[8, 16] | None = None,
     ) -> None:
         check_quarters(in_features=in_features, out_features=out_features)
         check_sides(side)
@@ -102,10 +103,11 @@ class QuaternionLinear(nn.Module):
         if self.right_weight is not None:
             return F.linear(x, real_matrix_two_sided(self.weight, self.right_weight), self.bias)
         form, rows = LinearForm(cast(Side, self.side)), x.reshape(math.prod(x.shape[:-1]), self.in_features)
-        if self.products == 16:
-            y = plain_product(form, rows, self.weight, self.bias)
-        else:
+        width = min(self.in_features, self.out_features)
+        if self.products == 8 or (self.products is None and wide_enough(width, x, 512, 1024)):
             y = product(rows, self.weight, self.bias, form, keep=not self.memory_saving)
+        else:
+            y = plain_product(form, rows, self.weight, self.bias)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -116,14 +118,14 @@ class QuaternionLinear(nn.Module):
         )
 
 
-def check_products(products: int) -> None:
+def check_products(products: int | None) -> None:
     """Refuse another number of block products than there is a way for.
 
     Raises:
         UserError: It is neither 8 nor 16.
     """
-    if products not in (8, 16):
-        raise UserError(f"products must be 8 or 16, not {products!r}")
+    if products not in (8, 16, None):
+        raise UserError(f"products must be 8, 16 or None, not {products!r}")
 
 
 def unit_(weight: Tensor) -> Tensor:

@@ -269,6 +269,7 @@ class EightProducts(Function):
 
 def plain_product(form: Form, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply by the real matrix in the precision of x."""
+    x = lowered(x)
     return form.plain(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
@@ -294,10 +295,28 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form, *, keep:
     Raises:
         UserError: Inputs and weights differ in dtype, outside autocast.
     """
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        with torch.autocast(device, enabled=False):
-            return EightProducts.apply(x.to(torch.get_autocast_dtype(device)), weight, bias, form, keep)[0]
-    if x.dtype != weight.dtype:
-        raise UserError(f"x is {x.dtype} and the quaternion weights are {weight.dtype}: convert one of them")
-    return EightProducts.apply(x, weight, bias, form, keep)[0]
+    x = lowered(x)
+    if x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return EightProducts.apply(x, weight, bias, form, keep)[0]
+    raise UserError(f"x is {x.dtype} and the quaternion weights are {weight.dtype}: convert one of them")
+
+
+def lowered(x: Tensor) -> Tensor:
+    """In the precision of autocast, where it is on and lowers that of x."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
+
+
+def wide_enough(width: int, x: Tensor, long: int, short: int | None) -> bool:
+    """Whether eight products were measured to be faster than the real matrix, whose 16 make one call.
+
+    Args:
+        width: The narrower side of the layer, in real numbers.
+        x: Its input.
+        long: From which width on in float32 and float64.
+        short: From which width on in shorter dtypes, of which processors multiply many at once; None for never.
+    """
+    least = long if lowered(x).element_size() >= 4 else short
+    return least is not None and width >= least

@@ -76,8 +76,5 @@ def lorenz(*, shift: int = 10, steps: int = 5000, window: int = 50, series: int 
     values = values / values[:series].std()
     inputs, targets = torch.nn.functional.pad(values[:, :-shift], (1, 0)), values[:, shift:]
     return Splits(
-        *(
-            windows(inputs[rows], targets[rows], window, "lorenz")
-            for rows in (slice(series), slice(series, None))
-        )
+        *(windows(inputs[rows], targets[rows], window, "lorenz") for rows in (slice(series), slice(series, None)))
     )

@@ -116,7 +116,12 @@ def choices(settings: QuaternionSettings) -> tuple[str, ...]:
 
 RECIPES = (
     Recipe(
-        "quaternion/digits", "a quaternion perceptron on scikit-learn's digits", "digits", DIGITS, build, choices=choices
+        "quaternion/digits",
+        "a quaternion perceptron on scikit-learn's digits",
+        "digits",
+        DIGITS,
+        build,
+        choices=choices,
     ),
     Recipe("quaternion/mnist", "a quaternion perceptron on MNIST", "mnist", MNIST, build, choices=choices),
     Recipe(

@@ -34,6 +34,7 @@ class ConvolutionForm:
     def __init__(
         self,
         side: Side,
+        *,
         stride: Sequence[int],
         padding: Sequence[int],
         dilation: Sequence[int],
@@ -122,7 +123,7 @@ class ConvolutionForm:
 
     def _mending(self, weight: Tensor) -> Tensor:
         """For each output the weight that mends it, with its factor."""
-        return torch.stack([weight[l] * (-2.0 * TURN[k]) for k, (_, l) in enumerate(PAIRS[self.side])])
+        return torch.stack([weight[m] * (-2.0 * TURN[k]) for k, (_, m) in enumerate(PAIRS[self.side])])
 
     def _gradients(self, g: Tensor, x: Tensor, v: Tensor, wanted: tuple[bool, ...]) -> tuple[Tensor, ...]:
         found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
@@ -179,7 +180,7 @@ class _QuaternionConvolution(nn.Module):
         check_whole(1, groups=groups)
         if (in_channels // 4) % groups or (out_channels // 4) % groups:
             raise UserError(
-                f"{groups} groups do not divide {in_channels // 4} quaternions of input and {out_channels // 4} of output"
+                f"{groups} groups do not divide {in_channels // 4} quaternions in and {out_channels // 4} out"
             )
         check_sides(side)
         check_products(products)
@@ -242,7 +243,13 @@ class _QuaternionConvolution(nn.Module):
             padding = (0,) * self.dims
         side = "left" if self.right_weight is not None else cast(Side, self.side)
         form = ConvolutionForm(
-            side, self.stride, padding, self.dilation, self.transposed, self.output_padding, self.groups
+            side,
+            stride=self.stride,
+            padding=padding,
+            dilation=self.dilation,
+            transposed=self.transposed,
+            output_padding=self.output_padding,
+            groups=self.groups,
         )
         if self.right_weight is not None:
             return form.grouped(x, self._two_sided(self.weight, self.right_weight), self.bias)

@@ -49,8 +49,8 @@ def to_quaternion(network: nn.Module, *, side: Sides = "left", skip: Collection[
 
     Linear layers, convolutions and their transposes, batch and layer normalisation, RNNs and LSTMs are converted where
     their widths divide by four; a quarter of the weights is left, drawn anew. Activations, dropout and pooling act on
-    each number or channel and stay. Flattening keeps the blocks in order, since channels stand first; a layer that mixes
-    channels otherwise (a pixel shuffle) does not, which no conversion can see.
+    each number or channel and stay. Flattening keeps the blocks in order, since channels stand first; a layer that
+    mixes channels otherwise (a pixel shuffle) does not, which no conversion can see.
 
     Args:
         network: It is left as it is.
@@ -116,6 +116,7 @@ def _converted(module: nn.Module, side: Sides) -> nn.Module | str:
     kind = type(module)
     found: nn.Module | str
     if kind is nn.Linear:
+        assert isinstance(module, nn.Linear)
         found = _uneven(module.in_features, module.out_features) or QuaternionLinear(
             module.in_features, module.out_features, module.bias is not None, side=side
         )
@@ -136,9 +137,9 @@ def _converted(module: nn.Module, side: Sides) -> nn.Module | str:
     return found.to(device=first.device, dtype=first.dtype).train(module.training)
 
 
-def _uneven(*widths: int | torch.Tensor | nn.Module) -> str:
+def _uneven(*widths: int) -> str:
     """Name the first width that does not divide by four; empty where all do."""
-    return next((f"its width {width} does not divide by four" for width in widths if width % 4), "")  # type: ignore[operator]
+    return next((f"its width {width} does not divide by four" for width in widths if width % 4), "")
 
 
 def _convolution(module: nn.Module, side: Sides) -> nn.Module | str:
@@ -173,7 +174,7 @@ def _batch_norm(module: nn.Module) -> nn.Module | str:
     assert isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
     if m.running_mean is None or m.momentum is None:
         return "it has no running statistics, or a cumulative average of them"
-    return _uneven(m.num_features) or BATCH_NORMS[type(m)](m.num_features, m.eps, m.momentum)  # type: ignore[index]
+    return _uneven(m.num_features) or BATCH_NORMS[type(m)](m.num_features, m.eps, m.momentum)
 
 
 def _layer_norm(module: nn.Module) -> nn.Module | str:
@@ -199,5 +200,5 @@ def _recurrent(module: nn.Module) -> nn.Module | str:
         batch_first=module.batch_first,
         dropout=module.dropout,
         bidirectional=module.bidirectional,
-        **options,  # type: ignore[arg-type]
+        **options,
     )

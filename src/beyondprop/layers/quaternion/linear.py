@@ -34,7 +34,9 @@ def check_width(x: Tensor, dim: int, width: int, layer: str) -> None:
         UserError: `dim` of x has another length.
     """
     if x.shape[dim] != width:
-        raise UserError(f"{layer} takes {width} numbers ({width // 4} quaternions) in dimension {dim}, got {x.shape[dim]}")
+        raise UserError(
+            f"{layer} takes {width} numbers ({width // 4} quaternions) in dimension {dim}, got {x.shape[dim]}"
+        )
 
 
 class QuaternionLinear(nn.Module):
@@ -56,8 +58,8 @@ class QuaternionLinear(nn.Module):
         side: Where the weight stands.
         memory_saving: Whether the backward pass of eight products computes the transformed input and weight anew, in
             place of holding them from the forward pass: then nothing is held but the input and the weight.
-        products: 8, or 16 by the real matrix, which is faster for narrow layers. By default 8 from a width of 512 on, of
-            1024 in bfloat16.
+        products: 8, or 16 by the real matrix, which is faster for narrow layers. By default 8 from a width of 512 on,
+            of 1024 in bfloat16.
 
     Raises:
         UserError: A width is no multiple of four, an option is unknown; in a call, the input has another width.

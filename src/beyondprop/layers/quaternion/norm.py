@@ -21,29 +21,26 @@ class NormaliseByModulus(Function):
 
         dx = γ / √(v + ε) · [g - Σ g / N - (x - μ) / √(v + ε) · S / 4N]
 
-    `apply(x, gamma, beta, mean, variance, eps)` takes γ and v repeated for the four blocks.
+    `apply(x, gamma, beta, statistics, eps)` takes γ, and μ above v, repeated for the four blocks.
     """
 
     @staticmethod
-    def forward(
-        x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float
-    ) -> Tensor:
+    def forward(x: Tensor, gamma: Tensor, beta: Tensor, statistics: Tensor, eps: float) -> Tensor:
         """Normalise."""
-        return torch.nn.functional.batch_norm(x, mean, variance, gamma, beta, eps=eps)
+        return torch.nn.functional.batch_norm(x, statistics[0], statistics[1], gamma, beta, eps=eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         """Keep the input and the statistics."""
         del output
-        x, gamma, beta, mean, variance, ctx.eps = inputs
-        ctx.save_for_backward(x, gamma, mean, variance)
-        del beta
+        x, gamma, _, statistics, ctx.eps = inputs
+        ctx.save_for_backward(x, gamma, statistics)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """See the formula."""
-        x, gamma, mean, variance = ctx.saved_tensors
+        x, gamma, (mean, variance) = ctx.saved_tensors
         inverse, count = (variance + ctx.eps).rsqrt(), x.numel() / x.shape[1]
         _, along, total = torch.ops.aten.native_batch_norm_backward(
             g, x, gamma, None, None, mean, inverse, True, ctx.eps, [False, True, True]
@@ -54,7 +51,7 @@ class NormaliseByModulus(Function):
         scale = gamma * inverse
         dx = torch.nn.functional.batch_norm(g, total / count, one, scale, zero, eps=0.0)
         dx -= torch.nn.functional.batch_norm(x, mean, one, scale * inverse * shared, zero, eps=0.0)
-        return dx, along, total, None, None, None
+        return dx, along, total, None, None
 
 
 class _QuaternionBatchNorm(nn.Module):
@@ -84,7 +81,9 @@ class _QuaternionBatchNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_covariance", torch.ones(count) if by == "modulus" else torch.eye(4).repeat(count, 1, 1))
+        self.register_buffer(
+            "running_covariance", torch.ones(count) if by == "modulus" else torch.eye(4).repeat(count, 1, 1)
+        )
         self.register_buffer("num_batches_tracked", torch.tensor(0))
         self.reset_parameters()
 
@@ -120,7 +119,7 @@ class _QuaternionBatchNorm(nn.Module):
             mean, each = _statistics(x)
             shared = each.view(4, -1).mean(0)
             self._remember(mean, shared, x)
-        return NormaliseByModulus.apply(x, gamma, self.bias, mean, shared.repeat(4), self.eps)
+        return NormaliseByModulus.apply(x, gamma, self.bias, torch.stack((mean, shared.repeat(4))), self.eps)
 
     def _by_whitening(self, x: Tensor) -> Tensor:
         long = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -159,7 +158,9 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         unused = x.new_zeros(2, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
         mean, variance = torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
         return mean, variance
-    variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), (0, *range(2, x.ndim)), correction=0)
+    variance, mean = torch.var_mean(
+        x.to(torch.promote_types(x.dtype, torch.float32)), (0, *range(2, x.ndim)), correction=0
+    )
     return mean, variance
 
 

@@ -3,16 +3,16 @@
 The Hamilton product is almost a convolution over the group {1, i, j, k} without its signs, which the 4x4 Hadamard
 matrix H makes diagonal: four products. With the first output's sign turned, a left weight W and an input x have only
 one wrong sign in each of the four outputs, and four further products put them right (eight are the fewest: Howell and
-Lafon, 1975). With s = (-1, 1, 1, 1) and the pairs (j, l) of the side:
+Lafon, 1975). With s = (-1, 1, 1, 1) and the pairs (j, m) of the side:
 
-    y = s ∘ H [(H x) · (H W / 4)],        y_k -= 2 s_k x_j W_l        for each output k
+    y = s ∘ H [(H x) · (H W / 4)],        y_k -= 2 s_k x_j W_m        for each output k
 
 Every product is of whole blocks, a matrix product or a convolution of a quarter of the width, so that the 16 products
 of the usual real matrix become 8. Both gradients have the same form, for transposing the three linear maps around the
 products keeps their number. With G = dL/dy, four times the GHR derivative dL/dy*,
 
-    dL/dx = W* ⊗ G:    dx = H [(H s∘G) · (H W / 4)],    dx_j -= 2 s_k G_k W_l
-    dL/dW = G ⊗ x*:    dW = H [(H s∘G) · (H x)] / 4,    dW_l -= 2 s_k G_k x_j
+    dL/dx = W* ⊗ G:    dx = H [(H s∘G) · (H W / 4)],    dx_j -= 2 s_k G_k W_m
+    dL/dW = G ⊗ x*:    dW = H [(H s∘G) · (H x)] / 4,    dW_m -= 2 s_k G_k x_j
 
 so that a training step takes 24 block products and six transforms; H x, H W and H s∘G serve twice each.
 """
@@ -29,7 +29,7 @@ from torch.autograd import Function
 from beyondprop.errors import UserError
 from beyondprop.layers.quaternion.algebra import Side, real_matrix
 
-# For each output component k, of which input j and weight l the product has the wrong sign.
+# For each output component k, of which input j and weight m the product has the wrong sign.
 PAIRS: dict[Side, tuple[tuple[int, int], ...]] = {
     "left": ((0, 0), (2, 3), (3, 1), (1, 2)),
     "right": ((0, 0), (3, 2), (1, 3), (2, 1)),
@@ -69,13 +69,13 @@ class Form(Protocol):
         """Transpose `multiply` in its second factor, which has the shape of the weight."""
 
     def mend_output(self, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """y_k -= 2 s_k x_j W_l."""
+        """y_k -= 2 s_k x_j W_m."""
 
     def mend_input(self, dx: Tensor, g: Tensor, weight: Tensor) -> Tensor:
-        """dx_j -= 2 s_k G_k W_l."""
+        """dx_j -= 2 s_k G_k W_m."""
 
     def mend_weight(self, dW: Tensor, g: Tensor, x: Tensor) -> Tensor:
-        """dW_l -= 2 s_k G_k x_j; dW may be of a higher precision."""
+        """dW_m -= 2 s_k G_k x_j; dW may be of a higher precision."""
 
 
 @lru_cache
@@ -180,33 +180,33 @@ class LinearForm:
     def mend_output(self, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """See `Form`."""
         out, into = _blocks(y), _blocks(x)
-        for k, (j, l) in enumerate(PAIRS[self.side]):
-            out[:, k].addmm_(into[:, j], weight[l].T, alpha=-2.0 * TURN[k])
+        for k, (j, m) in enumerate(PAIRS[self.side]):
+            out[:, k].addmm_(into[:, j], weight[m].T, alpha=-2.0 * TURN[k])
         return y
 
     def mend_input(self, dx: Tensor, g: Tensor, weight: Tensor) -> Tensor:
         """See `Form`."""
         out, into = _blocks(dx), _blocks(g)
-        for k, (j, l) in enumerate(PAIRS[self.side]):
-            out[:, j].addmm_(into[:, k], weight[l], alpha=-2.0 * TURN[k])
+        for k, (j, m) in enumerate(PAIRS[self.side]):
+            out[:, j].addmm_(into[:, k], weight[m], alpha=-2.0 * TURN[k])
         return dx
 
     def mend_weight(self, dW: Tensor, g: Tensor, x: Tensor) -> Tensor:
         """See `Form`."""
         outer, inner = _blocks(g), _blocks(x)
-        for k, (j, l) in enumerate(PAIRS[self.side]):
+        for k, (j, m) in enumerate(PAIRS[self.side]):
             if dW.dtype == x.dtype:
-                dW[l].addmm_(outer[:, k].T, inner[:, j], alpha=-2.0 * TURN[k])
+                dW[m].addmm_(outer[:, k].T, inner[:, j], alpha=-2.0 * TURN[k])
             else:
-                dW[l].add_(outer[:, k].T @ inner[:, j], alpha=-2.0 * TURN[k])
+                dW[m].add_(outer[:, k].T @ inner[:, j], alpha=-2.0 * TURN[k])
         return dW
 
 
 class EightProducts(Function):
     """y = W ⊗ x or x ⊗ W by eight block products, with the gradients of the module's first lines.
 
-    `apply(x, weight, bias, form, keep)` gives y, and the transformed input and weight, which the backward pass needs again:
-    with `keep=False` it computes them anew. Under `torch.func`'s transforms, and where gradients are to be
+    `apply(x, weight, bias, form, keep)` gives y, and the transformed input and weight, which the backward pass needs
+    again: with `keep=False` it computes them anew. Under `torch.func`'s transforms, and where gradients are to be
     differentiated again, the real matrix of 16 blocks stands in.
     """
 
@@ -278,8 +278,9 @@ def differentiable_gradients(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the products, with a graph of their own."""
     given = (x, weight) if bias is None else (x, weight, bias)
-    _, pull_back = torch.func.vjp(lambda x, weight, bias=None: plain_product(form, x, weight, bias), *given)
-    return (*pull_back(g), None)[:3]
+    pull_back = torch.func.vjp(lambda x, weight, bias=None: plain_product(form, x, weight, bias), *given)[1]
+    dx, dW, *db = pull_back(g)
+    return dx, dW, db[0] if db else None
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form, *, keep: bool = True) -> Tensor:

@@ -17,8 +17,8 @@ class QuaternionBackprop(Backprop):
         y = W ⊗ x + b:    dx = W* ⊗ G,    dW = G ⊗ x*,    db = G
 
     G is four times the GHR derivative ∂L/∂y* of the loss, that is, its gradient with respect to the four real
-    components; so is every gradient here, and learning rates mean what they mean in real networks. Of a network that has
-    quaternion layers already, this is `Backprop`; `for_classifier` converts a real one.
+    components; so is every gradient here, and learning rates mean what they mean in real networks. Of a network that
+    has quaternion layers already, this is `Backprop`; `for_classifier` converts a real one.
 
     Args:
         network: Any module; quaternion layers are those of `beyondprop.layers.quaternion`.

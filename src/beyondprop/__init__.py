@@ -9,6 +9,7 @@ from beyondprop.lazy import lazy_names
 
 if TYPE_CHECKING:
     from beyondprop.errors import DeviceError, NonFiniteError, UnsupportedNetworkError, UserError
+    from beyondprop.layers.quaternion import QLSTM, QRNN, QuaternionConv2d, QuaternionLinear, to_quaternion
     from beyondprop.rule import Rule
     from beyondprop.rules.local.cascaded_feedback import CascadedForwardDFA
     from beyondprop.rules.local.cascaded_forward import CascadedForward
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.l_drl import LDRL
     from beyondprop.rules.signals.learned_inversion import TPTT
     from beyondprop.rules.signals.proxprop import ProxProp
+    from beyondprop.rules.signals.quaternion import QuaternionBackprop
     from beyondprop.rules.signals.regularized_inversion import TPRI
     from beyondprop.rules.signals.semi_implicit import SemiImplicit
     from beyondprop.rules.signals.target_projection import DRTP, TPSGD
@@ -113,6 +115,11 @@ _HOME = {
     "PredSim": "rules.local.predsim",
     "PrimitiveNetwork": "rules.relaxation.settling",
     "ProxProp": "rules.signals.proxprop",
+    "QLSTM": "layers.quaternion",
+    "QRNN": "layers.quaternion",
+    "QuaternionBackprop": "rules.signals.quaternion",
+    "QuaternionConv2d": "layers.quaternion",
+    "QuaternionLinear": "layers.quaternion",
     "RecurrentEcho": "rules.relaxation.recurrent_echo",
     "Rule": "rule",
     "SemiImplicit": "rules.signals.semi_implicit",
@@ -130,6 +137,7 @@ _HOME = {
     "cosine_schedule": "rules.local.noprop",
     "evaluate": "training",
     "fit": "training",
+    "to_quaternion": "layers.quaternion",
 }
 
 __all__ = [
@@ -140,6 +148,8 @@ __all__ = [
     "DTP",
     "DTPDR",
     "LDRL",
+    "QLSTM",
+    "QRNN",
     "TPRI",
     "TPSGD",
     "TPTT",
@@ -183,6 +193,9 @@ __all__ = [
     "PredSim",
     "PrimitiveNetwork",
     "ProxProp",
+    "QuaternionBackprop",
+    "QuaternionConv2d",
+    "QuaternionLinear",
     "RecurrentEcho",
     "Rule",
     "SemiImplicit",
@@ -197,6 +210,7 @@ __all__ = [
     "cosine_schedule",
     "evaluate",
     "fit",
+    "to_quaternion",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -96,7 +96,7 @@ def build_forecast(settings: LorenzSettings, splits: Splits) -> Experiment:
     return Experiment(kind(network, nn.MSELoss()), measures=lambda _batches: found)
 
 
-DIGITS = QuaternionSettings(epochs=15, learning_rate=0.01)
+DIGITS = QuaternionSettings(epochs=15, learning_rate=0.03)
 MNIST = QuaternionSettings(epochs=10, learning_rate=0.003, width=512)
 CIFAR_10 = QuaternionSettings(
     epochs=10, learning_rate=0.01, weight_decay=0.05, network="conv", width=64, augment="crop-flip"

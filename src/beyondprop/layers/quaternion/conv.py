@@ -133,12 +133,16 @@ class ConvolutionForm:
 
     @staticmethod
     def _transformed(x: Tensor, turned: str) -> Tensor:
-        out = torch.empty_like(x)
-        if x.is_contiguous() and out.is_contiguous() and x.element_size() >= 4:
-            shape = (len(x), 4, x[0].numel() // 4 if len(x) else 0)
+        out, quarter = torch.empty_like(x), x.shape[1] // 4
+        long = x.element_size() >= 4 and x.numel() > 0
+        last, out_last = x.movedim(1, -1), out.movedim(1, -1)
+        if long and x.is_contiguous() and out.is_contiguous():
+            shape = (len(x), 4, x[0].numel() // 4)
             by_matrix(x.view(shape), turned, out=out.view(shape))
+        elif long and last.is_contiguous() and out_last.is_contiguous():
+            by_matrix(last.view(-1, 4, quarter), turned, out=out_last.view(-1, 4, quarter))
         else:
-            shape = (len(x), 4, x.shape[1] // 4, *x.shape[2:])
+            shape = (len(x), 4, quarter, *x.shape[2:])
             by_sums(x.reshape(shape), 1, turned, to=1, out=out.view(shape))
         return out
 

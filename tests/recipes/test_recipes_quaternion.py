@@ -10,7 +10,7 @@ from beyondprop import data
 from beyondprop.catalogue import find_recipe
 from beyondprop.data.lorenz import lorenz, lorenz_series
 from beyondprop.errors import DataError
-from beyondprop.layers.quaternion import QLSTM, QuaternionConv2d, QuaternionLinear
+from beyondprop.layers.quaternion import QLSTM, QuaternionBatchNorm2d, QuaternionConv2d, QuaternionLinear
 from beyondprop.networks.quaternion import convolutional
 from beyondprop.rules.signals.quaternion import QuaternionBackprop
 
@@ -43,6 +43,13 @@ def test_small_twins_have_as_many_parameters():
     kinds = [type(m) for m in made["quaternion/cifar-10"].modules() if list(m.parameters(recurse=False))]
     assert kinds.count(QuaternionConv2d) == 6
     assert kinds.count(torch.nn.Conv2d) == kinds.count(torch.nn.Linear) == 1
+
+
+def test_batch_norm_is_by_modulus_or_of_each_component():
+    for norm, kind in (("modulus", QuaternionBatchNorm2d), ("split", torch.nn.BatchNorm2d)):
+        network = convolutional((3, 32, 32), 10, width=8, algebra="quaternion", norm=norm)
+        assert isinstance(network[1], kind)
+        assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_perceptrons_are_built_and_count_their_parameters(digits):

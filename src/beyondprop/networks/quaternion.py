@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from beyondprop.layers.quaternion.conversion import to_quaternion
 
 Algebra = Literal["real", "quaternion"]
+Norm = Literal["modulus", "split"]
 
 
-def in_algebra(network: nn.Module, algebra: Algebra) -> nn.Module:
-    """Leave a network real, or convert all of its layers whose widths divide by four."""
-    return network if algebra == "real" else to_quaternion(network).network
+def in_algebra(network: nn.Module, algebra: Algebra, norm: Norm = "modulus") -> nn.Module:
+    """Leave a network real, or convert all of its layers whose widths divide by four; batch norms as they are asked."""
+    if algebra == "real":
+        return network
+    split = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    return to_quaternion(network, skip=split if norm == "split" else ()).network
 
 
 def perceptron(image: Sequence[int], classes: int, *, width: int, depth: int, algebra: Algebra) -> nn.Module:
@@ -36,7 +40,9 @@ def perceptron(image: Sequence[int], classes: int, *, width: int, depth: int, al
     return in_algebra(nn.Sequential(*layers, nn.Linear(widths[-1], classes)), algebra)
 
 
-def convolutional(image: Sequence[int], classes: int, *, width: int, algebra: Algebra) -> nn.Module:
+def convolutional(
+    image: Sequence[int], classes: int, *, width: int, algebra: Algebra, norm: Norm = "modulus"
+) -> nn.Module:
     """Make a convolutional network: a first layer that halves the image, and three pairs of convolutions.
 
         conv 3x3 by 2 (w),  then for w, 2w, 4w, the later ones after a max-pool 2x2:  conv 3x3, conv 3x3,
@@ -50,6 +56,7 @@ def convolutional(image: Sequence[int], classes: int, *, width: int, algebra: Al
         classes: Scores a sample.
         width: w, a multiple of four.
         algebra: Of the layers.
+        norm: Of quaternion networks: by modulus, or torch's own, of each component by itself.
     """
     layers: list[nn.Module] = []
 
@@ -65,7 +72,7 @@ def convolutional(image: Sequence[int], classes: int, *, width: int, algebra: Al
         block(before, after)
         block(after, after)
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes)]
-    return in_algebra(nn.Sequential(*layers), algebra)
+    return in_algebra(nn.Sequential(*layers), algebra, norm)
 
 
 class Forecaster(nn.Module):

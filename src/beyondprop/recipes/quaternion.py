@@ -27,6 +27,8 @@ class QuaternionSettings(Settings):
     """Of the perceptron's hidden layers, or of the first convolutions; in real numbers."""
     depth: int = 2
     """Hidden layers of the perceptron."""
+    norm: Literal["modulus", "split"] = "modulus"
+    """Batch norm of quaternion convolutions: one deviation for a quaternion, or one for each of its components."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,9 @@ def build(settings: QuaternionSettings, splits: Splits) -> Experiment:
             image, classes, width=settings.width, depth=settings.depth, algebra=settings.algebra
         )
     else:
-        network = networks.convolutional(image, classes, width=settings.width, algebra=settings.algebra)
+        network = networks.convolutional(
+            image, classes, width=settings.width, algebra=settings.algebra, norm=settings.norm
+        )
     kind = QuaternionBackprop if settings.algebra == "quaternion" else Backprop
     count = float(sum(parameter.numel() for parameter in network.parameters()))
     return Experiment(kind(network), measures=lambda _batches: {"parameters": count})
@@ -99,7 +103,7 @@ def build_forecast(settings: LorenzSettings, splits: Splits) -> Experiment:
 DIGITS = QuaternionSettings(epochs=15, learning_rate=0.03)
 MNIST = QuaternionSettings(epochs=10, learning_rate=0.003, width=512)
 CIFAR_10 = QuaternionSettings(
-    epochs=10, learning_rate=0.01, weight_decay=0.05, network="conv", width=64, augment="crop-flip"
+    epochs=15, learning_rate=0.01, weight_decay=0.05, network="conv", width=64, augment="crop-flip"
 )
 LORENZ = LorenzSettings()
 TWIN = "the real network of"
@@ -110,7 +114,8 @@ def choices(settings: QuaternionSettings) -> tuple[str, ...]:
     if settings.algebra == "real":
         return ()
     real = "first and last layer real" if settings.network == "conv" else "last layer real"
-    norm = ("batch norm by modulus",) if settings.network == "conv" else ()
+    norms = {"modulus": "batch norm by modulus", "split": "batch norm of each component"}
+    norm = (norms[settings.norm],) if settings.network == "conv" else ()
     return ("data and network of ours", real, *norm, "weights drawn by He's criterion")
 
 

@@ -78,12 +78,12 @@ def conjugate(q: Tensor, dim: int = -1) -> Tensor:
 
 
 def norm(q: Tensor, dim: int = -1) -> Tensor:
-    """|q|, one number a quaternion: `dim` is a quarter as long."""
+    """‖q‖, one number a quaternion: `dim` is a quarter as long."""
     return torch.linalg.vector_norm(torch.stack(components(q, dim)), dim=0)
 
 
 def inverse(q: Tensor, dim: int = -1) -> Tensor:
-    """q⁻¹ = q* / |q|²; infinite or NaN where q is 0."""
+    """q⁻¹ = q* / ‖q‖²; infinite or NaN where q is 0."""
     squared = sum(part * part for part in components(q, dim))
     assert isinstance(squared, Tensor)
     return conjugate(q, dim) / torch.cat((squared,) * 4, dim)

@@ -335,7 +335,7 @@ class QuaternionConvTranspose1d(_QuaternionConvolution):
 class QuaternionConvTranspose2d(_QuaternionConvolution):
     """A transposed convolution of quaternions, in the place of `nn.ConvTranspose2d`.
 
-    Arguments are those of `QuaternionConv2d`; the weight has shape (4, inputs, outputs / groups, *kernel).
+    Arguments are those of `QuaternionConv2d`; the weight has shape (4, inputs, outputs / groups, kernel...).
 
     >>> QuaternionConvTranspose2d(8, 4, 2, stride=2)(torch.zeros(2, 8, 3, 3)).shape
     torch.Size([2, 4, 6, 6])

@@ -14,7 +14,7 @@ of polynomials as formulas.
 Quaternions are tensors of four numbers here; a function takes one and gives one, or a real number.
 
 >>> q = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
->>> derivative(lambda q: hamilton(q, conjugate(q)), q)  # of |q|²: q* / 2
+>>> derivative(lambda q: hamilton(q, conjugate(q)), q)  # of ‖q‖²: q* / 2
 tensor([ 0.5000, -1.0000, -1.5000, -2.0000], dtype=torch.float64)
 """
 

@@ -19,7 +19,7 @@ def quaternion_(weight: Tensor, inputs: int, outputs: int, criterion: Criterion 
         w = φ (cos θ + n sin θ),    n a uniformly distributed pure unit quaternion,    θ uniform in [-π, π]
 
     The paper draws φ from the distribution of the modulus of four independent normal components, chi with four degrees
-    of freedom, of standard deviation σ each. So E|w|² = 4σ², and an output, a sum over `inputs` quaternions, has per
+    of freedom, of standard deviation σ each. So E‖w‖² = 4σ², and an output, a sum over `inputs` quaternions, has per
     component 4σ² `inputs` times the mean square of an input's component. Glorot's criterion, σ² = 1/(2 (inputs +
     outputs)), keeps that and the gradient's even between them; He's, σ² = 1/(2 inputs), doubles it, for ReLU.
 

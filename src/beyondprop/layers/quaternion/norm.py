@@ -170,11 +170,11 @@ class QuaternionBatchNorm1d(_QuaternionBatchNorm):
     By modulus: each component loses its mean, and all four are divided by one standard deviation, the root of the mean
     of their variances, so that directions are kept; γ is a real number for each quaternion, β a quaternion.
 
-        y = γ (x - μ) / √(E|x - μ|² / 4 + ε) + β
+        y = γ (x - μ) / √(E‖x - μ‖² / 4 + ε) + β
 
     By whitening (Gaudet and Maida, arXiv 1712.04604, Section 3.4): the four components are decorrelated by the Cholesky
     factor L of the inverse of their covariance; γ is a symmetric real 4x4 matrix. The paper starts its diagonal at 1/2
-    so that E|y|² = 1; we start it at 1, as by modulus, where each component has variance 1.
+    so that E‖y‖² = 1; we start it at 1, as by modulus, where each component has variance 1.
 
         y = γ L⁻¹ (x - μ) + β,    L Lᵀ = cov(x) + ε I
 
@@ -210,7 +210,7 @@ class QuaternionBatchNorm3d(_QuaternionBatchNorm):
 class QuaternionLayerNorm(nn.Module):
     """Layer normalisation of quaternions: over all quaternions of the last dimension.
 
-        y = γ (x - μ) / √(mean |x - μ|² / 4 + ε) + β
+        y = γ (x - μ) / √(mean ‖x - μ‖² / 4 + ε) + β
 
     μ is the mean quaternion of the layer, γ a real number for each quaternion, β a quaternion. Turning all quaternions
     of x by the same rotation turns x̂ = (y - β) / γ by it.

@@ -15,9 +15,10 @@ def step(cell, index, x, h):
     return oracle.linear(x, cell.inputs[index]) + oracle.linear(h, cell.recurrent[index])
 
 
-def test_qrnn_equals_a_loop_over_steps():
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+def test_qrnn_equals_a_loop_over_steps(side):
     torch.manual_seed(0)
-    cell, x, h = QRNN(4, 8).double(), torch.randn(3, 2, 4).double(), torch.randn(1, 2, 8).double()
+    cell, x, h = QRNN(4, 8, side=side).double(), torch.randn(3, 2, 4).double(), torch.randn(1, 2, 8).double()
     outputs, last = cell(x, h)
     state = h[0]
     for u, found in zip(x, outputs, strict=True):

@@ -35,10 +35,10 @@ class QuaternionSettings(Settings):
 class LorenzSettings(Settings):
     """Settings of a forecast of the Lorenz system, whose three coordinates are a pure quaternion."""
 
-    epochs: int = 20
+    epochs: int = 40
     batch_size: int = 32
     """Sequences in a batch."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 0.1
     weight_decay: float = 0.0
     lr_schedule: Schedule = "one-cycle"
     algebra: Algebra = "quaternion"

@@ -54,7 +54,7 @@ def to_quaternion(network: nn.Module, *, side: Sides = "left", skip: Collection[
 
     Args:
         network: It is left as it is.
-        side: Where the weights of linear layers and convolutions stand.
+        side: Where the weights stand.
         skip: Names of layers to be kept.
 
     Returns:
@@ -127,7 +127,7 @@ def _converted(module: nn.Module, side: Sides) -> nn.Module | str:
     elif kind is nn.LayerNorm:
         found = _layer_norm(module)
     elif kind in (nn.RNN, nn.LSTM):
-        found = _recurrent(module)
+        found = _recurrent(module, side)
     else:
         return f"{kind.__name__} has no quaternion form here"
     if isinstance(found, str):
@@ -184,7 +184,7 @@ def _layer_norm(module: nn.Module) -> nn.Module | str:
     return _uneven(*module.normalized_shape) or QuaternionLayerNorm(module.normalized_shape[0], module.eps)
 
 
-def _recurrent(module: nn.Module) -> nn.Module | str:
+def _recurrent(module: nn.Module, side: Sides) -> nn.Module | str:
     assert isinstance(module, nn.RNN | nn.LSTM)
     if module.proj_size:
         return "it projects its states"
@@ -200,5 +200,6 @@ def _recurrent(module: nn.Module) -> nn.Module | str:
         batch_first=module.batch_first,
         dropout=module.dropout,
         bidirectional=module.bidirectional,
+        side=side,
         **options,
     )

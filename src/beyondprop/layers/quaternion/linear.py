@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import UserError
-from beyondprop.layers.quaternion.algebra import Side, check_quarters, real_matrix_two_sided
+from beyondprop.layers.quaternion.algebra import Side, check_quarters, real_matrix, real_matrix_two_sided
 from beyondprop.layers.quaternion.initialisation import Criterion, quaternion_
 from beyondprop.layers.quaternion.products import LinearForm, plain_product, product, wide_enough
 
@@ -99,11 +99,17 @@ class QuaternionLinear(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def real_matrix(self) -> Tensor:
+        """The real matrix of the layer, shape (out_features, in_features)."""
+        if self.right_weight is not None:
+            return real_matrix_two_sided(self.weight, self.right_weight)
+        return real_matrix(self.weight, cast(Side, self.side))
+
     def forward(self, x: Tensor) -> Tensor:
         """Return shape (..., out_features) for x of shape (..., in_features)."""
         check_width(x, -1, self.in_features, "QuaternionLinear")
         if self.right_weight is not None:
-            return F.linear(x, real_matrix_two_sided(self.weight, self.right_weight), self.bias)
+            return F.linear(x, self.real_matrix(), self.bias)
         form, rows = LinearForm(cast(Side, self.side)), x.reshape(math.prod(x.shape[:-1]), self.in_features)
         width = min(self.in_features, self.out_features)
         if self.products == 8 or (self.products is None and wide_enough(width, x, 512, 1024)):

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
-from beyondprop.layers.quaternion.algebra import check_quarters, real_matrix
+from beyondprop.layers.quaternion.algebra import check_quarters
 from beyondprop.layers.quaternion.initialisation import quaternion_
-from beyondprop.layers.quaternion.linear import QuaternionLinear, check_width
+from beyondprop.layers.quaternion.linear import QuaternionLinear, Sides, check_width
 from beyondprop.layers.quaternion.products import lowered
 
 State = tuple[Tensor, ...]
@@ -38,6 +38,7 @@ class _QuaternionRecurrent(nn.Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        side: Sides = "left",
     ) -> None:
         check_quarters(input_size=input_size, hidden_size=hidden_size)
         check_whole(1, num_layers=num_layers)
@@ -49,17 +50,18 @@ class _QuaternionRecurrent(nn.Module):
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
         ways, wide = 1 + bidirectional, self.gates * hidden_size
         sizes = [input_size, *[ways * hidden_size] * (num_layers - 1)]
-        self.inputs = nn.ModuleList(QuaternionLinear(size, wide, bias) for size in sizes for _ in range(ways))
-        self.recurrent = nn.ModuleList(QuaternionLinear(hidden_size, wide, bias=False) for _ in self.inputs)
+        self.inputs = nn.ModuleList(
+            QuaternionLinear(size, wide, bias, side=side) for size in sizes for _ in range(ways)
+        )
+        self.recurrent = nn.ModuleList(QuaternionLinear(hidden_size, wide, bias=False, side=side) for _ in self.inputs)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all weights by Glorot's criterion, gate by gate, and set biases to 0."""
         for module in (*self.inputs, *self.recurrent):
             assert isinstance(module, QuaternionLinear)
+            module.reset_parameters()
             quaternion_(module.weight, module.in_features // 4, self.hidden_size // 4, "glorot")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
     def advance(self, h: Tensor, state: State) -> State:
         """Compute the next state from all that acts on it, shape (batch, gates * hidden_size)."""
@@ -106,8 +108,7 @@ class _QuaternionRecurrent(nn.Module):
     def _walk(self, index: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         recurrent = self.recurrent[index]
         assert isinstance(recurrent, QuaternionLinear)
-        matrix, states = real_matrix(recurrent.weight), []
-        matrix = matrix.to(lowered(matrix).dtype)
+        matrix, states = lowered(recurrent.real_matrix()), []
         for h in self.inputs[index](x).unbind(0):
             state = self.advance(h + F.linear(state[0], matrix), state)
             states.append(state[0])
@@ -140,6 +141,7 @@ class QRNN(_QuaternionRecurrent):
         dropout: Between layers.
         bidirectional: Whether a second layer reads backwards; their quaternions stand side by side in each block.
         nonlinearity: "tanh" or "relu".
+        side: Where the weights stand, as of `QuaternionLinear`.
 
     Raises:
         UserError: A size is no multiple of four, an option is out of range; in a call, a shape does not fit.
@@ -162,6 +164,7 @@ class QRNN(_QuaternionRecurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        side: Sides = "left",
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise UserError(f"nonlinearity must be 'tanh' or 'relu', not {nonlinearity!r}")
@@ -173,6 +176,7 @@ class QRNN(_QuaternionRecurrent):
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
+            side=side,
         )
         self.nonlinearity = nonlinearity
 
@@ -196,7 +200,7 @@ class QLSTM(_QuaternionRecurrent):
     σ, tanh and × act on each component by itself.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional: As of `QRNN`.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, side: As of `QRNN`.
 
     >>> outputs, (h, c) = QLSTM(8, 12, batch_first=True)(torch.zeros(2, 5, 8))
     >>> outputs.shape, c.shape

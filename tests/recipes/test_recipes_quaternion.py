@@ -36,7 +36,7 @@ def test_small_twins_have_as_many_parameters():
     made = {}
     for name in ("quaternion/cifar-10", "bp/cifar-10-quaternion", "bp/cifar-10-quaternion-small"):
         settings = find_recipe(name).settings
-        made[name] = convolutional((3, 32, 32), 10, width=settings.width, algebra=settings.algebra)
+        made[name] = convolutional((3, 32, 32), 10, width=settings.width, algebra=settings.algebra, norm=settings.norm)
     quaternion, real, small = (parameters(network) for network in made.values())
     assert quaternion < 0.26 * real
     assert abs(small - quaternion) < 0.02 * quaternion

@@ -103,7 +103,7 @@ def build_forecast(settings: LorenzSettings, splits: Splits) -> Experiment:
 DIGITS = QuaternionSettings(epochs=15, learning_rate=0.03)
 MNIST = QuaternionSettings(epochs=10, learning_rate=0.003, width=512)
 CIFAR_10 = QuaternionSettings(
-    epochs=15, learning_rate=0.01, weight_decay=0.05, network="conv", width=64, augment="crop-flip"
+    epochs=15, learning_rate=0.01, weight_decay=0.05, network="conv", width=64, norm="split", augment="crop-flip"
 )
 LORENZ = LorenzSettings()
 TWIN = "the real network of"

@@ -224,4 +224,11 @@ MUTANTS = (
         'if algebra == "none"',
         RECIPES,
     ),
+    Mutant(
+        "quaternion: split batch norm is converted",
+        "networks/quaternion.py",
+        'skip=split if norm == "split"',
+        'skip=split if norm == "none"',
+        RECIPES,
+    ),
 )

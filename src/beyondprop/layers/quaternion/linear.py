@@ -59,7 +59,7 @@ class QuaternionLinear(nn.Module):
         memory_saving: Whether the backward pass of eight products computes the transformed input and weight anew, in
             place of holding them from the forward pass: then nothing is held but the input and the weight.
         products: 8, or 16 by the real matrix, which is faster for narrow layers. By default 8 from a width of 512 on,
-            of 1024 in bfloat16.
+            of 2048 in bfloat16.
 
     Raises:
         UserError: A width is no multiple of four, an option is unknown; in a call, the input has another width.
@@ -112,7 +112,7 @@ class QuaternionLinear(nn.Module):
             return F.linear(x, self.real_matrix(), self.bias)
         form, rows = LinearForm(cast(Side, self.side)), x.reshape(math.prod(x.shape[:-1]), self.in_features)
         width = min(self.in_features, self.out_features)
-        if self.products == 8 or (self.products is None and wide_enough(width, x, 512, 1024)):
+        if self.products == 8 or (self.products is None and wide_enough(width, x, 512, 2048)):
             y = product(rows, self.weight, self.bias, form, keep=not self.memory_saving)
         else:
             y = plain_product(form, rows, self.weight, self.bias)

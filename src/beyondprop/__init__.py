@@ -9,6 +9,7 @@ from beyondprop.lazy import lazy_names
 
 if TYPE_CHECKING:
     from beyondprop.errors import DeviceError, NonFiniteError, UnsupportedNetworkError, UserError
+    from beyondprop.layers.quaternion import QLSTM, QRNN, QuaternionConv2d, QuaternionLinear, to_quaternion
     from beyondprop.layers.sparse import (
         DynamicSparseTraining,
         GradualPruning,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.l_drl import LDRL
     from beyondprop.rules.signals.learned_inversion import TPTT
     from beyondprop.rules.signals.proxprop import ProxProp
+    from beyondprop.rules.signals.quaternion import QuaternionBackprop
     from beyondprop.rules.signals.regularized_inversion import TPRI
     from beyondprop.rules.signals.semi_implicit import SemiImplicit
     from beyondprop.rules.signals.sparseprop import SparseProp
@@ -125,6 +127,11 @@ _HOME = {
     "PredSim": "rules.local.predsim",
     "PrimitiveNetwork": "rules.relaxation.settling",
     "ProxProp": "rules.signals.proxprop",
+    "QLSTM": "layers.quaternion",
+    "QRNN": "layers.quaternion",
+    "QuaternionBackprop": "rules.signals.quaternion",
+    "QuaternionConv2d": "layers.quaternion",
+    "QuaternionLinear": "layers.quaternion",
     "RecurrentEcho": "rules.relaxation.recurrent_echo",
     "Rule": "rule",
     "SemiImplicit": "rules.signals.semi_implicit",
@@ -148,6 +155,7 @@ _HOME = {
     "prune": "layers.sparse",
     "sparsify": "layers.sparse",
     "to_sparse": "layers.sparse",
+    "to_quaternion": "layers.quaternion",
 }
 
 __all__ = [
@@ -158,6 +166,8 @@ __all__ = [
     "DTP",
     "DTPDR",
     "LDRL",
+    "QLSTM",
+    "QRNN",
     "TPRI",
     "TPSGD",
     "TPTT",
@@ -203,6 +213,9 @@ __all__ = [
     "PredSim",
     "PrimitiveNetwork",
     "ProxProp",
+    "QuaternionBackprop",
+    "QuaternionConv2d",
+    "QuaternionLinear",
     "RecurrentEcho",
     "Rule",
     "SemiImplicit",
@@ -222,6 +235,7 @@ __all__ = [
     "fit",
     "prune",
     "sparsify",
+    "to_quaternion",
     "to_sparse",
 ]
 

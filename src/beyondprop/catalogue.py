@@ -28,6 +28,7 @@ from beyondprop.recipes import (
     local_losses,
     multiplexed,
     node_perturbation,
+    quaternion,
     recurrent_echo,
     regularized_inversion,
     semi_implicit,
@@ -196,6 +197,7 @@ SYSTEMS: tuple[System, ...] = (
             *multiplexed.BASELINES,
             *equilibrium.BASELINES,
             *sparseprop.BASELINES,
+            *quaternion.BASELINES,
         ),
     ),
     System(
@@ -777,6 +779,25 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.relaxation.recurrent_echo:RecurrentEcho",
         recurrent_echo.RECIPES,
+    ),
+    System(
+        "quaternion",
+        "Quaternion back-propagation by the GHR calculus",
+        "signals",
+        Paper(
+            "Quaternion Backpropagation",
+            "Johannes Pöppelbaum, Andreas Schwung",
+            2022,
+            "2212.13082",
+            """@article{poppelbaum2022quaternion,
+  title   = {Quaternion Backpropagation},
+  author  = {Pöppelbaum, Johannes and Schwung, Andreas},
+  journal = {arXiv preprint arXiv:2212.13082},
+  year    = {2022}
+}""",
+        ),
+        "beyondprop.rules.signals.quaternion:QuaternionBackprop",
+        quaternion.RECIPES,
     ),
 )
 

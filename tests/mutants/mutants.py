@@ -23,13 +23,26 @@ from planted import (
     local,
     noprop,
     perturbation,
+    quaternions,
     recurrent_echo,
     signals,
     sparse,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = (devices, equilibrium, hamiltonian_echo, house, local, noprop, perturbation, recurrent_echo, signals, sparse)
+FAMILIES = (
+    devices,
+    equilibrium,
+    hamiltonian_echo,
+    house,
+    local,
+    noprop,
+    perturbation,
+    quaternions,
+    recurrent_echo,
+    signals,
+    sparse,
+)
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.MUTANTS)
 
 

@@ -165,7 +165,7 @@ def mackey_glass(
     inputs, targets = (early, late) if task == "forecast" else (late, early)
     return Splits(
         *(
-            _windows(inputs[rows], targets[rows], window, f"mackey-glass-{task}")
+            windows(inputs[rows], targets[rows], window, f"mackey-glass-{task}")
             for rows in (slice(series), slice(series, None))
         )
     )
@@ -272,7 +272,7 @@ def csv_forecast(
     scaled = ((values - mean) / deviation).float()
     parts = (scaled[:split], scaled[split:])
     sets = (
-        _windows(part[None, :-ahead], part[None, ahead:, place : place + 1], window, Path(path).stem) for part in parts
+        windows(part[None, :-ahead], part[None, ahead:, place : place + 1], window, Path(path).stem) for part in parts
     )
     column = Column(names[place], float(mean[place]), float(deviation[place]), row=1 + ahead)
     train, test = (
@@ -339,7 +339,7 @@ def drawn(
     )
 
 
-def _windows(inputs: Tensor, targets: Tensor, window: int, name: str) -> SequenceSet:
+def windows(inputs: Tensor, targets: Tensor, window: int, name: str) -> SequenceSet:
     """Cut series (series, steps[, columns]) into sequences, one behind the other."""
     if inputs.shape[1] < window:
         raise DataError(f"{name}: a series of {inputs.shape[1]} steps holds no window of {window}")

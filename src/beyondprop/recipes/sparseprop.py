@@ -111,6 +111,6 @@ RECIPES = (
     ),
 )
 BASELINES = (
-    baseline(PERCEPTRON, 1e-3, name="mnist-sparseprop"),
+    baseline(PERCEPTRON, 3e-3, name="mnist-sparseprop"),
     baseline(CONVOLUTIONAL, 3e-3, name="cifar-10-sparseprop"),
 )

@@ -17,7 +17,7 @@ MUTANTS = (
     kernel("the last weight of a run is left out", "passes.h", "for (; k < stop; ++k) {\n      const T *in", "for (; k + 1 < stop; ++k) {\n      const T *in"),
     kernel("weights behind groups of four have no gradient", "passes.h", "for (; k < stop; ++k) dw[k] +=", "for (; k < stop; ++k) dw[k] = 0 *"),
     kernel("sums of four are mixed up", "vectors.h", "merged<2>(pairs, others)", "merged<2>(others, pairs)"),
-    kernel("the bias is added once for each phase", "passes.h", "bias ? bias[row] : T(0)", "bias ? bias[row] * phases.size() : T(0)"),
+    kernel("the bias is left out", "passes.h", "bias ? bias[row] : T(0)", "T(0)"),
     kernel("the bias of a thread's rows is not added up", "passes.h", "d_bias[row] += sums[a * own", "d_bias[row] = sums[a * own"),
     kernel("sums of threads are not added up", "passes.h", "sum += sums[a * own + k];", "sum = sums[a * own + k];"),
     kernel("lanes without samples keep what was there", "packing.h", "for (int64_t lane = samples; lane < lanes; ++lane) to[lane] = 0;\n  }\n}", "}\n}"),

@@ -31,6 +31,7 @@ from beyondprop.recipes import (
     recurrent_echo,
     regularized_inversion,
     semi_implicit,
+    spike_timing,
     student_teacher,
     target_projection,
     target_propagation,
@@ -756,6 +757,25 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.relaxation.recurrent_echo:RecurrentEcho",
         recurrent_echo.RECIPES,
+    ),
+    System(
+        "spike-timing",
+        "Back-propagation through exact spike times",
+        "signals",
+        Paper(
+            "Timing-Based Backpropagation in Spiking Neural Networks Without Single-Spike Restrictions",
+            "Kakei Yamamoto, Yusuke Sakemi, Kazuyuki Aihara",
+            2022,
+            "2211.16113",
+            """@article{yamamoto2022timing,
+  title   = {Timing-Based Backpropagation in Spiking Neural Networks Without Single-Spike Restrictions},
+  author  = {Yamamoto, Kakei and Sakemi, Yusuke and Aihara, Kazuyuki},
+  journal = {arXiv preprint arXiv:2211.16113},
+  year    = {2022}
+}""",
+        ),
+        "beyondprop.rules.signals.spike_timing:SpikeTiming",
+        spike_timing.RECIPES,
     ),
 )
 

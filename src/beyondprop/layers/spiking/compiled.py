@@ -1,7 +1,6 @@
 """The two sweeps of `sweep.py` for CPUs, compiled by Numba where it is installed: one neuron after another, in cache.
 
-Samples do not hear of each other, nor do neurons of a layer: each thread takes a part of the neurons, whose weights'
-gradients no other thread touches.
+Neurons of a layer do not hear of each other: each thread takes a part of them, whose gradients no other thread touches.
 """
 
 # mypy: ignore-errors
@@ -88,9 +87,9 @@ def _crossing(v, i, tau_m, tau_s, theta, c, kind):
     return s
 
 
-@numba.njit(parallel=True, **OPTIONS)
-def forward(events, inputs, counts, weight, constants, times, slopes, intervals, parts):
-    """Find all spikes.
+@numba.njit(**OPTIONS)
+def forward(events, inputs, counts, weight, constants, times, slopes, intervals, low, high):
+    """Find all spikes of some neurons.
 
     Args:
         events: Input spike times, shape (events, samples), of which `counts` count.
@@ -101,17 +100,9 @@ def forward(events, inputs, counts, weight, constants, times, slopes, intervals,
         times: Filled, shape (spikes, samples, neurons), infinite before.
         slopes: Filled, of the same shape.
         intervals: Filled, of the same shape: the number of the input spike before which a spike fell.
-        parts: Into how many the neurons are divided.
+        low: First neuron.
+        high: The one after the last.
     """
-    neurons = weight.shape[1]
-    for part in numba.prange(parts):
-        low, high = neurons * part // parts, neurons * (part + 1) // parts
-        _forward(events, inputs, counts, weight[:, low:high], constants, times[:, :, low:high], slopes[:, :, low:high],
-                 intervals[:, :, low:high])
-
-
-@numba.njit(**OPTIONS)
-def _forward(events, inputs, counts, weight, constants, times, slopes, intervals):
     tau_m, tau_s, theta, c, kind = constants
     neurons, spikes = weight.shape[1], len(times)
     number = weight.dtype.type
@@ -131,11 +122,11 @@ def _forward(events, inputs, counts, weight, constants, times, slopes, intervals
                     held, rest, any_near = number(0), number(0), 1
                 else:
                     held, rest, any_near = number(1 - gap / tau_m), number(gap), 0
-                    for n in range(neurons):
+                    for n in range(low, high):
                         any_near |= v[n] * held + i[n] * rest >= bound[n]
                 found = 0
                 if any_near:
-                    for n in range(neurons):
+                    for n in range(low, high):
                         if (last or v[n] * held + i[n] * rest >= bound[n]) and count[n] < spikes:
                             vn, in_, left, after = float(v[n]), float(i[n]), float(gap), 0.0
                             while count[n] < spikes:
@@ -157,7 +148,7 @@ def _forward(events, inputs, counts, weight, constants, times, slopes, intervals
                                     bound[n] = math.inf
                 if last:
                     break
-                for n in range(neurons):
+                for n in range(low, high):
                     v[n] = v[n] * leak + i[n] * kernel
                     i[n] *= fade
                 for k in range(found):
@@ -165,38 +156,30 @@ def _forward(events, inputs, counts, weight, constants, times, slopes, intervals
             elif last:
                 break
             row = weight[inputs[e, sample]]
-            for n in range(neurons):
+            for n in range(low, high):
                 i[n] += row[n]
 
 
-@numba.njit(parallel=True, **OPTIONS)
-def backward(events, inputs, counts, weight, constants, times, slopes, intervals, errors, to_weight, to_times):
-    """Go back: see `SpikeTimes`.
+@numba.njit(fastmath=SUMS, **OPTIONS)
+def backward(
+    events, inputs, counts, weight, constants, times, slopes, intervals, errors, to_weight, to_times, low, high
+):
+    """Go back from all spikes of some neurons: see `SpikeTimes`.
 
     Args:
-        events, inputs, counts, weight, constants, times, slopes, intervals: As `forward`.
+        events, inputs, counts, weight, constants, times, slopes, intervals, low, high: As `forward`.
         errors: Of the spike times, of their shape; a_k takes their place.
-        to_weight: Added to, of the shape of `weight`, or empty.
-        to_times: Added to, shape (parts, events, samples), or without events; its length is the number of parts.
+        to_weight: Added to, of the shape of `weight`, or without inputs.
+        to_times: Filled, of the shape of `events`, or without events.
     """
-    neurons, parts = weight.shape[1], len(to_times)
-    for part in numba.prange(parts):
-        low, high = neurons * part // parts, neurons * (part + 1) // parts
-        _backward(events, inputs, counts, weight[:, low:high], constants, times[:, :, low:high],
-                  slopes[:, :, low:high], intervals[:, :, low:high], errors[:, :, low:high], to_weight[:, low:high],
-                  to_times[part])
-
-
-@numba.njit(fastmath=SUMS, **OPTIONS)
-def _backward(events, inputs, counts, weight, constants, times, slopes, intervals, errors, to_weight, to_times):
     tau_m, tau_s, theta, c, _ = constants
     neurons = weight.shape[1]
     number = weight.dtype.type
     p, q = np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype)
-    pending, interval = np.empty(neurons, np.int64), np.empty(neurons, np.int64)
+    pending, interval = np.empty(neurons, np.int32), np.empty(neurons, np.int32)
     for sample in range(events.shape[1]):
         p[:], q[:] = 0, 0
-        for n in range(neurons):
+        for n in range(low, high):
             k, later = 0, 0.0
             while k < len(times) and times[k, sample, n] < math.inf:
                 k += 1
@@ -210,28 +193,32 @@ def _backward(events, inputs, counts, weight, constants, times, slopes, interval
                 later += share
         for e in range(counts[sample] - 1, -1, -1):
             now = events[e, sample]
-            for n in range(neurons):
-                while interval[n] == e + 1:
-                    k = pending[n]
-                    after = float(times[k, sample, n] - now)
-                    p[n] += errors[k, sample, n] * math.exp(-after / tau_m)
-                    q[n] += errors[k, sample, n] * _kernel(after, tau_m, tau_s, c)
-                    pending[n] = k - 1
-                    interval[n] = intervals[k - 1, sample, n] if k else -1
+            any_fired, behind = 0, np.int32(e + 1)
+            for n in range(low, high):
+                any_fired |= interval[n] == behind
+            if any_fired:
+                for n in range(low, high):
+                    while interval[n] == behind:
+                        k = pending[n]
+                        after = float(times[k, sample, n] - now)
+                        p[n] += errors[k, sample, n] * math.exp(-after / tau_m)
+                        q[n] += errors[k, sample, n] * _kernel(after, tau_m, tau_s, c)
+                        pending[n] = k - 1
+                        interval[n] = intervals[k - 1, sample, n] if k else -1
             j = inputs[e, sample]
             if to_weight.shape[0]:
                 row = to_weight[j]
-                for n in range(neurons):
+                for n in range(low, high):
                     row[n] -= q[n]
             if to_times.shape[0]:
                 row, total, rate = weight[j], number(0), number(1 / tau_s)
-                for n in range(neurons):
+                for n in range(low, high):
                     total += row[n] * (p[n] - rate * q[n])
                 to_times[e, sample] = total
             if e:
                 gap = now - events[e - 1, sample]
                 leak, fade = number(math.exp(-gap / tau_m)), number(math.exp(-gap / tau_s))
                 kernel = number(_kernel(gap, tau_m, tau_s, c))
-                for n in range(neurons):
+                for n in range(low, high):
                     q[n] = q[n] * fade + p[n] * kernel
                     p[n] *= leak

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,12 +27,15 @@ class Options:
     Attributes:
         spikes: Most spikes of a neuron; what would come later is left out.
         least_slope: Least slope V' by which the gradient of a spike time is divided; 0 for the exact gradient.
-        bump: What is taken off the gradient of all weights of a neuron that is too often silent.
+        lift: How much earlier (-∂t/∂w) a silent neuron is taken to come with a larger weight of an input spike, where the
+            loss asks for an earlier first spike.
+        bump: The same for neurons that are too often silent, whatever the loss says; for a loss of 1 per sample and time.
         silence: The share of a batch above which a neuron's silence is too often.
     """
 
     spikes: int
     least_slope: float = 0.0
+    lift: float = 0.0
     bump: float = 0.0
     silence: float = 0.9
 
@@ -68,6 +73,8 @@ class SpikeTimes(torch.autograd.Function):
         saved = find_spikes(events, inputs, columns, membrane, options.spikes)
         ctx.save_for_backward(columns, *saved)
         ctx.events, ctx.inputs, ctx.membrane, ctx.options, ctx.shape = events, inputs, membrane, options, times.shape
+        if options.lift or options.bump:
+            ctx.input_spikes = torch.isfinite(times).sum(2)[events.order].to(weight.dtype)
         found = torch.empty_like(saved[0])
         found[:, events.order] = saved[0]
         return found.permute(1, 2, 0)
@@ -85,9 +92,8 @@ class SpikeTimes(torch.autograd.Function):
         go_back(events, ctx.inputs, columns, membrane, saved, ordered, weight, arrivals)
         if weight is not None:
             weight = weight.t()
-            if options.bump:
-                silent = torch.isinf(times[0]).to(weight.dtype).mean(0)
-                weight = weight - options.bump * (silent > options.silence)[:, None]
+            if options.lift or options.bump:
+                weight = weight - silent_pull(ordered[0], torch.isinf(times[0]), options).t() @ ctx.input_spikes
         inputs = None
         if arrivals is not None:
             batch, *rest = ctx.shape
@@ -96,6 +102,20 @@ class SpikeTimes(torch.autograd.Function):
             inputs[events.order] = flat
             inputs = inputs.view(ctx.shape)
         return inputs, weight, None, None
+
+
+def silent_pull(errors: Tensor, silent: Tensor, options: Options) -> Tensor:
+    """What silent neurons have in the place of the derivative of a spike time; of this times its input spikes, the
+    gradient of each weight is lowered.
+
+    Args:
+        errors: Derivatives of the loss with respect to first spikes, shape (samples, neurons).
+        silent: Which there are none of, of the same shape.
+        options: `lift`, `bump` and `silence`.
+    """  # noqa: D205
+    often = silent.to(errors.dtype).mean(0) > options.silence
+    pull = options.lift * errors.clamp(min=0) + options.bump / len(errors) * often
+    return torch.where(silent, pull, 0.0)
 
 
 Saved = tuple[Tensor, Tensor, Tensor]
@@ -123,7 +143,8 @@ def find_spikes(events: Events, inputs: Tensor, columns: Tensor, membrane: Membr
     times, slopes = columns.new_full(shape, math.inf), columns.new_ones(shape)
     saved = times, slopes, torch.full(shape, -1, dtype=torch.int32)
     arrays = [t.numpy() for t in (events.times, inputs, events.counts, columns)]
-    compiled.forward(*arrays, _constants(membrane, compiled), *(t.numpy() for t in saved), torch.get_num_threads())
+    arrays += [_constants(membrane, compiled), *(t.numpy() for t in saved)]
+    _by_threads(lambda _part, low, high: compiled.forward(*arrays, low, high), columns.shape[1])
     return saved
 
 
@@ -151,14 +172,27 @@ def go_back(
         shares = couple(errors.flatten(1), times, slopes, membrane)
         Backward(membrane, events, times, intervals, shares).run(inputs, columns, weight, arrivals)
         return
-    parts = torch.get_num_threads()
     to_weight = columns.new_zeros(0, columns.shape[1]) if weight is None else weight
-    to_times = columns.new_zeros(parts, *((0, 0) if arrivals is None else arrivals.shape))
+    to_times = columns.new_zeros(torch.get_num_threads(), *((0, 0) if arrivals is None else arrivals.shape))
     arrays = [t.numpy() for t in (events.times, inputs, events.counts, columns)]
-    last = [t.numpy() for t in (*saved, errors.contiguous(), to_weight, to_times)]
-    compiled.backward(*arrays, _constants(membrane, compiled), *last)
+    arrays += [_constants(membrane, compiled), *(t.numpy() for t in (*saved, errors.contiguous(), to_weight))]
+    each = [t.numpy() for t in to_times]
+    _by_threads(lambda part, low, high: compiled.backward(*arrays, each[part], low, high), columns.shape[1])
     if arrivals is not None:
         torch.sum(to_times, 0, out=arrivals)
+
+
+def _by_threads(sweep: Callable[[int, int, int], None], neurons: int) -> None:
+    """Let torch's number of threads take their parts of the neurons; the compiled sweeps release Python's lock."""
+    parts = torch.get_num_threads()
+    ends = [neurons * part // parts for part in range(parts + 1)]
+    tasks = list(zip(range(parts), ends[:-1], ends[1:], strict=True))
+    if parts == 1:
+        sweep(*tasks[0])
+        return
+    with ThreadPoolExecutor(parts) as pool:
+        for _ in pool.map(lambda task: sweep(*task), tasks):
+            pass
 
 
 def kernels(columns: Tensor) -> Any:

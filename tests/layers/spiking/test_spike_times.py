@@ -88,7 +88,7 @@ def test_spike_times_are_those_of_a_fine_simulation(path, membrane):
     assert [len(row) for row in fast] == [len(row) for row in slow]
     assert 5 < sum(len(row) for row in fast) < 180
     for mine, theirs in zip(fast, slow, strict=True):
-        assert mine == pytest.approx(theirs, abs=2e-4 * membrane.tau_s)
+        assert mine == pytest.approx(theirs, abs=5e-4 * membrane.tau_s)
 
 
 STENCIL = {-2: 1 / 12, -1: -8 / 12, 1: 8 / 12, 2: -1 / 12}  # of central differences of fourth order
@@ -144,8 +144,8 @@ def test_gradients_of_every_spike_time_are_those_of_finite_differences(path, mem
 
 def test_gradients_through_two_layers_are_those_of_finite_differences(path):
     membrane, other = REGIMES["tau_m = 2 tau_s"], REGIMES["any"]
-    times, first = problem(membrane, 5, batch=2, inputs=5, neurons=4)
-    second = problem(other, 6, inputs=4, neurons=3)[1]
+    times, first = problem(membrane, 5, batch=2, inputs=3, neurons=3)
+    second = problem(other, 6, inputs=3, neurons=2)[1]
 
     def network(times, first, second):
         return layer_spikes(layer_spikes(times, first, membrane, 5), second, other, 5)
@@ -164,3 +164,91 @@ def test_gradients_through_two_layers_are_those_of_finite_differences(path):
             parts[place] = copies[tuple(at)]
             totals[tuple(at)] = (factors * network(*parts).where(fired, 0)).sum()
         agree(leaf.grad, differences(totals, entries, leaf.detach(), h))
+
+
+def potential(times, weight, own, at, membrane):
+    """V at given moments by the sum over all spikes, shape (batch, neurons, moments); what is at the moment is left out.
+
+    Args:
+        at: Shape (batch, neurons, moments).
+    """
+    rate = 0.0 if math.isinf(membrane.tau_m) else 1 / membrane.tau_m
+
+    def kernel(d):
+        if rate == 1 / membrane.tau_s:
+            return d * torch.exp(-d * rate)
+        return (torch.exp(-d * rate) - torch.exp(-d / membrane.tau_s)) / (1 / membrane.tau_s - rate)
+
+    d = at[..., None, None] - times[:, None, None]
+    drive = torch.where(d > 0, kernel(d.clamp(min=0)), 0.0).sum(4)
+    since = at[..., None] - own[:, :, None]
+    resets = torch.where(since > 0, torch.exp(-since.clamp(min=0) * rate), 0.0).sum(3)
+    return (drive * weight[:, None]).sum(3) - membrane.threshold * resets
+
+
+def hard_case(membrane, seed):
+    """Inputs that come at once, far apart or not at all, with weights from tiny to huge, of both signs."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    times = membrane.tau_s * 10 ** (3 * draw(4, 5, 3) - 2)
+    times = torch.where(draw(times.shape) < 0.3, times.round(decimals=1), times)
+    times = torch.where(draw(times.shape) < 0.3, math.inf, times)
+    weight = (draw(6, 5) - 0.3) * 10 ** (3 * draw(6, 5) - 1.5)
+    return times, weight * membrane.threshold / membrane.peak()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_spikes_are_where_the_potential_reaches_the_threshold_and_nowhere_else(path, membrane, seed):
+    times, weight = hard_case(membrane, seed)
+    own = layer_spikes(times, weight, membrane, 40)
+    fired = own.isfinite()
+    assert fired.any()
+    assert (own.diff(dim=2).nan_to_num(0) >= 0).all()
+    assert (fired[..., :-1] >= fired[..., 1:]).all()
+    scale = membrane.threshold * (1 + weight.abs().sum(1) / weight.abs().sum(1).mean())[:, None]
+    at = torch.where(fired, own, 0.0)
+    value = potential(times, weight, own, at, membrane)
+    assert ((value - membrane.threshold).abs() < 1e-9 * scale)[fired].all()
+    step = 1e-7 * membrane.tau_s
+    assert (potential(times, weight, own, at - step, membrane) < value)[fired].all()  # it rises
+    # Between the spikes, and before the last one that is looked for, it stays below.
+    last = torch.where(fired[..., -1], own[..., -1], 1e3 * membrane.tau_s)[..., None]
+    grid = membrane.tau_s * torch.logspace(-3, 2, 700, dtype=torch.float64).expand(*last.shape[:2], -1)
+    near = torch.cat([(own[..., None] + membrane.tau_s * torch.tensor([1e-4, 1e-2, 1e-1])).flatten(2), grid], dim=2)
+    near = torch.where(near < last, near, 0.0)
+    assert (potential(times, weight, own, near, membrane) < membrane.threshold + 1e-9 * scale).all()
+
+
+def test_both_paths_give_the_same(membrane, monkeypatch):
+    if importlib.util.find_spec("numba") is None:
+        pytest.skip("Numba is not installed")
+    found = []
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr(sweep, "_compiled", lambda: None)
+        times, weight = (x.requires_grad_() for x in problem(membrane, 11, batch=5, inputs=30, neurons=7))
+        own = SpikeTimes.apply(times, weight, membrane, Options(6, least_slope=0.1, lift=0.2, bump=0.1, silence=0.1))
+        own.where(own.isfinite(), 0.0).square().sum().backward()
+        found.append((own.detach(), times.grad, weight.grad))
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+
+
+def test_threads_share_the_neurons(membrane):
+    if importlib.util.find_spec("numba") is None:
+        pytest.skip("Numba is not installed")
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            times, weight = (x.requires_grad_() for x in problem(membrane, 12, neurons=7))
+            own = layer_spikes(times, weight, membrane, 6)
+            own.where(own.isfinite(), 0.0).square().sum().backward()
+            found.append((own.detach(), times.grad, weight.grad))
+    finally:
+        torch.set_num_threads(threads)
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other)

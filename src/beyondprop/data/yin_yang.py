@@ -47,7 +47,7 @@ def which(x: float, y: float) -> int:
 
 
 def _draw(count: int, seed: int) -> ImageSet:
-    generator = np.random.RandomState(seed)  # noqa: NPY002  # the published samples come from this one
+    generator = np.random.RandomState(seed)  # the published samples come from this one
     values, labels = np.empty((count, 4)), np.empty(count, np.int64)
     for row in range(count):
         goal = generator.randint(3)

@@ -39,7 +39,7 @@ def layer_spikes(times, weight, membrane, spikes=20):
     return SpikeTimes.apply(times, weight, membrane, Options(spikes))
 
 
-def problem(membrane, seed, batch=2, inputs=5, neurons=3, each=2, drive=3.0):
+def problem(membrane, seed, *, batch=2, inputs=5, neurons=3, each=2, drive=3.0):
     """Random input spikes, some absent, and weights under which neurons spike from never to many times."""
     generator = torch.Generator().manual_seed(seed)
     times = 3 * membrane.tau_s * torch.rand(batch, inputs, each, generator=generator, dtype=torch.float64)
@@ -167,11 +167,7 @@ def test_gradients_through_two_layers_are_those_of_finite_differences(path):
 
 
 def potential(times, weight, own, at, membrane):
-    """V at given moments by the sum over all spikes, shape (batch, neurons, moments); what is at the moment is left out.
-
-    Args:
-        at: Shape (batch, neurons, moments).
-    """
+    """V at moments of shape (batch, neurons, moments), by the sum over all spikes before them."""
     rate = 0.0 if math.isinf(membrane.tau_m) else 1 / membrane.tau_m
 
     def kernel(d):

@@ -50,8 +50,8 @@ class Events:
         places[rows, within] = columns
         arrival = _argsort(packed)
         active = (counts[None] > torch.arange(longest, device=flat.device)[:, None]).sum(1).tolist()
-        ordered = (part.gather(1, arrival).t().contiguous() for part in (packed, places))
-        return cls(*ordered, active, counts, order)
+        moments, where = (part.gather(1, arrival).t().contiguous() for part in (packed, places))
+        return cls(moments, where, active, counts, order)
 
 
 def at_least(values: Tensor, bound: float) -> Tensor:

@@ -105,14 +105,13 @@ class SpikeTimes(torch.autograd.Function):
 
 
 def silent_pull(errors: Tensor, silent: Tensor, options: Options) -> Tensor:
-    """What silent neurons have in the place of the derivative of a spike time; of this times its input spikes, the
-    gradient of each weight is lowered.
+    """Compute by how much the gradient of a silent neuron's weights is lowered for every input spike.
 
     Args:
         errors: Derivatives of the loss with respect to first spikes, shape (samples, neurons).
         silent: Which there are none of, of the same shape.
         options: `lift`, `bump` and `silence`.
-    """  # noqa: D205
+    """
     often = silent.to(errors.dtype).mean(0) > options.silence
     pull = options.lift * errors.clamp(min=0) + options.bump / len(errors) * often
     return torch.where(silent, pull, 0.0)
@@ -142,7 +141,7 @@ def find_spikes(events: Events, inputs: Tensor, columns: Tensor, membrane: Membr
         return state.times.view(shape), state.slopes.view(shape), state.intervals.view(shape)
     times, slopes = columns.new_full(shape, math.inf), columns.new_ones(shape)
     saved = times, slopes, torch.full(shape, -1, dtype=torch.int32)
-    arrays = [t.numpy() for t in (events.times, inputs, events.counts, columns)]
+    arrays: list[Any] = [t.numpy() for t in (events.times, inputs, events.counts, columns)]
     arrays += [_constants(membrane, compiled), *(t.numpy() for t in saved)]
     _by_threads(lambda _part, low, high: compiled.forward(*arrays, low, high), columns.shape[1])
     return saved
@@ -161,7 +160,10 @@ def go_back(
     """Go back, by the compiled sweep where there is one.
 
     Args:
-        events, inputs, columns, membrane: As `find_spikes`.
+        events: As `find_spikes`.
+        inputs: As `find_spikes`.
+        columns: As `find_spikes`.
+        membrane: As `find_spikes`.
         saved: What that has found.
         errors: Derivatives of the loss with respect to the spike times.
         weight: Added to, of the shape of `columns`, or None.
@@ -174,7 +176,7 @@ def go_back(
         return
     to_weight = columns.new_zeros(0, columns.shape[1]) if weight is None else weight
     to_times = columns.new_zeros(torch.get_num_threads(), *((0, 0) if arrivals is None else arrivals.shape))
-    arrays = [t.numpy() for t in (events.times, inputs, events.counts, columns)]
+    arrays: list[Any] = [t.numpy() for t in (events.times, inputs, events.counts, columns)]
     arrays += [_constants(membrane, compiled), *(t.numpy() for t in (*saved, errors.contiguous(), to_weight))]
     each = [t.numpy() for t in to_times]
     _by_threads(lambda part, low, high: compiled.backward(*arrays, each[part], low, high), columns.shape[1])

@@ -105,7 +105,9 @@ class Forward:
     def _near(self, neurons: Tensor, interval: Tensor, gap: Tensor) -> Near:
         sample = neurons.div(self.v.shape[1], rounding_mode="floor")
         v, i, start, rest = self.v.view(-1)[neurons], self.i.view(-1)[neurons], self.now[sample], gap[sample, 0]
-        return Near(neurons, interval.expand(len(self.now))[sample], v, i, start, rest, torch.zeros_like(v, dtype=torch.bool))
+        return Near(
+            neurons, interval.expand(len(self.now))[sample], v, i, start, rest, torch.zeros_like(v, dtype=torch.bool)
+        )
 
     def settle(self, near: Near, *, last: bool = False) -> None:
         """Find the spikes of a window, round by round each neuron's next one; then correct the states behind it.

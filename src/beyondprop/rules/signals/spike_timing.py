@@ -15,8 +15,10 @@ from beyondprop.networks.spiking import spiking_perceptron
 from beyondprop.rule import check_labels, refuse_double
 from beyondprop.rules.signals.backprop import Backprop
 
-REPLACED = (nn.Flatten, nn.Identity, nn.Dropout, nn.BatchNorm1d, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.ELU)
-REPLACED += (nn.GELU, nn.SiLU, nn.Hardtanh)
+REPLACED = (
+    *(nn.Flatten, nn.Identity, nn.Dropout, nn.BatchNorm1d, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU),
+    *(nn.Tanh, nn.Sigmoid, nn.Hardtanh),
+)
 
 
 class SpikeTiming(Backprop):

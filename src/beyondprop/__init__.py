@@ -9,6 +9,9 @@ from beyondprop.lazy import lazy_names
 
 if TYPE_CHECKING:
     from beyondprop.errors import DeviceError, NonFiniteError, UnsupportedNetworkError, UserError
+    from beyondprop.layers.spiking.encoders import LatencyEncoder, PoissonEncoder, PopulationEncoder
+    from beyondprop.layers.spiking.linear import SpikingLinear
+    from beyondprop.layers.spiking.readouts import FirstSpike, FirstSpikeLoss, SpikeCount, SpikeCountLoss
     from beyondprop.rule import Rule
     from beyondprop.rules.local.cascaded_feedback import CascadedForwardDFA
     from beyondprop.rules.local.cascaded_forward import CascadedForward
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.proxprop import ProxProp
     from beyondprop.rules.signals.regularized_inversion import TPRI
     from beyondprop.rules.signals.semi_implicit import SemiImplicit
+    from beyondprop.rules.signals.spike_timing import SpikeTiming
     from beyondprop.rules.signals.target_projection import DRTP, TPSGD
     from beyondprop.rules.signals.target_propagation import DTP, DTPDR
     from beyondprop.solver import Solver
@@ -90,6 +94,8 @@ _HOME = {
     "DiscreteSchedule": "rules.local.noprop",
     "EquilibriumPropagation": "rules.relaxation.equilibrium",
     "FeedbackAlignment": "rules.signals.feedback_alignment",
+    "FirstSpike": "layers.spiking.readouts",
+    "FirstSpikeLoss": "layers.spiking.readouts",
     "ForwardForward": "rules.local.forward_forward",
     "ForwardGradient": "rules.perturbation.forward_gradient",
     "GaussNewtonTargets": "rules.signals.gauss_newton",
@@ -97,6 +103,7 @@ _HOME = {
     "HamiltonianSystem": "rules.relaxation.hamiltonian",
     "KolenPollack": "rules.signals.feedback_alignment",
     "LDRL": "rules.signals.l_drl",
+    "LatencyEncoder": "layers.spiking.encoders",
     "LayerwisePerturbation": "rules.perturbation.layerwise",
     "LearnedSchedule": "rules.local.noprop",
     "LinearPredictor": "rules.local.linear_predictor",
@@ -110,6 +117,8 @@ _HOME = {
     "NodePerturbation": "rules.perturbation.node_perturbation",
     "NonFiniteError": "errors",
     "Overlay": "rules.local.label_input",
+    "PoissonEncoder": "layers.spiking.encoders",
+    "PopulationEncoder": "layers.spiking.encoders",
     "PredSim": "rules.local.predsim",
     "PrimitiveNetwork": "rules.relaxation.settling",
     "ProxProp": "rules.signals.proxprop",
@@ -119,6 +128,10 @@ _HOME = {
     "SignDFA": "rules.signals.direct_feedback",
     "SignSymmetry": "rules.signals.feedback_alignment",
     "Solver": "solver",
+    "SpikeCount": "layers.spiking.readouts",
+    "SpikeCountLoss": "layers.spiking.readouts",
+    "SpikeTiming": "rules.signals.spike_timing",
+    "SpikingLinear": "layers.spiking.linear",
     "SymBa": "rules.local.symba",
     "TPRI": "rules.signals.regularized_inversion",
     "TPSGD": "rules.signals.target_projection",
@@ -161,12 +174,15 @@ __all__ = [
     "DiscreteSchedule",
     "EquilibriumPropagation",
     "FeedbackAlignment",
+    "FirstSpike",
+    "FirstSpikeLoss",
     "ForwardForward",
     "ForwardGradient",
     "GaussNewtonTargets",
     "HamiltonianEcho",
     "HamiltonianSystem",
     "KolenPollack",
+    "LatencyEncoder",
     "LayerwisePerturbation",
     "LearnedSchedule",
     "LinearPredictor",
@@ -180,6 +196,8 @@ __all__ = [
     "NodePerturbation",
     "NonFiniteError",
     "Overlay",
+    "PoissonEncoder",
+    "PopulationEncoder",
     "PredSim",
     "PrimitiveNetwork",
     "ProxProp",
@@ -189,6 +207,10 @@ __all__ = [
     "SignDFA",
     "SignSymmetry",
     "Solver",
+    "SpikeCount",
+    "SpikeCountLoss",
+    "SpikeTiming",
+    "SpikingLinear",
     "SymBa",
     "TimedBlock",
     "UnsupportedNetworkError",

@@ -194,7 +194,7 @@ def spike_files(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
             last = (module, times)
         times = module(times)
         if times.ndim == 3:
-            found.append(("input" if number == 0 else f"layer {number}", times[0].cpu()))
+            found.append(("input" if number == 0 else f"layer {number}", times[0].detach().cpu()))
     assert last is not None
     title = "First test sample of the trained network"
     return {"raster.png": draw_raster(found, title), "membranes.png": draw_membranes(*last, title)}

@@ -167,10 +167,19 @@ def backward(
     """Go back from all spikes of some neurons: see `SpikeTimes`.
 
     Args:
-        events, inputs, counts, weight, constants, times, slopes, intervals, low, high: As `forward`.
+        events: As `forward`.
+        inputs: As `forward`.
+        counts: As `forward`.
+        weight: As `forward`.
+        constants: As `forward`.
+        times: As `forward`.
+        slopes: As `forward`.
+        intervals: As `forward`.
         errors: Of the spike times, of their shape; a_k takes their place.
         to_weight: Added to, of the shape of `weight`, or without inputs.
         to_times: Filled, of the shape of `events`, or without events.
+        low: First neuron.
+        high: The one after the last.
     """
     tau_m, tau_s, theta, c, _ = constants
     neurons = weight.shape[1]

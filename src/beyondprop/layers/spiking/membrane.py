@@ -64,7 +64,7 @@ class Membrane:
         return torch.exp(s / -self.tau_s)
 
     def kernel(self, s: Tensor) -> Tensor:
-        """κ(s), the potential a time s after a current of 1 has begun; without cancellation where tau_m is near tau_s."""
+        """κ(s), the potential a time s after a current of 1 has begun; tau_m may lie close to tau_s."""
         if math.isinf(self.difference):
             return s * self.fade(s)
         c = abs(self.difference)

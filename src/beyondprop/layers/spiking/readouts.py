@@ -26,7 +26,7 @@ class FirstSpike(nn.Module):
     Raises:
         UserError: An argument is not above 0.
 
-    >>> FirstSpike(0.5, latest=4.0)(torch.tensor([[[1.0, 2.0], [math.inf, math.inf]]]))
+    >>> FirstSpike(0.5, latest=4.0)(torch.tensor([[[1.0, 2.0], [torch.inf, torch.inf]]]))
     tensor([[-2., -8.]])
     """
 
@@ -58,8 +58,8 @@ class SpikeCount(nn.Module):
     """Class scores by the number of spikes; of equally many, those that begin earlier score up to half a spike more.
 
     A count does not move with a spike's time. As the error of the count is handed to the spikes themselves in
-    arXiv 2212.09500, here ∂count/∂t_k = -1/tau for every spike: neurons that spike earlier spike more often. So it is for
-    the missing first spike of a silent neuron, too; see `lift` of `SpikingLinear`.
+    arXiv 2212.09500, here ∂count/∂t_k = -1/tau for every spike: neurons that spike earlier spike more often. So it is
+    for the missing first spike of a silent neuron, too; see `lift` of `SpikingLinear`.
 
     Args:
         tau: Unit of time of that derivative, and of earliness.
@@ -67,7 +67,7 @@ class SpikeCount(nn.Module):
     Raises:
         UserError: tau is not above 0.
 
-    >>> SpikeCount()(torch.tensor([[[0.0, 2.0], [1.0, math.inf]]]))
+    >>> SpikeCount()(torch.tensor([[[0.0, 2.0], [1.0, torch.inf]]]))
     tensor([[2.5000, 1.2500]])
     """
 

@@ -27,9 +27,9 @@ class Options:
     Attributes:
         spikes: Most spikes of a neuron; what would come later is left out.
         least_slope: Least slope V' by which the gradient of a spike time is divided; 0 for the exact gradient.
-        lift: How much earlier (-∂t/∂w) a silent neuron is taken to come with a larger weight of an input spike, where the
-            loss asks for an earlier first spike.
-        bump: The same for neurons that are too often silent, whatever the loss says; for a loss of 1 per sample and time.
+        lift: How much earlier (-∂t/∂w) a silent neuron is taken to spike with a larger weight of an input spike, where
+            the loss asks for an earlier first spike.
+        bump: The same for neurons that are too often silent, as if the loss were the mean of their first spikes.
         silence: The share of a batch above which a neuron's silence is too often.
     """
 
@@ -89,7 +89,7 @@ class SpikeTimes(torch.autograd.Function):
         weight = torch.zeros_like(columns) if ctx.needs_input_grad[1] else None
         arrivals = torch.zeros_like(events.times) if ctx.needs_input_grad[0] else None
         saved = (times, slopes.clamp(min=options.least_slope), intervals)
-        go_back(events, ctx.inputs, columns, membrane, saved, ordered, weight, arrivals)
+        go_back(events, ctx.inputs, columns, membrane, saved=saved, errors=ordered, weight=weight, arrivals=arrivals)
         if weight is not None:
             weight = weight.t()
             if options.lift or options.bump:
@@ -152,6 +152,7 @@ def go_back(
     inputs: Tensor,
     columns: Tensor,
     membrane: Membrane,
+    *,
     saved: Saved,
     errors: Tensor,
     weight: Tensor | None,

@@ -35,7 +35,7 @@ class SpikeTimingSettings(Settings):
     """Time constant of the membrane; 0 for infinite."""
     tau_s: float = 1.0
     """Time constant of the current."""
-    window: float = 2.0
+    window: float = 0.7
     """Time of the latest input spike."""
     start: float = 0.0
     """Time of the earliest input spike."""
@@ -49,7 +49,7 @@ class SpikeTimingSettings(Settings):
     """Share of the inputs that spike, for the initial weights."""
     expected: float = 0.5
     """Spikes of a hidden neuron, for the initial weights behind it."""
-    drive: float = 2.0
+    drive: float = 4.0
     """Mean of the initial weights, see `SpikingLinear`."""
     spread: float = 1.5
     """Deviation of the initial weights."""
@@ -63,9 +63,9 @@ class SpikeTimingSettings(Settings):
     """Spikes that the others are to have."""
     least_slope: float = 0.1
     """Of V at a spike, by which gradients are divided at least, in thresholds per tau_s."""
-    lift: float = 0.1
+    lift: float = 0.5
     """How silent output neurons learn that they should spike, see `SpikingLinear`."""
-    bump: float = 0.001
+    bump: float = 0.0
     """How neurons that are mostly silent learn to spike."""
     silence: float = 0.7
     """Share of a batch above which a neuron's silence counts."""
@@ -222,16 +222,15 @@ MULTI = replace(
 DIGITS = replace(SINGLE, epochs=30, batch_size=64, learning_rate=1e-2, hidden=(64,), spikes=4, active=0.5)
 YIN_YANG = replace(
     SINGLE,
-    epochs=150,
+    epochs=60,
     batch_size=100,
-    learning_rate=5e-3,
+    learning_rate=2e-2,
     hidden=(120,),
-    spikes=4,
+    window=2.0,
     silent=-1.0,
     active=1.0,
     start=0.15,
     bias=0.9,
-    drive=3.0,
 )
 VARIANTS: dict[str, tuple[str, str, SpikeTimingSettings]] = {
     "digits": ("digits", "64 hidden neurons on scikit-learn's digits", DIGITS),

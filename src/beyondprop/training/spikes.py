@@ -32,7 +32,9 @@ def draw_raster(layers: Sequence[tuple[str, Tensor]], title: str) -> bytes:
     figure.suptitle(title, fontsize=12, fontweight="bold")
     for number, (axes, (name, times)) in enumerate(zip(plots, layers, strict=True)):
         neuron, spike = torch.isfinite(times).nonzero(as_tuple=True)
-        axes.vlines(times[neuron, spike], neuron - 0.4, neuron + 0.4, color=COLOURS[number % len(COLOURS)], linewidth=1)
+        size = max(3.0, 70.0 / len(times))  # points; a neuron's own height where there are few
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(times[neuron, spike], neuron, "|", color=colour, markersize=size, markeredgewidth=1.0)
         axes.set(ylabel="neuron", ylim=(-0.8, len(times) - 0.2))
         axes.set_title(f"{name}: {len(neuron):,} spikes of {len(times):,} neurons", fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
@@ -51,6 +53,7 @@ def draw_membranes(layer: SpikingLinear, times: Tensor, title: str) -> bytes:
     Returns:
         A PNG.
     """
+    times = times.detach()
     with torch.no_grad():
         own = layer(times)[0, :MOST_TRACES].cpu()
     arrivals = times[torch.isfinite(times)]
@@ -66,8 +69,9 @@ def draw_membranes(layer: SpikingLinear, times: Tensor, title: str) -> bytes:
     lowest = max(float(traces.min()), -3 * threshold)
     for number, (axes, trace) in enumerate(zip(plots, traces, strict=True)):
         axes.axhline(threshold, color="#a0a0a0", linewidth=0.8, linestyle="--")
-        axes.plot(at, trace, color=COLOURS[0], linewidth=1.2)
         fired = own[number][torch.isfinite(own[number])]
+        counted = at <= fired[-1] if len(fired) == own.shape[1] else torch.ones_like(at, dtype=torch.bool)
+        axes.plot(at[counted], trace[counted], color=COLOURS[0], linewidth=1.2)  # later spikes would be left out
         axes.plot(fired, torch.full_like(fired, threshold), "v", color=COLOURS[1], markersize=4)
         axes.set(ylim=(lowest - 0.1 * threshold, 1.25 * threshold), yticks=[0, threshold])
         axes.set_yticklabels(["0", "θ"])

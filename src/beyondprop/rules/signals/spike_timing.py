@@ -119,7 +119,7 @@ class SpikeTiming(Backprop):
             classes,
             SpikeCount() if counting else FirstSpike(latest=5 * window),
             hidden=[layer.out_features for layer in linear[:-1]],
-            **{"active": 0.5, "lift": 0.1, "bump": 0.001, "least_slope": 0.1, **settings, **options},
+            **{"active": 0.5, "drive": 4.0, "lift": 0.5, "least_slope": 0.1, **settings, **options},
         )
         return cls(spiking, loss).to(linear[0].weight.device, linear[0].weight.dtype)
 

@@ -27,7 +27,7 @@ def built(digits, name="spike-timing/digits", **changed):
 @pytest.mark.parametrize(
     ("field", "value", "find"),
     [
-        ("hidden", (7, 5), lambda rule: (rule.network[1].weight.shape[0], rule.network[2].weight.shape[0])),
+        ("widths", (7, 5), lambda rule: (rule.network[1].weight.shape[0], rule.network[2].weight.shape[0])),
         ("spikes", 9, lambda rule: rule.network[1].options.spikes),
         ("output_spikes", 9, lambda rule: rule.network[-2].options.spikes),
         ("tau_m", 7.0, lambda rule: rule.network[1].membrane.tau_m),

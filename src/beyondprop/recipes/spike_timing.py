@@ -23,7 +23,7 @@ class SpikeTimingSettings(Settings):
     """Spiking neurons; or ReLUs in their place, with cross-entropy: the baseline."""
     lr_schedule: Schedule = "cosine"
     weight_decay: float = 0.0
-    hidden: tuple[int, ...] = (350,)
+    widths: tuple[int, ...] = (350,)
     """Widths of the hidden layers."""
     code: Literal["first-spike", "count"] = "first-spike"
     """What the output says: which neuron spikes first, or which spikes most often."""
@@ -95,7 +95,7 @@ def make_network(settings: SpikeTimingSettings, images: ImageSet) -> nn.Module:
 
     features = images.images[0].numel()
     if settings.method == "perceptron":
-        widths = itertools.pairwise((features, *settings.hidden, images.classes))
+        widths = itertools.pairwise((features, *settings.widths, images.classes))
         layers = [layer for before, after in widths for layer in (nn.Linear(before, after), nn.ReLU())]
         return nn.Sequential(nn.Flatten(), *layers[:-1])
     encoder = LatencyEncoder(
@@ -113,7 +113,7 @@ def make_network(settings: SpikeTimingSettings, images: ImageSet) -> nn.Module:
         features + 1,
         images.classes,
         SpikeCount() if counting else FirstSpike(settings.loss_tau, latest=5 * settings.window),
-        hidden=settings.hidden,
+        hidden=settings.widths,
         spikes=settings.spikes,
         output_spikes=settings.output_spikes,
         active=settings.active,
@@ -213,19 +213,19 @@ MULTI = replace(
     SINGLE,
     epochs=100,
     batch_size=50,
-    hidden=(800,),
+    widths=(800,),
     code="count",
     spikes=30,
     output_spikes=30,
     expected=2.0,
 )
-DIGITS = replace(SINGLE, epochs=30, batch_size=64, learning_rate=1e-2, hidden=(64,), spikes=4, active=0.5)
+DIGITS = replace(SINGLE, epochs=30, batch_size=64, learning_rate=1e-2, widths=(64,), spikes=4, active=0.5)
 YIN_YANG = replace(
     SINGLE,
     epochs=60,
     batch_size=100,
     learning_rate=2e-2,
-    hidden=(120,),
+    widths=(120,),
     window=2.0,
     silent=-1.0,
     active=1.0,
@@ -236,7 +236,7 @@ VARIANTS: dict[str, tuple[str, str, SpikeTimingSettings]] = {
     "digits": ("digits", "64 hidden neurons on scikit-learn's digits", DIGITS),
     "mnist": ("mnist", "784-350-10 with one spike a neuron on MNIST", SINGLE),
     "mnist-multi": ("mnist", "784-800-10 with up to 30 spikes a neuron on MNIST, spikes counted", MULTI),
-    "fashion-mnist": ("fashion-mnist", "784-400-400-10 on Fashion-MNIST", replace(SINGLE, hidden=(400, 400), spikes=4)),
+    "fashion-mnist": ("fashion-mnist", "784-400-400-10 on Fashion-MNIST", replace(SINGLE, widths=(400, 400), spikes=4)),
     "yin-yang": ("yin-yang", "120 hidden neurons on the Yin-Yang set", YIN_YANG),
 }
 

@@ -104,7 +104,7 @@ def forward(events, inputs, counts, weight, constants, times, slopes, intervals,
         high: The one after the last.
     """
     tau_m, tau_s, theta, c, kind = constants
-    neurons, spikes = weight.shape[1], len(times)
+    neurons, spikes = high - low, len(times)
     number = weight.dtype.type
     v, i, bound = np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype)
     count = np.empty(neurons, np.int64)
@@ -122,11 +122,11 @@ def forward(events, inputs, counts, weight, constants, times, slopes, intervals,
                     held, rest, any_near = number(0), number(0), 1
                 else:
                     held, rest, any_near = number(1 - gap / tau_m), number(gap), 0
-                    for n in range(low, high):
+                    for n in range(neurons):
                         any_near |= v[n] * held + i[n] * rest >= bound[n]
                 found = 0
                 if any_near:
-                    for n in range(low, high):
+                    for n in range(neurons):
                         if (last or v[n] * held + i[n] * rest >= bound[n]) and count[n] < spikes:
                             vn, in_, left, after = float(v[n]), float(i[n]), float(gap), 0.0
                             while count[n] < spikes:
@@ -135,9 +135,9 @@ def forward(events, inputs, counts, weight, constants, times, slopes, intervals,
                                     break
                                 after += wait
                                 vn, in_, left = 0.0, in_ * math.exp(-wait / tau_s), left - wait
-                                times[count[n], sample, n] = begin + after
-                                slopes[count[n], sample, n] = in_ - theta / tau_m
-                                intervals[count[n], sample, n] = e
+                                times[count[n], sample, low + n] = begin + after
+                                slopes[count[n], sample, low + n] = in_ - theta / tau_m
+                                intervals[count[n], sample, low + n] = e
                                 count[n] += 1
                             if after > 0 or vn != v[n]:
                                 who[found] = n
@@ -148,15 +148,15 @@ def forward(events, inputs, counts, weight, constants, times, slopes, intervals,
                                     bound[n] = math.inf
                 if last:
                     break
-                for n in range(low, high):
+                for n in range(neurons):
                     v[n] = v[n] * leak + i[n] * kernel
                     i[n] *= fade
                 for k in range(found):
                     v[who[k]], i[who[k]] = later_v[k], later_i[k]
             elif last:
                 break
-            row = weight[inputs[e, sample]]
-            for n in range(low, high):
+            row = weight[inputs[e, sample], low:high]
+            for n in range(neurons):
                 i[n] += row[n]
 
 
@@ -182,52 +182,52 @@ def backward(
         high: The one after the last.
     """
     tau_m, tau_s, theta, c, _ = constants
-    neurons = weight.shape[1]
+    neurons = high - low
     number = weight.dtype.type
     p, q = np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype)
     pending, interval = np.empty(neurons, np.int32), np.empty(neurons, np.int32)
     for sample in range(events.shape[1]):
         p[:], q[:] = 0, 0
-        for n in range(low, high):
+        for n in range(neurons):
             k, later = 0, 0.0
-            while k < len(times) and times[k, sample, n] < math.inf:
+            while k < len(times) and times[k, sample, low + n] < math.inf:
                 k += 1
             pending[n] = k - 1
-            interval[n] = intervals[k - 1, sample, n] if k else -1
+            interval[n] = intervals[k - 1, sample, low + n] if k else -1
             for z in range(k - 1, -1, -1):
                 if z < k - 1:
-                    later *= math.exp(-(times[z + 1, sample, n] - times[z, sample, n]) / tau_m)
-                share = (errors[z, sample, n] + theta / tau_m * later) / slopes[z, sample, n]
-                errors[z, sample, n] = share
+                    later *= math.exp(-(times[z + 1, sample, low + n] - times[z, sample, low + n]) / tau_m)
+                share = (errors[z, sample, low + n] + theta / tau_m * later) / slopes[z, sample, low + n]
+                errors[z, sample, low + n] = share
                 later += share
         for e in range(counts[sample] - 1, -1, -1):
             now = events[e, sample]
             any_fired, behind = 0, np.int32(e + 1)
-            for n in range(low, high):
+            for n in range(neurons):
                 any_fired |= interval[n] == behind
             if any_fired:
-                for n in range(low, high):
+                for n in range(neurons):
                     while interval[n] == behind:
                         k = pending[n]
-                        after = float(times[k, sample, n] - now)
-                        p[n] += errors[k, sample, n] * math.exp(-after / tau_m)
-                        q[n] += errors[k, sample, n] * _kernel(after, tau_m, tau_s, c)
+                        after = float(times[k, sample, low + n] - now)
+                        p[n] += errors[k, sample, low + n] * math.exp(-after / tau_m)
+                        q[n] += errors[k, sample, low + n] * _kernel(after, tau_m, tau_s, c)
                         pending[n] = k - 1
-                        interval[n] = intervals[k - 1, sample, n] if k else -1
+                        interval[n] = intervals[k - 1, sample, low + n] if k else -1
             j = inputs[e, sample]
             if to_weight.shape[0]:
-                row = to_weight[j]
-                for n in range(low, high):
+                row = to_weight[j, low:high]
+                for n in range(neurons):
                     row[n] -= q[n]
             if to_times.shape[0]:
-                row, total, rate = weight[j], number(0), number(1 / tau_s)
-                for n in range(low, high):
+                row, total, rate = weight[j, low:high], number(0), number(1 / tau_s)
+                for n in range(neurons):
                     total += row[n] * (p[n] - rate * q[n])
                 to_times[e, sample] = total
             if e:
                 gap = now - events[e - 1, sample]
                 leak, fade = number(math.exp(-gap / tau_m)), number(math.exp(-gap / tau_s))
                 kernel = number(_kernel(gap, tau_m, tau_s, c))
-                for n in range(low, high):
+                for n in range(neurons):
                     q[n] = q[n] * fade + p[n] * kernel
                     p[n] *= leak

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 NO_LEAK, SQUARE_ROOT, LAMBERT, SEARCH = range(4)
+BLOCK = 64  # neurons
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 SUMS = {"reassoc", "contract", "nsz"}  # what sums in vectors need; infinities and NaN keep their meaning
 
@@ -88,6 +89,51 @@ def _crossing(v, i, tau_m, tau_s, theta, c, kind):
 
 
 @numba.njit(**OPTIONS)
+def _near(v, i, bound, held, rest, near):
+    """List the neurons whose tangent reaches the bound; blocks without one are passed over in vectors."""
+    found = 0
+    for begin in range(0, len(v), BLOCK):
+        some_v, some_i, some = v[begin : begin + BLOCK], i[begin : begin + BLOCK], bound[begin : begin + BLOCK]
+        hit = 0
+        for n in range(len(some)):
+            hit |= some_v[n] * held + some_i[n] * rest >= some[n]
+        if hit:
+            for n in range(len(some)):
+                if some_v[n] * held + some_i[n] * rest >= some[n]:
+                    near[found] = begin + n
+                    found += 1
+    return found
+
+
+@numba.njit(**OPTIONS)
+def _open(bound, near):
+    """List the neurons that may spike again."""
+    found = 0
+    for n in range(len(bound)):
+        if bound[n] < math.inf:
+            near[found] = n
+            found += 1
+    return found
+
+
+@numba.njit(**OPTIONS)
+def _equal(values, value, near):
+    """List where a value stands, as `_near` does."""
+    found = 0
+    for begin in range(0, len(values), BLOCK):
+        some = values[begin : begin + BLOCK]
+        hit = 0
+        for n in range(len(some)):
+            hit |= some[n] == value
+        if hit:
+            for n in range(len(some)):
+                if some[n] == value:
+                    near[found] = begin + n
+                    found += 1
+    return found
+
+
+@numba.njit(**OPTIONS)
 def forward(events, inputs, counts, weight, constants, times, slopes, intervals, low, high):
     """Find all spikes of some neurons.
 
@@ -108,7 +154,8 @@ def forward(events, inputs, counts, weight, constants, times, slopes, intervals,
     number = weight.dtype.type
     v, i, bound = np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype)
     count = np.empty(neurons, np.int64)
-    who, later_v, later_i = np.empty(neurons, np.int64), np.empty(neurons), np.empty(neurons)
+    near, who = np.empty(neurons, np.int64), np.empty(neurons, np.int64)
+    later_v, later_i = np.empty(neurons), np.empty(neurons)
     for sample in range(events.shape[1]):
         v[:], i[:], bound[:], count[:] = 0, 0, theta, 0
         for e in range(counts[sample] + 1):
@@ -119,33 +166,30 @@ def forward(events, inputs, counts, weight, constants, times, slopes, intervals,
                 leak, fade = number(math.exp(-gap / tau_m)), number(math.exp(-gap / tau_s))
                 kernel = number(0.0 if last else _kernel(gap, tau_m, tau_s, c))
                 if last:
-                    held, rest, any_near = number(0), number(0), 1
+                    few = _open(bound, near)
                 else:
-                    held, rest, any_near = number(1 - gap / tau_m), number(gap), 0
-                    for n in range(neurons):
-                        any_near |= v[n] * held + i[n] * rest >= bound[n]
+                    few = _near(v, i, bound, number(1 - gap / tau_m), number(gap), near)
                 found = 0
-                if any_near:
-                    for n in range(neurons):
-                        if (last or v[n] * held + i[n] * rest >= bound[n]) and count[n] < spikes:
-                            vn, in_, left, after = float(v[n]), float(i[n]), float(gap), 0.0
-                            while count[n] < spikes:
-                                wait = _crossing(vn, in_, tau_m, tau_s, theta, c, kind)
-                                if not (wait <= left and wait < math.inf):
-                                    break
-                                after += wait
-                                vn, in_, left = 0.0, in_ * math.exp(-wait / tau_s), left - wait
-                                times[count[n], sample, low + n] = begin + after
-                                slopes[count[n], sample, low + n] = in_ - theta / tau_m
-                                intervals[count[n], sample, low + n] = e
-                                count[n] += 1
-                            if after > 0 or vn != v[n]:
-                                who[found] = n
-                                later_v[found] = vn * math.exp(-left / tau_m) + in_ * _kernel(left, tau_m, tau_s, c)
-                                later_i[found] = in_ * math.exp(-left / tau_s)
-                                found += 1
-                                if count[n] == spikes:
-                                    bound[n] = math.inf
+                for place in range(few):
+                    n = near[place]
+                    vn, in_, left, after = float(v[n]), float(i[n]), float(gap), 0.0
+                    while count[n] < spikes:
+                        wait = _crossing(vn, in_, tau_m, tau_s, theta, c, kind)
+                        if not (wait <= left and wait < math.inf):
+                            break
+                        after += wait
+                        vn, in_, left = 0.0, in_ * math.exp(-wait / tau_s), left - wait
+                        times[count[n], sample, low + n] = begin + after
+                        slopes[count[n], sample, low + n] = in_ - theta / tau_m
+                        intervals[count[n], sample, low + n] = e
+                        count[n] += 1
+                    if after > 0 or vn != v[n]:
+                        who[found] = n
+                        later_v[found] = vn * math.exp(-left / tau_m) + in_ * _kernel(left, tau_m, tau_s, c)
+                        later_i[found] = in_ * math.exp(-left / tau_s)
+                        found += 1
+                        if count[n] == spikes:
+                            bound[n] = math.inf
                 if last:
                     break
                 for n in range(neurons):
@@ -186,6 +230,7 @@ def backward(
     number = weight.dtype.type
     p, q = np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype)
     pending, interval = np.empty(neurons, np.int32), np.empty(neurons, np.int32)
+    near = np.empty(neurons, np.int64)
     for sample in range(events.shape[1]):
         p[:], q[:] = 0, 0
         for n in range(neurons):
@@ -202,18 +247,15 @@ def backward(
                 later += share
         for e in range(counts[sample] - 1, -1, -1):
             now = events[e, sample]
-            any_fired, behind = 0, np.int32(e + 1)
-            for n in range(neurons):
-                any_fired |= interval[n] == behind
-            if any_fired:
-                for n in range(neurons):
-                    while interval[n] == behind:
-                        k = pending[n]
-                        after = float(times[k, sample, low + n] - now)
-                        p[n] += errors[k, sample, low + n] * math.exp(-after / tau_m)
-                        q[n] += errors[k, sample, low + n] * _kernel(after, tau_m, tau_s, c)
-                        pending[n] = k - 1
-                        interval[n] = intervals[k - 1, sample, low + n] if k else -1
+            for place in range(_equal(interval, np.int32(e + 1), near)):
+                n = near[place]
+                while interval[n] == e + 1:
+                    k = pending[n]
+                    after = float(times[k, sample, low + n] - now)
+                    p[n] += errors[k, sample, low + n] * math.exp(-after / tau_m)
+                    q[n] += errors[k, sample, low + n] * _kernel(after, tau_m, tau_s, c)
+                    pending[n] = k - 1
+                    interval[n] = intervals[k - 1, sample, low + n] if k else -1
             j = inputs[e, sample]
             if to_weight.shape[0]:
                 row = to_weight[j, low:high]

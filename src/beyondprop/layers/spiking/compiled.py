@@ -165,10 +165,8 @@ def forward(events, inputs, counts, weight, constants, times, slopes, intervals,
                 gap = math.inf if last else events[e, sample] - begin
                 leak, fade = number(math.exp(-gap / tau_m)), number(math.exp(-gap / tau_s))
                 kernel = number(0.0 if last else _kernel(gap, tau_m, tau_s, c))
-                if last:
-                    few = _open(bound, near)
-                else:
-                    few = _near(v, i, bound, number(1 - gap / tau_m), number(gap), near)
+                held, rest = number(1 - gap / tau_m), number(gap)
+                few = _open(bound, near) if last else _near(v, i, bound, held, rest, near)
                 found = 0
                 for place in range(few):
                     n = near[place]

@@ -33,7 +33,7 @@ def built(digits, name="spike-timing/digits", **changed):
         ("tau_m", 7.0, lambda rule: rule.network[1].membrane.tau_m),
         ("tau_s", 0.7, lambda rule: rule.network[1].membrane.tau_s),
         ("window", 7.0, lambda rule: rule.network[0].end),
-        ("start", 0.7, lambda rule: rule.network[0].start),
+        ("start", 0.3, lambda rule: rule.network[0].start),
         ("silent", 0.3, lambda rule: rule.network[0].silent),
         ("bias", 0.3, lambda rule: rule.network[0].bias),
         ("jitter", 0.3, lambda rule: rule.network[0].jitter),

@@ -53,7 +53,7 @@ class SpikeTimingSettings(Settings):
     """Mean of the initial weights, see `SpikingLinear`."""
     spread: float = 1.5
     """Deviation of the initial weights."""
-    loss_tau: float = 0.2
+    loss_tau: float = 0.05
     """Unit of time of the scores by first spikes."""
     early: float = 0.0
     """How strongly the right output neuron is pulled to be early."""
@@ -63,11 +63,11 @@ class SpikeTimingSettings(Settings):
     """Spikes that the others are to have."""
     least_slope: float = 0.1
     """Of V at a spike, by which gradients are divided at least, in thresholds per tau_s."""
-    lift: float = 0.5
+    lift: float = 2.0
     """How silent output neurons learn that they should spike, see `SpikingLinear`."""
-    bump: float = 0.0
+    bump: float = 0.01
     """How neurons that are mostly silent learn to spike."""
-    silence: float = 0.7
+    silence: float = 0.9
     """Share of a batch above which a neuron's silence counts."""
 
 
@@ -208,7 +208,7 @@ def choices(settings: SpikeTimingSettings) -> tuple[str, ...]:
     )
 
 
-SINGLE = SpikeTimingSettings(epochs=20, batch_size=128, learning_rate=3e-3)
+SINGLE = SpikeTimingSettings(epochs=20, batch_size=128, learning_rate=1e-3)
 MULTI = replace(
     SINGLE,
     epochs=100,
@@ -219,12 +219,16 @@ MULTI = replace(
     output_spikes=30,
     expected=2.0,
 )
-DIGITS = replace(SINGLE, epochs=30, batch_size=64, learning_rate=1e-2, widths=(64,), spikes=4, active=0.5)
+DIGITS = replace(
+    SINGLE, epochs=30, batch_size=64, learning_rate=1e-2, widths=(64,), bump=0.0, lift=0.5, spikes=4, active=0.5
+)
 YIN_YANG = replace(
     SINGLE,
     epochs=60,
     batch_size=100,
     learning_rate=2e-2,
+    bump=0.0,
+    lift=0.5,
     widths=(120,),
     window=2.0,
     silent=-1.0,

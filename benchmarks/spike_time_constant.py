@@ -47,7 +47,7 @@ def draw(rows: list[dict[str, Any]], title: str) -> FigureCanvasAgg:
     figure.suptitle(title, fontsize=12, fontweight="bold")
     taus = [row["tau_m"] for row in rows]
     for axes, key, label, scale in (
-        (above, "accuracy", "accuracy on held-out images (%)", 100),
+        (above, "accuracy", "held-out accuracy (%)", 100),
         (below, "spikes", "hidden spikes a sample", 1),
     ):
         means = [scale * statistics.mean(row[key]) for row in rows]

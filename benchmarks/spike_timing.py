@@ -64,7 +64,10 @@ def stepping(network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], x: Te
 
 
 def kept_bytes(network: nn.Module, x: Tensor) -> int:
-    """What autograd keeps for the way back, each storage once; our function's own lists included."""
+    """Count what autograd keeps for the way back, each storage once.
+
+    Of ours the sorted input spikes come on top: one moment and one index a spike, however long they take to come.
+    """
     seen: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

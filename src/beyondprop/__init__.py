@@ -19,6 +19,9 @@ if TYPE_CHECKING:
         sparsify,
         to_sparse,
     )
+    from beyondprop.layers.spiking.encoders import LatencyEncoder, PoissonEncoder, PopulationEncoder
+    from beyondprop.layers.spiking.linear import SpikingLinear
+    from beyondprop.layers.spiking.readouts import FirstSpike, FirstSpikeLoss, SpikeCount, SpikeCountLoss
     from beyondprop.rule import Rule
     from beyondprop.rules.local.cascaded_feedback import CascadedForwardDFA
     from beyondprop.rules.local.cascaded_forward import CascadedForward
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.regularized_inversion import TPRI
     from beyondprop.rules.signals.semi_implicit import SemiImplicit
     from beyondprop.rules.signals.sparseprop import SparseProp
+    from beyondprop.rules.signals.spike_timing import SpikeTiming
     from beyondprop.rules.signals.target_projection import DRTP, TPSGD
     from beyondprop.rules.signals.target_propagation import DTP, DTPDR
     from beyondprop.solver import Solver
@@ -103,6 +107,8 @@ _HOME = {
     "DynamicSparseTraining": "layers.sparse",
     "EquilibriumPropagation": "rules.relaxation.equilibrium",
     "FeedbackAlignment": "rules.signals.feedback_alignment",
+    "FirstSpike": "layers.spiking.readouts",
+    "FirstSpikeLoss": "layers.spiking.readouts",
     "ForwardForward": "rules.local.forward_forward",
     "ForwardGradient": "rules.perturbation.forward_gradient",
     "GaussNewtonTargets": "rules.signals.gauss_newton",
@@ -111,6 +117,7 @@ _HOME = {
     "HamiltonianSystem": "rules.relaxation.hamiltonian",
     "KolenPollack": "rules.signals.feedback_alignment",
     "LDRL": "rules.signals.l_drl",
+    "LatencyEncoder": "layers.spiking.encoders",
     "LayerwisePerturbation": "rules.perturbation.layerwise",
     "LearnedSchedule": "rules.local.noprop",
     "LinearPredictor": "rules.local.linear_predictor",
@@ -124,6 +131,8 @@ _HOME = {
     "NodePerturbation": "rules.perturbation.node_perturbation",
     "NonFiniteError": "errors",
     "Overlay": "rules.local.label_input",
+    "PoissonEncoder": "layers.spiking.encoders",
+    "PopulationEncoder": "layers.spiking.encoders",
     "PredSim": "rules.local.predsim",
     "PrimitiveNetwork": "rules.relaxation.settling",
     "ProxProp": "rules.signals.proxprop",
@@ -141,6 +150,10 @@ _HOME = {
     "SparseConv2d": "layers.sparse",
     "SparseLinear": "layers.sparse",
     "SparseProp": "rules.signals.sparseprop",
+    "SpikeCount": "layers.spiking.readouts",
+    "SpikeCountLoss": "layers.spiking.readouts",
+    "SpikeTiming": "rules.signals.spike_timing",
+    "SpikingLinear": "layers.spiking.linear",
     "SymBa": "rules.local.symba",
     "TPRI": "rules.signals.regularized_inversion",
     "TPSGD": "rules.signals.target_projection",
@@ -190,6 +203,8 @@ __all__ = [
     "DynamicSparseTraining",
     "EquilibriumPropagation",
     "FeedbackAlignment",
+    "FirstSpike",
+    "FirstSpikeLoss",
     "ForwardForward",
     "ForwardGradient",
     "GaussNewtonTargets",
@@ -197,6 +212,7 @@ __all__ = [
     "HamiltonianEcho",
     "HamiltonianSystem",
     "KolenPollack",
+    "LatencyEncoder",
     "LayerwisePerturbation",
     "LearnedSchedule",
     "LinearPredictor",
@@ -210,6 +226,8 @@ __all__ = [
     "NodePerturbation",
     "NonFiniteError",
     "Overlay",
+    "PoissonEncoder",
+    "PopulationEncoder",
     "PredSim",
     "PrimitiveNetwork",
     "ProxProp",
@@ -225,6 +243,10 @@ __all__ = [
     "SparseConv2d",
     "SparseLinear",
     "SparseProp",
+    "SpikeCount",
+    "SpikeCountLoss",
+    "SpikeTiming",
+    "SpikingLinear",
     "SymBa",
     "TimedBlock",
     "UnsupportedNetworkError",

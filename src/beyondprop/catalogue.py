@@ -33,6 +33,7 @@ from beyondprop.recipes import (
     regularized_inversion,
     semi_implicit,
     sparseprop,
+    spike_timing,
     student_teacher,
     target_projection,
     target_propagation,
@@ -798,6 +799,25 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.signals.quaternion:QuaternionBackprop",
         quaternion.RECIPES,
+    ),
+    System(
+        "spike-timing",
+        "Back-propagation through exact spike times",
+        "signals",
+        Paper(
+            "Timing-Based Backpropagation in Spiking Neural Networks Without Single-Spike Restrictions",
+            "Kakei Yamamoto, Yusuke Sakemi, Kazuyuki Aihara",
+            2022,
+            "2211.16113",
+            """@article{yamamoto2022timing,
+  title   = {Timing-Based Backpropagation in Spiking Neural Networks Without Single-Spike Restrictions},
+  author  = {Yamamoto, Kakei and Sakemi, Yusuke and Aihara, Kazuyuki},
+  journal = {arXiv preprint arXiv:2211.16113},
+  year    = {2022}
+}""",
+        ),
+        "beyondprop.rules.signals.spike_timing:SpikeTiming",
+        spike_timing.RECIPES,
     ),
 )
 

@@ -27,6 +27,7 @@ from planted import (
     recurrent_echo,
     signals,
     sparse,
+    spikes,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,7 @@ FAMILIES = (
     recurrent_echo,
     signals,
     sparse,
+    spikes,
 )
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.MUTANTS)
 

@@ -12,16 +12,22 @@ from beyondprop.data.readers import Bytes, check_labels, damaged, read_cifar, re
 from beyondprop.data.registry import Entry, File, find
 from beyondprop.data.sets import ImageSet, Splits
 from beyondprop.data.splitting import hold_out
+from beyondprop.data.yin_yang import yin_yang
 
-MADE: dict[str, Callable[[], Splits]] = {"xor": partial(parity, 2), "parity-4": partial(parity, 4), "nist7x7": letters}
+MADE: dict[str, Callable[[], Splits]] = {
+    "xor": partial(parity, 2),
+    "parity-4": partial(parity, 4),
+    "nist7x7": letters,
+    "yin-yang": yin_yang,
+}
 
 
 def load(name: str, *, download: bool = True) -> Splits:
     """Loads a named data set whole into memory.
 
     Args:
-        name: One of `names()`, or one of those that are computed, `"xor"`, `"parity-4"` and `"nist7x7"`
-            (`beyondprop.data.made`).
+        name: One of `names()`, or one of those that are computed, `"xor"`, `"parity-4"`, `"nist7x7"`
+            (`beyondprop.data.made`) and `"yin-yang"`.
         download: Whether files that are absent may be fetched from their publisher.
 
     Returns:

@@ -15,6 +15,7 @@ from beyondprop.recipes.recurrent_echo import BASELINES as ECHOED
 from beyondprop.recipes.regularized_inversion import BASELINES as THROUGH_TIME
 from beyondprop.recipes.sequences import CopyingSettings, MackeyGlassSettings, SequenceSettings
 from beyondprop.recipes.sequences import builder as sequence_builder
+from beyondprop.recipes.spike_timing import BASELINES as SPIKING
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits
@@ -170,4 +171,5 @@ RECIPES = (
     ),
     *THROUGH_TIME,
     *ECHOED,
+    *SPIKING,
 )

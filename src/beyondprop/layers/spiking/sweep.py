@@ -1,0 +1,217 @@
+"""Exact spike times of a layer, and their gradients: one sweep over the input spikes, and one back."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from beyondprop.layers.spiking.events import Events
+from beyondprop.layers.spiking.membrane import Membrane
+from beyondprop.layers.spiking.tensors import Backward, Forward, couple
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a layer does beside the membrane's equation.
+
+    Attributes:
+        spikes: Most spikes of a neuron; what would come later is left out.
+        least_slope: Least slope V' by which the gradient of a spike time is divided; 0 for the exact gradient.
+        lift: How much earlier (-∂t/∂w) a silent neuron is taken to spike with a larger weight of an input spike, where
+            the loss asks for an earlier first spike.
+        bump: The same for neurons that are too often silent, as if the loss were the mean of their first spikes.
+        silence: The share of a batch above which a neuron's silence is too often.
+    """
+
+    spikes: int
+    least_slope: float = 0.0
+    lift: float = 0.0
+    bump: float = 0.0
+    silence: float = 0.9
+
+
+class SpikeTimes(torch.autograd.Function):
+    """Spike times of a layer of leaky integrate-and-fire neurons, with the gradient of every one of them.
+
+    With V'_k the slope at spike k of a neuron, e_k what the loss says of t_k, and κ as in `Membrane`,
+
+        ∂t_k/∂w_j = -Σ_m κ(t_k - t_j^m) / V'_k,    ∂t_k/∂t_j^m = w_j κ'(t_k - t_j^m) / V'_k,
+        ∂t_k/∂t_z = θ/tau_m e^(-(t_k - t_z)/tau_m) / V'_k  for the neuron's own spikes z < k.
+
+    Backwards: a_k = e_k / V'_k, from the last spike of a neuron to its first, e_z += θ/tau_m Σ_{k>z} a_k e^(...).
+    Then P = Σ_k a_k e^(-(t_k - t)/tau_m) and Q = Σ_k a_k κ(t_k - t) go back through time from input spike to input
+    spike t_j, where dw_j -= Q and dt_j += Σ w_j (P - Q/tau_s), since κ'(d) = e^(-d/tau_m) - κ(d)/tau_s.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, times: Tensor, weight: Tensor, membrane: Membrane, options: Options) -> Tensor:
+        """Compute them.
+
+        Args:
+            ctx: For the way back.
+            times: Of the input spikes, shape (batch, inputs, spikes), infinite where there is none.
+            weight: Shape (neurons, inputs).
+            membrane: Of the neurons.
+            options: Of the layer.
+
+        Returns:
+            Shape (batch, neurons, `options.spikes`), ascending, infinite where a neuron has no more spikes.
+        """
+        events = Events.of(times)
+        inputs = events.places // times.shape[2]
+        columns = weight.detach().t().contiguous()
+        saved = find_spikes(events, inputs, columns, membrane, options.spikes)
+        ctx.save_for_backward(columns, *saved)
+        ctx.events, ctx.inputs, ctx.membrane, ctx.options, ctx.shape = events, inputs, membrane, options, times.shape
+        if options.lift or options.bump:
+            ctx.input_spikes = torch.isfinite(times).sum(2)[events.order].to(weight.dtype)
+        found = torch.empty_like(saved[0])
+        found[:, events.order] = saved[0]
+        return found.permute(1, 2, 0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, errors: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Go back through the output spikes, then through the input spikes."""
+        columns, times, slopes, intervals = ctx.saved_tensors
+        events, membrane, options = ctx.events, ctx.membrane, ctx.options
+        ordered = errors.permute(2, 0, 1)[:, events.order]
+        weight = torch.zeros_like(columns) if ctx.needs_input_grad[1] else None
+        arrivals = torch.zeros_like(events.times) if ctx.needs_input_grad[0] else None
+        saved = (times, slopes.clamp(min=options.least_slope), intervals)
+        go_back(events, ctx.inputs, columns, membrane, saved=saved, errors=ordered, weight=weight, arrivals=arrivals)
+        if weight is not None:
+            weight = weight.t()
+            if options.lift or options.bump:
+                weight = weight - silent_pull(ordered[0], torch.isinf(times[0]), options).t() @ ctx.input_spikes
+        inputs = None
+        if arrivals is not None:
+            batch, *rest = ctx.shape
+            flat = columns.new_zeros(batch, math.prod(rest)).scatter_add_(1, events.places.t(), arrivals.t())
+            inputs = torch.empty_like(flat)
+            inputs[events.order] = flat
+            inputs = inputs.view(ctx.shape)
+        return inputs, weight, None, None
+
+
+def silent_pull(errors: Tensor, silent: Tensor, options: Options) -> Tensor:
+    """Compute by how much the gradient of a silent neuron's weights is lowered for every input spike.
+
+    Args:
+        errors: Derivatives of the loss with respect to first spikes, shape (samples, neurons).
+        silent: Which there are none of, of the same shape.
+        options: `lift`, `bump` and `silence`.
+    """
+    often = silent.to(errors.dtype).mean(0) > options.silence
+    pull = options.lift * errors.clamp(min=0) + options.bump / len(errors) * often
+    return torch.where(silent, pull, 0.0)
+
+
+Saved = tuple[Tensor, Tensor, Tensor]
+
+
+def find_spikes(events: Events, inputs: Tensor, columns: Tensor, membrane: Membrane, spikes: int) -> Saved:
+    """Go forward, by the compiled sweep where there is one.
+
+    Args:
+        events: The input spikes.
+        inputs: Which input each belongs to, shape (events, samples).
+        columns: Weights, shape (inputs, neurons).
+        membrane: Of the neurons.
+        spikes: Most of a neuron.
+
+    Returns:
+        Spike times, the slopes of V there, and the number of the input spike before which each fell; all of shape
+        (spikes, samples, neurons), in the order of the events' samples.
+    """
+    shape = spikes, len(events.order), columns.shape[1]
+    if (compiled := kernels(columns)) is None:
+        state = Forward(membrane, columns, events, spikes)
+        state.run(inputs)
+        return state.times.view(shape), state.slopes.view(shape), state.intervals.view(shape)
+    times, slopes = columns.new_full(shape, math.inf), columns.new_ones(shape)
+    saved = times, slopes, torch.full(shape, -1, dtype=torch.int32)
+    arrays: list[Any] = [t.numpy() for t in (events.times, inputs, events.counts, columns)]
+    arrays += [_constants(membrane, compiled), *(t.numpy() for t in saved)]
+    _by_threads(lambda _part, low, high: compiled.forward(*arrays, low, high), columns.shape[1])
+    return saved
+
+
+def go_back(
+    events: Events,
+    inputs: Tensor,
+    columns: Tensor,
+    membrane: Membrane,
+    *,
+    saved: Saved,
+    errors: Tensor,
+    weight: Tensor | None,
+    arrivals: Tensor | None,
+) -> None:
+    """Go back, by the compiled sweep where there is one.
+
+    Args:
+        events: As `find_spikes`.
+        inputs: As `find_spikes`.
+        columns: As `find_spikes`.
+        membrane: As `find_spikes`.
+        saved: What that has found.
+        errors: Derivatives of the loss with respect to the spike times.
+        weight: Added to, of the shape of `columns`, or None.
+        arrivals: Filled, shape (events, samples), or None.
+    """
+    if (compiled := kernels(columns)) is None:
+        times, slopes, intervals = (part.flatten(1) for part in saved)
+        shares = couple(errors.flatten(1), times, slopes, membrane)
+        Backward(membrane, events, times, intervals, shares).run(inputs, columns, weight, arrivals)
+        return
+    to_weight = columns.new_zeros(0, columns.shape[1]) if weight is None else weight
+    to_times = columns.new_zeros(torch.get_num_threads(), *((0, 0) if arrivals is None else arrivals.shape))
+    arrays: list[Any] = [t.numpy() for t in (events.times, inputs, events.counts, columns)]
+    arrays += [_constants(membrane, compiled), *(t.numpy() for t in (*saved, errors.contiguous(), to_weight))]
+    each = [t.numpy() for t in to_times]
+    _by_threads(lambda part, low, high: compiled.backward(*arrays, each[part], low, high), columns.shape[1])
+    if arrivals is not None:
+        torch.sum(to_times, 0, out=arrivals)
+
+
+def _by_threads(sweep: Callable[[int, int, int], None], neurons: int) -> None:
+    """Let torch's number of threads take their parts of the neurons; the compiled sweeps release Python's lock."""
+    parts = torch.get_num_threads()
+    ends = [neurons * part // parts for part in range(parts + 1)]
+    tasks = list(zip(range(parts), ends[:-1], ends[1:], strict=True))
+    if parts == 1:
+        sweep(*tasks[0])
+        return
+    with ThreadPoolExecutor(parts) as pool:
+        for _ in pool.map(lambda task: sweep(*task), tasks):
+            pass
+
+
+def kernels(columns: Tensor) -> Any:
+    """The compiled sweeps if they can take these weights, else None."""
+    if columns.device.type != "cpu" or columns.dtype not in (torch.float32, torch.float64):
+        return None
+    return _compiled()
+
+
+@cache
+def _compiled() -> Any:
+    if importlib.util.find_spec("numba") is None:
+        return None
+    return importlib.import_module("beyondprop.layers.spiking.compiled")
+
+
+def _constants(membrane: Membrane, compiled: Any) -> tuple[float, float, float, float, int]:
+    tau_m, tau_s = float(membrane.tau_m), float(membrane.tau_s)
+    return tau_m, tau_s, float(membrane.threshold), membrane.difference, compiled.regime(tau_m, tau_s)

@@ -61,6 +61,10 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.target_propagation import DTP, DTPDR
     from beyondprop.solver import Solver
     from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
+    from beyondprop.solvers.rescnet.network import ResCNet
+    from beyondprop.solvers.rescnet.pcanet import PCANet
+    from beyondprop.solvers.threshold.estimator import ThresholdClassifier
+    from beyondprop.solvers.threshold.network import ThresholdNetwork
     from beyondprop.training import evaluate, fit
 
 __version__ = "0.1.0"
@@ -110,10 +114,12 @@ _HOME = {
     "NodePerturbation": "rules.perturbation.node_perturbation",
     "NonFiniteError": "errors",
     "Overlay": "rules.local.label_input",
+    "PCANet": "solvers.rescnet.pcanet",
     "PredSim": "rules.local.predsim",
     "PrimitiveNetwork": "rules.relaxation.settling",
     "ProxProp": "rules.signals.proxprop",
     "RecurrentEcho": "rules.relaxation.recurrent_echo",
+    "ResCNet": "solvers.rescnet.network",
     "Rule": "rule",
     "SemiImplicit": "rules.signals.semi_implicit",
     "SignDFA": "rules.signals.direct_feedback",
@@ -123,6 +129,8 @@ _HOME = {
     "TPRI": "rules.signals.regularized_inversion",
     "TPSGD": "rules.signals.target_projection",
     "TPTT": "rules.signals.learned_inversion",
+    "ThresholdClassifier": "solvers.threshold.estimator",
+    "ThresholdNetwork": "solvers.threshold.network",
     "TimedBlock": "rules.local.noprop",
     "UnsupportedNetworkError": "errors",
     "UserError": "errors",
@@ -180,16 +188,20 @@ __all__ = [
     "NodePerturbation",
     "NonFiniteError",
     "Overlay",
+    "PCANet",
     "PredSim",
     "PrimitiveNetwork",
     "ProxProp",
     "RecurrentEcho",
+    "ResCNet",
     "Rule",
     "SemiImplicit",
     "SignDFA",
     "SignSymmetry",
     "Solver",
     "SymBa",
+    "ThresholdClassifier",
+    "ThresholdNetwork",
     "TimedBlock",
     "UnsupportedNetworkError",
     "UserError",

@@ -22,8 +22,8 @@ def features_of(responses: Tensor, kind: Kind, grid: int, offset: float) -> Tens
     r"""Pool the responses of a layer's filters over a grid of regions.
 
     first: means of the rectified responses, 2F numbers a region.
-    second: √ of the means of all products of two of them, F(2F + 1) numbers a region (second-order pooling with a signed
-    root; no product is negative).
+    second: √ of the means of all products of two of them, F(2F + 1) numbers a region (second-order pooling with a
+    signed root; no product is negative).
     histogram: PCANet's. Signs of eight responses are a number of 8 bits; how often each comes, 256 numbers for every
     eight filters a region.
 
@@ -37,7 +37,8 @@ def features_of(responses: Tensor, kind: Kind, grid: int, offset: float) -> Tens
         Shape (batch, D).
     """
     if kind == "first":
-        return F.adaptive_avg_pool2d(rectified(responses, offset), grid).flatten(1)
+        sides = (F.relu(responses - offset), F.relu(-responses - offset))
+        return torch.cat([F.adaptive_avg_pool2d(side, grid) for side in sides], dim=1).flatten(1)
     if kind == "histogram":
         return block_histograms(binary_codes(responses), grid)
     maps = rectified(responses, offset)
@@ -80,11 +81,26 @@ def block_histograms(codes: Tensor, grid: int) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def sliding_histograms(codes: Tensor, size: int, stride: int) -> Tensor:
-    """Shares of the codes in square blocks that may overlap, shape (batch, blocks · maps · 256)."""
+def sliding_histograms(codes: Tensor, size: int, stride: int, grids: tuple[int, ...] = ()) -> Tensor:
+    """Shares of the codes in square blocks that may overlap.
+
+    Args:
+        codes: Shape (batch, maps, height, width).
+        size: Side of a block.
+        stride: From one block to the next.
+        grids: Of a pyramid: the largest share among the blocks of each region of each grid. Without, all blocks.
+
+    Returns:
+        Shape (batch, maps · 256 · blocks), or as many times the pyramid's regions.
+    """
     blocks = codes.unfold(2, size, stride).unfold(3, size, stride)  # (batch, maps, down, across, size, size)
+    down, across = blocks.shape[2:4]
     flat = blocks.permute(0, 2, 3, 1, 4, 5).flatten(1, 3).flatten(2)
-    return _histograms(flat)
+    shares = _histograms(flat).view(len(codes), down, across, -1)
+    if not grids:
+        return shares.flatten(1)
+    shares = shares.permute(0, 3, 1, 2)
+    return torch.cat([F.adaptive_max_pool2d(shares, grid).flatten(1) for grid in grids], dim=1)
 
 
 def _histograms(codes: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class PatchCovariance:
         return (self._products - self.count * torch.outer(self.mean, self.mean)) / max(self.count - 1, 1)
 
     def components(self) -> tuple[Tensor, Tensor]:
-        """Variances in falling order, and the principal components, one a row; the largest entry of each is positive."""
+        """Variances in falling order, and principal components, one a row; the largest entry of each is positive."""
         values, vectors = torch.linalg.eigh(self.matrix)
         rows = vectors.flip(1).T
         largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))

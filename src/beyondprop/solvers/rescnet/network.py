@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -18,8 +20,8 @@ from beyondprop.solvers.rescnet.filters import (
     patches_of,
     principal_filters,
     prototype_filters,
-    respond,
 )
+from beyondprop.solvers.rescnet.layer import FittedLayer
 from beyondprop.solvers.rescnet.ridge import RidgeClassifier
 from beyondprop.solvers.rescnet.store import Place, SampleStore
 
@@ -28,24 +30,23 @@ SMALL_CHUNK = 50  # whose patches are written down at a time
 
 
 class ResCNet(Solver):
-    r"""Deep residual compensation convolutional network (Tahir, Mahmood, et al., arXiv 2301.11663).
+    r"""Deep residual compensation convolutional network (Alotaibi and Wilson, arXiv 2301.11663).
 
         A_l = filters_l * [x, A_{l-1}],    Φ_l = pooled(A_l),    β_l = ridge(Φ_l, R_{l-1}),
         P_l = what layer l predicts of R_{l-1} for each sample when it is fitted without it,
-        R_l = R_{l-1} - η_l P_l,    η_l = argmin_{0 <= η <= rate} ‖R_{l-1} - η P_l‖²,    R_0 = onehot(y),
+        R_l = R_{l-1} - η_l P_l,    R_0 = onehot(y),
         prediction: argmax Σ_l η_l Φ_l β_l
 
     No gradient and no backward pass: filters are principal components of the patches of all channels, classifiers are
-    closed forms, and each layer is fitted once, in order. Only the abstract of the paper could be read; what follows it in
-    the documentation's page says what is ours, which is most of the settings. Three things are ours outright: residual
-    labels are left-one-out, for residuals of the samples that a layer was fitted to shrink by fitting noise; how much of a
-    layer counts is the best for predictions that are left-one-out, so that their error never grows with depth; and each
-    layer sees the image beside the maps of the layer before it.
+    closed forms, and each layer is fitted once, in order. Only the abstract of the paper could be read; what follows
+    it in the documentation's page says what is ours, which is most of the settings. Three things are ours outright:
+    residual labels are left-one-out, for residuals of the samples that a layer was fitted to shrink by fitting noise;
+    samples that are held out choose the depth; and each layer sees the image beside the maps of the layer before it.
 
-    A pass fits a layer. The first reads the data into a store (see `SampleStore`), from which all layers are fitted; the
-    others read a batch and leave out the rest. A fit that goes on in another process reads the data once more, and makes the
-    maps of the finished layers anew. What is stored of a sample is the image, `carry` maps, D features and a row of labels:
-    no more for a hundred layers than for one.
+    A pass fits a layer. The first reads the data into a store (see `SampleStore`), from which all layers are fitted;
+    the others read a batch and leave out the rest. A fit that goes on in another process reads the data once more,
+    and makes the maps of the finished layers anew. What is stored of a sample is the image, `carry` maps, D features
+    and a row of labels: no more for a hundred layers than for one.
 
     Args:
         shape: (channels, height, width) of an image; height and width divisible by `unshuffle`.
@@ -55,8 +56,8 @@ class ResCNet(Solver):
         patch: Side of a patch, odd, in pixels of the maps.
         unshuffle: So many pixels in a row and a column become channels: the maps' height is that of the image
             divided by it, and a patch is so much wider.
-        carry: Channels of a layer's maps that the next one sees beside the image; at most F. 0 leaves layers that know nothing
-            of each other but the residual labels.
+        carry: Channels of a layer's maps that the next one sees beside the image; at most F. 0 leaves layers that
+            know nothing of each other but the residual labels.
         basis: `"prototypes"`: whitened comparisons with patches, as many as one likes; `"components"`: the principal
             components themselves. The former differ from layer to layer where maps hardly do.
         features: `"first"`, `"second"` or `"histogram"`; see `features_of`.
@@ -66,7 +67,9 @@ class ResCNet(Solver):
         contrast: Of patches' normalisation; see `patches_of`. None leaves it out.
         ridge: λ of `RidgeClassifier`.
         rate: The largest share of a layer's prediction that counts, above 0 and at most 1.
-        leave_one_out: Whether residual labels are left-one-out. If not, they are plain residuals of the fit, and η_l is `rate`.
+        line_search: Whether η_l = argmin_{0 <= η <= rate} ‖R_{l-1} - η P_l‖²; else η_l is `rate`.
+        leave_one_out: Whether residual labels are left-one-out. If not, they are plain residuals of the fit, and η_l
+            is `rate`.
         mirror: Whether features are means over the image and its mirror image.
         held_out: Share of the samples, a random part, that is not fitted to and chooses the depth; 0 takes all layers.
         samples: So many images give the patches of the covariance.
@@ -77,8 +80,8 @@ class ResCNet(Solver):
 
     Attributes:
         depth: Layers that predict.
-        course: For each layer η_l, the root mean square of the residual labels, and the accuracy and mean squared error of all layers up to
-            it on the samples held out; NaN where none are. Shape (L, 4).
+        course: For each layer η_l, the root mean square of the residual labels, and the accuracy and mean squared
+            error of all layers up to it on the samples held out; NaN where none are. Shape (L, 4).
 
     Raises:
         UserError: An option is out of range, or in `fit` an image has another shape, or a label is no class index, or
@@ -115,6 +118,7 @@ class ResCNet(Solver):
         ridge: float = 0.3,
         rate: float = 1.0,
         leave_one_out: bool = True,
+        line_search: bool = False,
         mirror: bool = False,
         held_out: float = 0.05,
         samples: int = 1000,
@@ -132,7 +136,10 @@ class ResCNet(Solver):
         for wrong, what in (
             (patch % 2 == 0, f"patch must be odd, not {patch}"),
             (carry > filters, f"carry must be at most the number of filters, {filters}, not {carry}"),
-            (height % unshuffle or width % unshuffle, f"images of {height}x{width} cannot be unshuffled by {unshuffle}"),
+            (
+                height % unshuffle or width % unshuffle,
+                f"images of {height}x{width} cannot be unshuffled by {unshuffle}",
+            ),
             (grid * unshuffle > min(height, width), f"grid {grid} has more regions than the maps have pixels"),
             (rate > 1, f"rate must be at most 1, not {rate}"),
             (held_out >= 1, f"held_out must be below 1, not {held_out}"),
@@ -149,12 +156,13 @@ class ResCNet(Solver):
         self.basis, self.kind, self.grid, self.offset, self.floor = basis, features, grid, offset, floor
         self.contrast, self.ridge, self.rate, self.leave_one_out = contrast, ridge, rate, leave_one_out
         self.unshuffle, self.carry, self.mirror, self.held_out = unshuffle, carry, mirror, held_out
-        self.samples, self.narrow, self.place = samples, narrow, place
+        self.samples, self.narrow, self.place, self.line_search = samples, narrow, place, line_search
         self.seed = int(torch.randint(2**31, ())) if seed is None else seed
         size = feature_count(features, filters, grid)
         base = channels * unshuffle**2
         self.layers = nn.ModuleList(
-            _Layer(filters, base + (carry if number else 0), patch, carry, classes, size) for number in range(layers)
+            FittedLayer((filters, base + (carry if number else 0), patch, patch), carry, (classes, size))
+            for number in range(layers)
         )
         self.passes = tuple(f"layer {number + 1}" for number in range(layers))
         self.register_buffer("residual", torch.zeros(0, classes))
@@ -175,7 +183,9 @@ class ResCNet(Solver):
         """
         del network
         if example.ndim != 4:
-            raise UserError(f"ResCNet needs images of shape (batch, channels, height, width), got {tuple(example.shape)}")
+            raise UserError(
+                f"ResCNet needs images of shape (batch, channels, height, width), got {tuple(example.shape)}"
+            )
         return cls(cast(tuple[int, int, int], tuple(example.shape[1:])), classes, **options)
 
     def begin(self, part: str) -> None:
@@ -196,15 +206,16 @@ class ResCNet(Solver):
         assert self._store is not None, "begin comes first"
         if self._filling:
             self._check_images(x)
-            self._store.add(x.to(self._dtype), check_labels(y, self.classes))
+            self._store.add(x, check_labels(y, self.classes), self._dtype)
         return not self._filling
 
     def conclude(self, part: str) -> None:
         """Fit a layer; after the last one choose the depth and forget the samples."""
         number = self.passes.index(part)
-        if self._filling:
-            self._open_store(number)
-        self._fit_layer(number)
+        with torch.autocast(self.depth.device.type, enabled=False):  # `narrow` says what is narrow, for fit and forward
+            if self._filling:
+                self._open_store(number)
+            self._fit_layer(number)
         if number + 1 == len(self.layers):
             self._store, self._maps, self._features = None, [], None
             self.residual, self.held_scores = self.residual[:0].clone(), self.held_scores[:0].clone()
@@ -221,16 +232,32 @@ class ResCNet(Solver):
         if not 0 <= depth <= len(self.layers):
             raise UserError(f"depth must lie in 0..{len(self.layers)}, not {depth}")
         with torch.autocast(x.device.type, enabled=False):
-            scores = [self._scores(chunk, depth) for chunk in x.to(self._dtype).split(CHUNK)]
-        return torch.cat(scores).to(torch.promote_types(x.dtype, torch.float32))
+            blank = x.new_zeros(len(x), self.classes, dtype=torch.promote_types(self._dtype, torch.float32))
+            chunks = zip(x.to(self._dtype).split(CHUNK), blank.split(CHUNK), strict=True)
+            scores = [deque(self._scores_by_depth(some, depth), maxlen=1) or [none] for some, none in chunks]
+        return torch.cat([last[0] for last in scores]).to(torch.promote_types(x.dtype, torch.float32))
+
+    def right_by_depth(self, x: Tensor, y: Tensor) -> Tensor:
+        """How many of some images each depth has right, shape (L,); for pictures, not for choosing.
+
+        Args:
+            x: Images.
+            y: Class indices, shape (batch,).
+        """
+        right = torch.zeros(len(self.layers), dtype=torch.int64, device=x.device)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            for some, labels in zip(x.to(self._dtype).split(CHUNK), y.split(CHUNK), strict=True):
+                for number, scores in enumerate(self._scores_by_depth(some, len(self.layers))):
+                    right[number] += (scores.argmax(dim=1) == labels).sum()
+        return right
 
     @property
     def _dtype(self) -> torch.dtype:
         """In which maps are made."""
         return torch.bfloat16 if self.narrow else self._layer(0).weight.dtype
 
-    def _layer(self, number: int) -> _Layer:
-        return cast(_Layer, self.layers[number])
+    def _layer(self, number: int) -> FittedLayer:
+        return cast(FittedLayer, self.layers[number])
 
     def _check_images(self, x: Tensor) -> None:
         if x.shape[1:] != torch.Size(self.shape):
@@ -253,7 +280,8 @@ class ResCNet(Solver):
         features = found[0] if len(found) == 1 else (found[0] + found[1]) / 2
         return features, following
 
-    def _scores(self, x: Tensor, depth: int) -> Tensor:
+    def _scores_by_depth(self, x: Tensor, depth: int) -> Iterator[Tensor]:
+        """Scores after each layer; one tensor, to which the next layer adds."""
         views, maps = self._views(x), list[Tensor]()
         wide = torch.promote_types(self._dtype, torch.float32)
         scores = torch.zeros(len(x), self.classes, dtype=wide, device=x.device)
@@ -261,7 +289,7 @@ class ResCNet(Solver):
             features, maps = self._run(number, views, maps)
             layer = self._layer(number)
             scores += features.to(wide) @ layer.weight.T.to(wide) + layer.bias.to(wide)
-        return scores
+            yield scores
 
     def _open_store(self, number: int) -> None:
         """All samples are there: make what the finished layers have made of them."""
@@ -275,7 +303,8 @@ class ResCNet(Solver):
             self.held_scores = torch.zeros(held, self.classes, dtype=wide, device=store.images.device)
         elif len(self.residual) + len(self.held_scores) != len(store):
             raise UserError(
-                f"the fit began with {len(self.residual) + len(self.held_scores)} samples and is to go on with {len(store)}"
+                f"the fit began with {len(self.residual) + len(self.held_scores)} samples, not {len(store)}: go on "
+                "with the same data"
             )
         height, width = (side // self.unshuffle for side in self.shape[1:])
         shape = (len(store), self.carry, height, width)
@@ -306,6 +335,7 @@ class ResCNet(Solver):
         if self.leave_one_out:
             left = (self.residual - predicted) / (1 - ridge.leverages(fitted))[:, None].to(predicted.dtype)
             predicted = self.residual - left
+        if self.line_search:
             best = float((self.residual * predicted).sum(dtype=torch.float64) / predicted.double().square().sum())
             step = min(max(best, 0.0), self.rate)
         layer.weight.copy_(step * ridge.weight)
@@ -353,7 +383,9 @@ class ResCNet(Solver):
         layer.shift.copy_(rows_of @ covariance.mean)
         if self.carry:
             handed = [
-                layer.carried(layer.responses(seen(chosen).to(self._dtype), self.contrast), self.carry, self.offset, raw=True)
+                layer.carried(
+                    layer.responses(seen(chosen).to(self._dtype), self.contrast), self.carry, self.offset, raw=True
+                )
                 for chosen in rows.split(SMALL_CHUNK)
             ]
             deviations, means = torch.std_mean(torch.cat(handed).double(), dim=(0, 2, 3))
@@ -368,31 +400,3 @@ class ResCNet(Solver):
                 setattr(self, name, saved.new_empty(saved.shape, device=getattr(self, name).device))
         self._store = None
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-class _Layer(nn.Module):
-    """What a layer is once it is fitted: filters, the scale of what it hands on, and a linear classifier."""
-
-    def __init__(self, filters: int, channels: int, patch: int, carry: int, classes: int, size: int) -> None:
-        super().__init__()
-        for name, start in (
-            ("filters", torch.zeros(filters, channels, patch, patch)),
-            ("shift", torch.zeros(filters)),
-            ("map_mean", torch.zeros(carry)),
-            ("map_scale", torch.ones(carry)),
-            ("weight", torch.zeros(classes, size)),
-            ("bias", torch.zeros(classes)),
-        ):
-            self.register_parameter(name, nn.Parameter(start, requires_grad=False))
-
-    def responses(self, maps: Tensor, contrast: float | None) -> Tensor:
-        """Of deviation 1 and mean 0 over the patches that the filters are from."""
-        found = respond(maps, self.filters.to(maps.dtype), contrast)
-        return found - self.shift.to(maps.dtype).view(-1, 1, 1)
-
-    def carried(self, responses: Tensor, carry: int, offset: float, *, raw: bool = False) -> Tensor:
-        """The first maps, rectified, of deviation 1 and mean 0 unless they are asked for as they are."""
-        maps = F.relu(responses[:, :carry] - offset)
-        if raw:
-            return maps
-        return (maps - self.map_mean.to(maps.dtype).view(-1, 1, 1)) * self.map_scale.to(maps.dtype).view(-1, 1, 1)

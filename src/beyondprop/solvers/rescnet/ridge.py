@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ BLOCK = 4096  # samples of a product
 @contextlib.contextmanager
 def narrow_products(active: bool) -> Iterator[None]:
     """Within it, float32 matrix products on the CPU round their factors to bfloat16 and add up in float32."""
-    setting = torch.backends.mkldnn.matmul
+    setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = setting.fp32_precision
     setting.fp32_precision = "bf16" if active else before
     try:
@@ -27,7 +28,7 @@ def narrow_products(active: bool) -> Iterator[None]:
 
 
 class RidgeClassifier:
-    r"""Ridge regression with a free intercept:
+    r"""Ridge regression with a free intercept.
 
         β = (ZᵀZ + n λ I)⁻¹ ZᵀR,    Z = (Φ - μ) / σ,    Φ -> Z β + mean(R)
 
@@ -54,10 +55,9 @@ class RidgeClassifier:
 
     def __init__(self, features: Tensor, targets: Tensor, ridge: float, *, narrow: bool = False) -> None:
         count, size = features.shape
-        wide = {"dtype": torch.float64, "device": features.device}
-        total, gram, cross = torch.zeros(size, **wide), torch.zeros(size, size, **wide), None
+        gram = torch.zeros(size, size, dtype=torch.float64, device=features.device)
+        total, cross = gram.new_zeros(size), gram.new_zeros(size, targets.shape[1])
         offset = _wide(features[: min(BLOCK, count)]).mean(dim=0)  # sums about it lose no digits to a large mean
-        cross = torch.zeros(size, targets.shape[1], **wide)
         mean_target = targets.double().mean(dim=0)
         self.narrow, self._offset = narrow, offset
         for start in range(0, count, BLOCK):
@@ -78,7 +78,9 @@ class RidgeClassifier:
         gram.diagonal().add_(count * ridge)
         factor, info = torch.linalg.cholesky_ex(gram)
         if info or not math.isfinite(float(factor[-1, -1])):
-            raise UserError(f"ridge {ridge:g} is too small for features that depend on each other: raise it, tenfold at first")
+            raise UserError(
+                f"ridge {ridge:g} is too small for features that depend on each other: raise it, tenfold at first"
+            )
         coefficients = torch.cholesky_solve(cross * scale[:, None], factor)
         self.count, self._mean = count, mean
         identity = torch.diag(scale)
@@ -87,7 +89,7 @@ class RidgeClassifier:
         self.bias = mean_target - self.weight @ (mean + offset)
 
     def leverages(self, features: Tensor) -> Tensor:
-        """h of the samples that it was fitted to, shape (n,), float64."""
+        """H of the samples that it was fitted to, shape (n,), float64."""
         found = []
         for block in features.split(BLOCK):
             centred = _wide(block) - self._offset - self._mean.to(_wide(block[:0]).dtype)

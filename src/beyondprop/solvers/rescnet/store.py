@@ -15,8 +15,8 @@ Place = Literal["memory", "disk"]
 class SampleStore:
     """Samples in an order of their own, which depends on what they are and not on how they came.
 
-    A fit that goes on after an interruption reads its data again, perhaps in another order, and yet finds sample n where it
-    was; and the first samples are a random part of all.
+    A fit that goes on after an interruption reads its data again, perhaps in another order, and yet finds sample n
+    where it was; and the first samples are a random part of all.
 
     Args:
         place: `"memory"`, or `"disk"`: files in the folder for temporary files that nothing else can see, of which the
@@ -28,9 +28,9 @@ class SampleStore:
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
         self.images = self.labels = torch.empty(0)
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Take in a batch, shapes (batch, ...) and (batch,)."""
-        kept = self.room(x.shape, x.dtype, x.device)
+    def add(self, x: Tensor, y: Tensor, dtype: torch.dtype | None = None) -> None:
+        """Take in a batch, shapes (batch, ...) and (batch,); `dtype` is that in which samples are kept."""
+        kept = self.room(x.shape, dtype or x.dtype, x.device)
         kept.copy_(x)
         self._parts.append((kept, y.clone(), fingerprints(x, y)))
 

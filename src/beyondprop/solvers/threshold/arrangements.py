@@ -80,11 +80,11 @@ def sampled(x: Array, count: int, generator: np.random.Generator) -> Arrangement
 def enumerated(x: Array) -> Arrangements:
     r"""All patterns that there are, exactly.
 
-    The hyperplanes {u : x_i u = 0} cut space into cones. Every face of the arrangement but the origin has an extreme ray in
-    its closure: samples off the ray's hyperplanes are on their sides of it, and those on them are arranged as they
-    would be by themselves. So all patterns come from the rays, each a null vector of r - 1 samples (r the rank of X),
-    and from smaller arrangements of the samples on their hyperplanes; and one from u = 0. Nothing is assumed about
-    general position. In general position there are 2 Σ_{k<r} C(n-1, k) cones (Cover, 1965), each a pattern.
+    The hyperplanes {u : x_i u = 0} cut space into cones. Every face of the arrangement but the origin has an extreme
+    ray in its closure: samples off the ray's hyperplanes are on their sides of it, and those on them are arranged as
+    they would be by themselves. So all patterns come from the rays, each a null vector of r - 1 samples (r the rank
+    of X), and from smaller arrangements of the samples on their hyperplanes; and one from u = 0. Nothing is assumed
+    about general position. In general position there are 2 Σ_{k<r} C(n-1, k) cones (Cover, 1965), each a pattern.
 
     Args:
         x: Samples, shape (n, d).
@@ -105,8 +105,8 @@ def _rays(x: Array, small: float) -> Array:
     rows = np.flatnonzero(np.linalg.norm(x, axis=1) > small)
     if math.comb(len(rows), rank - 1) > MOST_RAYS:
         raise UserError(
-            f"the arrangement of {len(rows)} samples of rank {rank} has up to {math.comb(len(rows), rank - 1)} rays, more "
-            f"than can be gone through ({MOST_RAYS}): sample patterns instead"
+            f"{len(rows)} samples of rank {rank} have up to {math.comb(len(rows), rank - 1)} rays, and no more than "
+            f"{MOST_RAYS} are gone through: sample patterns instead"
         )
     if rank == 1:
         return np.array([[1.0, -1.0]])
@@ -134,8 +134,9 @@ def _rays(x: Array, small: float) -> Array:
 def priced(x: Array, residual: Array, generator: np.random.Generator, starts: int = STARTS) -> Arrangements:
     r"""Patterns d for which |dᵀ residual| is large: what a Lasso over more patterns would take next.
 
-    From Gaussian directions and the residual's own, X ᵀresidual, searches on lines: along u + t v each sample changes its side
-    once, so that the best t of a line is found exactly, by sorting and one cumulative sum. All starts move at once.
+    From Gaussian directions and the residual's own, X ᵀresidual, searches on lines: along u + t v each sample changes
+    its side once, so that the best t of a line is found exactly, by sorting and one cumulative sum. All starts move
+    at once.
 
     Args:
         x: Samples, shape (n, d).

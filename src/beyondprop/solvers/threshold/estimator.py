@@ -14,10 +14,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from beyondprop.solvers.threshold.network import Method, ThresholdNetwork
 
 
-class ThresholdClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class ThresholdClassifier(ClassifierMixin, BaseEstimator):
     """A `ThresholdNetwork` for scikit-learn's pipelines and searches; parameters as there.
 
-    Features are standardised first, by the training samples' mean and deviation: directions are drawn alike in all of them.
+    Features are standardised first, by the training samples' mean and deviation: directions are drawn alike in all of
+    them.
 
     Args:
         method: How the network is found.
@@ -70,5 +71,5 @@ class ThresholdClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _checked(self, X: Any) -> NDArray[np.float64]:
         checked: NDArray[np.float64] = validate_data(self, X, dtype=np.float64, reset=False)
-        checked = (checked - self.mean_) / self.scale_
-        return checked
+        standardised: NDArray[np.float64] = (checked - self.mean_) / self.scale_
+        return standardised

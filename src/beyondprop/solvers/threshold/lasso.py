@@ -15,6 +15,8 @@ from beyondprop.solvers.threshold.arrangements import Arrangements, enumerated, 
 Array = NDArray[np.float64]
 
 ROUNDS = 30  # of pricing
+TOLERANCES = (1e-4, 1e-6, 1e-8, 1e-10)  # of coordinate descent, one after another
+SMALL_GAP = 1e-9  # of the objective: no further descent is needed
 ALLOWED = 1e-9  # relative violation of a dual constraint that is rounding
 
 
@@ -25,8 +27,8 @@ class LassoFit:
     Attributes:
         weights: w, shape (P,); few are other than zero.
         objective: ½ ‖D w - y‖² + β ‖w‖₁.
-        gap: Objective less the dual's value at the residual, scaled to be feasible for the patterns of D: at most this much is
-            left to gain by other weights of the same patterns.
+        gap: Objective less the dual's value at the residual, scaled to be feasible for the patterns of D: at most
+            this much is left to gain by other weights of the same patterns.
     """
 
     weights: Array
@@ -61,26 +63,32 @@ class ArrangementFit:
 def solve_lasso(patterns: Array, y: Array, beta: float) -> LassoFit:
     r"""Solve min_w ½ ‖D w - y‖² + β ‖w‖₁.
 
-    Coordinate descent (scikit-learn's) finds the support; on it the optimum is a linear system, which is solved
-    directly, so that the duality gap is that of rounding.
+    Coordinate descent (scikit-learn's) finds the support, as roughly as will do; on it the optimum is a linear system,
+    which is solved directly, so that the duality gap is that of rounding.
 
     Args:
         patterns: D, shape (n, P).
         y: Shape (n,).
         beta: β, above 0.
     """
-    from sklearn.linear_model import Lasso  # noqa: PLC0415  # takes a second
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+    from sklearn.linear_model import Lasso  # noqa: PLC0415  # takes a second
 
     n = len(y)
     if not np.any(y) or np.abs(patterns.T @ y).max() <= beta:
         return LassoFit(np.zeros(patterns.shape[1]), *_primal_and_gap(patterns, y, np.zeros(patterns.shape[1]), beta))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the gap below tells
-        model = Lasso(alpha=beta / n, fit_intercept=False, tol=1e-9, max_iter=20_000)
-        rough = model.fit(np.asfortranarray(patterns), y).coef_
-    fits = [LassoFit(w, *_primal_and_gap(patterns, y, w, beta)) for w in (rough, _polished(patterns, y, rough, beta))]
-    return min(fits, key=lambda fit: fit.gap)
+    model = Lasso(alpha=beta / n, fit_intercept=False, warm_start=True, max_iter=2000)
+    best, columns = None, np.asfortranarray(patterns)
+    for tol in TOLERANCES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the gap below tells
+            rough = model.set_params(tol=tol).fit(columns, y).coef_
+        for weights in (rough, _polished(patterns, y, rough, beta)):
+            fit = LassoFit(weights.copy(), *_primal_and_gap(patterns, y, weights, beta))
+            best = fit if best is None or fit.gap < best.gap else best
+        if best.gap <= SMALL_GAP * best.objective:
+            break
+    return best
 
 
 def _polished(patterns: Array, y: Array, weights: Array, beta: float) -> Array:
@@ -99,7 +107,9 @@ def _polished(patterns: Array, y: Array, weights: Array, beta: float) -> Array:
     return np.zeros_like(weights)
 
 
-def _primal_and_gap(patterns: Array, y: Array, weights: Array, beta: float, largest: float = 0.0) -> tuple[float, float]:
+def _primal_and_gap(
+    patterns: Array, y: Array, weights: Array, beta: float, largest: float = 0.0
+) -> tuple[float, float]:
     """Objective, and its distance to the dual's value θᵀy - ½ ‖θ‖² at the residual scaled into |dᵀθ| <= β.
 
     Args:

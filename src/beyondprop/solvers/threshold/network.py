@@ -27,11 +27,11 @@ class ThresholdNetwork(Solver):
 
         f(x) = Σ_j w_j s_j 1{(last hidden layer)_j >= 0},    min ½ ‖f(X) - y‖² + β/2 Σ_j (s_j² + w_j²)
 
-    for targets y of ±1, β = beta · n. Three layers, where a first layer of random directions tells all samples apart: the
-    program has a closed form, `fit_shattered`, and the method says by which second-layer weights its patterns are made,
-    `by_margin` (the paper's Convex-SVM), `by_pseudo_inverse` (Convex-PI) or `by_staircase`. Two layers: the Lasso over hyperplane
-    arrangements, `fit_arrangements`, sampled and priced (`lasso`), or all of them (`exact`, for small ranks).
-    s_j = ±w_j share each weight evenly, as the optimum does, so that `objective` is the convex program's.
+    for targets y of ±1, β = beta · n. Three layers, where a first layer of random directions tells all samples apart:
+    the program has a closed form, `fit_shattered`, and the method says by which second-layer weights its patterns are
+    made, `by_margin` (the paper's Convex-SVM), `by_pseudo_inverse` (Convex-PI) or `by_staircase`. Two layers: the
+    Lasso over hyperplane arrangements, `fit_arrangements`, sampled and priced (`lasso`), or all of them (`exact`, for
+    small ranks). s_j = ±w_j share each weight evenly, as the optimum does, so that `objective` is the convex program's.
 
     More than two classes are as many networks, each one class against the rest. The data are held in memory whole, and
     all is computed in float64 on the CPU: a sample on a hyperplane's edge must not change its side.
@@ -50,7 +50,8 @@ class ThresholdNetwork(Solver):
         gap: Duality gap of it, proven: 0 for the closed form, else the sum of `ArrangementFit.certified_gap`.
 
     Raises:
-        UserError: An option is out of range; in `fit`, the first layer cannot tell all samples apart, or there are too many patterns.
+        UserError: An option is out of range; in `fit`, the first layer cannot tell all samples apart, or there are
+            too many patterns.
 
     >>> x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     >>> network = ThresholdNetwork(2, 2, hidden=50, seed=0).fit(x, torch.tensor([0, 1, 1, 0]))
@@ -156,7 +157,9 @@ class ThresholdNetwork(Solver):
         fits = [fit_shattered(y, self.beta * len(samples)) for y in targets]
         patterns = np.hstack([fit.patterns for fit in fits])
         if self.method == "staircase":
-            layers = by_staircase(samples, patterns, np.random.default_rng(self.seed).standard_normal(samples.shape[1]))
+            layers = by_staircase(
+                samples, patterns, np.random.default_rng(self.seed).standard_normal(samples.shape[1:])
+            )
         else:
             make = by_margin if self.method == "margin" else by_pseudo_inverse
             layers = with_width(make, samples, patterns, self.hidden, self.seed)
@@ -173,7 +176,7 @@ class ThresholdNetwork(Solver):
         }
 
     def outputs(self, x: Tensor) -> Tensor:
-        """What the networks say, f(x), shape (batch, outputs), float64: one output for two classes, else one a class."""
+        """What the networks say, f(x), shape (batch, outputs), float64; two classes have one output."""
         with torch.autocast(x.device.type, enabled=False):
             neurons = (x.flatten(1).double() @ self.first + self.first_bias >= 0).double()
             if len(self.second_bias) or self.method not in {"lasso", "exact"}:

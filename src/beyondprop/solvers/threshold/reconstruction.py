@@ -42,8 +42,8 @@ class HiddenLayers:
 def by_pseudo_inverse(x: Array, patterns: Array, directions: Array) -> HiddenLayers:
     r"""Make patterns by the shortest second-layer weights, pinv(H) d, and the level 1/2.
 
-    H = 1{X U >= 0} for a first layer of random directions, which has rank n where there are enough of them and no sample comes
-    twice. H v = d is met exactly, and the level 1/2 halves what rounding, or an unseen sample, may do to it.
+    H = 1{X U >= 0} for a first layer of random directions, which has rank n where there are enough of them and no
+    sample comes twice. H v = d is met exactly, and the level 1/2 halves what rounding, or an unseen sample, may do.
 
     Args:
         x: Samples, shape (n, d).
@@ -62,8 +62,9 @@ def by_pseudo_inverse(x: Array, patterns: Array, directions: Array) -> HiddenLay
         factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
     except np.linalg.LinAlgError:
         raise _too_narrow(directions) from None
+    zeros = np.zeros(directions.shape[1])
     second = hidden.T.astype(np.float64) @ cho_solve(factor, patterns, check_finite=False)
-    return _verified(x, patterns, directions, second, np.full(patterns.shape[1], -0.5))
+    return _verified(x, patterns, HiddenLayers(directions, zeros, second, np.full(patterns.shape[1], -0.5)))
 
 
 def by_margin(x: Array, patterns: Array, directions: Array) -> HiddenLayers:
@@ -98,7 +99,7 @@ def by_margin(x: Array, patterns: Array, directions: Array) -> HiddenLayers:
         second[:, column] = hidden[machine.support_].T @ machine.dual_coef_[0] / scale
         bias[column] = machine.intercept_[0]
     try:
-        return _verified(x, patterns, directions, second, bias)
+        return _verified(x, patterns, HiddenLayers(directions, np.zeros(directions.shape[1]), second, bias))
     except UserError:
         return by_pseudo_inverse(x, patterns, directions)
 
@@ -107,7 +108,8 @@ def by_staircase(x: Array, patterns: Array, direction: Array) -> HiddenLayers:
     """Make patterns by one direction and a level between each two samples along it: any pattern, in O(n log n).
 
     The first layer's outputs are a lower triangle of ones, so the second layer's weights are differences of the pattern
-    along the direction; levels at which no pattern changes are left out. It is exact and fast, and says little about other samples.
+    along the direction; levels at which no pattern changes are left out. It is exact and fast, and says little about
+    other samples.
 
     Args:
         x: Samples, shape (n, d).
@@ -124,7 +126,7 @@ def by_staircase(x: Array, patterns: Array, direction: Array) -> HiddenLayers:
     levels = np.concatenate([[along[0] - 1.0], (along[steps] + along[steps + 1]) / 2])
     second = np.diff(wanted[np.concatenate([[0], steps + 1])], axis=0, prepend=np.zeros((1, patterns.shape[1])))
     first = np.repeat(direction[:, None], len(levels), axis=1)
-    return _verified(x, patterns, first, second, np.full(patterns.shape[1], -0.5), -levels)
+    return _verified(x, patterns, HiddenLayers(first, -levels, second, np.full(patterns.shape[1], -0.5)))
 
 
 def with_width(
@@ -152,17 +154,14 @@ def with_width(
     raise AssertionError("the loop returns or raises")
 
 
-def _verified(
-    x: Array, patterns: Array, first: Array, second: Array, second_bias: Array, first_bias: Array | None = None
-) -> HiddenLayers:
-    layers = HiddenLayers(first, np.zeros(first.shape[1]) if first_bias is None else first_bias, second, second_bias)
+def _verified(x: Array, patterns: Array, layers: HiddenLayers) -> HiddenLayers:
     if not np.array_equal(layers.patterns(x), patterns):
-        raise _too_narrow(first)
+        raise _too_narrow(layers.first)
     return layers
 
 
 def _too_narrow(directions: Array) -> UserError:
     return UserError(
-        f"a first layer of {directions.shape[1]} neurons cannot tell all samples apart: give it more, at least as many as "
-        "there are samples, and leave out samples that are there twice with different targets"
+        f"a first layer of {directions.shape[1]} neurons cannot tell all samples apart: give it more, at least as many "
+        "as there are samples, and leave out samples that are there twice with different targets"
     )

@@ -35,9 +35,9 @@ def fit_shattered(y: Array, beta: float, counts: Array | None = None) -> Shatter
 
         min_δ ½ ‖δ - y‖² + β (‖δ₊‖_∞ + ‖δ₋‖_∞)
 
-    It depends on the targets alone: positive and negative targets part, and those of a sign are cut off at the level c for
-    which Σ (y - c)₊ = β (the proximal operator of the maximum), or are all zero where they sum to β or less. One sort, so
-    O(n log n). The paper solves it with a conic solver; the closed form is ours.
+    It depends on the targets alone: positive and negative targets part, and those of a sign are cut off at the level
+    c for which Σ (y - c)₊ = β (the proximal operator of the maximum), or are all zero where they sum to β or less.
+    One sort, so O(n log n). The paper solves it with a conic solver; the closed form is ours.
 
     Neurons: the distinct levels of δ₊ in rising order, each a neuron that is on for all samples at least as high, and
     adds the step from the level below; likewise for δ₋. For targets of ±1 these are two neurons.

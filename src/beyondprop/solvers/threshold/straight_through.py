@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ class _Threshold(torch.autograd.Function):
         return (z >= 0).to(z.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (z,) = ctx.saved_tensors
         return gradient * SURROGATES[ctx.estimator](z), None
 
@@ -59,7 +60,7 @@ class StraightThroughNetwork(nn.Module):
         for width in widths:
             check_whole(1, width=width)
         self.estimator = estimator
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.amplitude = nn.Parameter(torch.ones(widths[-1]))
         self.output = nn.Parameter(torch.randn(widths[-1]) / widths[-1] ** 0.5)
 
@@ -70,7 +71,7 @@ class StraightThroughNetwork(nn.Module):
         return x @ (self.amplitude * self.output)
 
     def objective(self, x: Tensor, y: Tensor, beta: float) -> Tensor:
-        """½ ‖f(x) - y‖² + β/2 (‖s‖² + ‖w‖²): hidden weights need no decay, for a threshold's output has no use of their length."""
+        """½ ‖f(x) - y‖² + β/2 (‖s‖² + ‖w‖²); hidden weights need no decay, for their length is of no matter."""
         decay = self.amplitude.square().sum() + self.output.square().sum()
         return (self(x) - y).square().sum() / 2 + beta / 2 * decay
 

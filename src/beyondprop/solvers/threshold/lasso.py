@@ -75,19 +75,18 @@ def solve_lasso(patterns: Array, y: Array, beta: float) -> LassoFit:
     from sklearn.linear_model import Lasso  # noqa: PLC0415  # takes a second
 
     n = len(y)
-    if not np.any(y) or np.abs(patterns.T @ y).max() <= beta:
-        return LassoFit(np.zeros(patterns.shape[1]), *_primal_and_gap(patterns, y, np.zeros(patterns.shape[1]), beta))
     model = Lasso(alpha=beta / n, fit_intercept=False, warm_start=True, max_iter=2000)
-    best, columns = None, np.asfortranarray(patterns)
+    columns = np.asfortranarray(patterns)
+    best = LassoFit(np.zeros(patterns.shape[1]), *_primal_and_gap(patterns, y, np.zeros(patterns.shape[1]), beta))
     for tol in TOLERANCES:
+        if best.gap <= SMALL_GAP * best.objective:
+            break
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the gap below tells
             rough = model.set_params(tol=tol).fit(columns, y).coef_
         for weights in (rough, _polished(patterns, y, rough, beta)):
             fit = LassoFit(weights.copy(), *_primal_and_gap(patterns, y, weights, beta))
-            best = fit if best is None or fit.gap < best.gap else best
-        if best.gap <= SMALL_GAP * best.objective:
-            break
+            best = fit if fit.gap < best.gap else best
     return best
 
 

@@ -15,10 +15,21 @@ import tempfile
 from pathlib import Path
 
 from mutant import Mutant
-from planted import devices, equilibrium, hamiltonian_echo, house, local, noprop, perturbation, recurrent_echo, signals
+from planted import (
+    devices,
+    equilibrium,
+    fitted,
+    hamiltonian_echo,
+    house,
+    local,
+    noprop,
+    perturbation,
+    recurrent_echo,
+    signals,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = (devices, equilibrium, hamiltonian_echo, house, local, noprop, perturbation, recurrent_echo, signals)
+FAMILIES = (devices, equilibrium, fitted, hamiltonian_echo, house, local, noprop, perturbation, recurrent_echo, signals)
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.MUTANTS)
 
 

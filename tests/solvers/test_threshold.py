@@ -118,10 +118,10 @@ def test_no_network_with_weight_decay_is_better_than_the_lasso():
     optimum = fit_arrangements(x, y, beta, exact=True).objective
     patterns = torch.from_numpy(enumerated(x).patterns)
     values = []
-    for seed in range(6):
+    for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         s, w = (torch.randn(patterns.shape[1], generator=generator).double().requires_grad_() for _ in range(2))
-        optimizer = torch.optim.LBFGS([s, w], max_iter=3000, tolerance_change=1e-13, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([s, w], max_iter=1000, tolerance_change=1e-13, line_search_fn="strong_wolfe")
 
         def closure(s=s, w=w, optimizer=optimizer):
             optimizer.zero_grad()
@@ -130,7 +130,8 @@ def test_no_network_with_weight_decay_is_better_than_the_lasso():
             loss.backward()
             return loss
 
-        values.append(float(optimizer.step(closure).detach()) * 0 + float(closure().detach()))
+        optimizer.step(closure)
+        values.append(float(closure().detach()))
     assert min(values) >= optimum - 1e-9
     assert min(values) == pytest.approx(optimum, rel=1e-3)
 
@@ -238,15 +239,13 @@ def test_networks_attain_the_convex_optimum(method):
 
 @pytest.mark.parametrize("method", ["margin", "lasso"])
 def test_more_classes_are_each_one_against_the_rest(method):
-    x = torch.from_numpy(gaussian(40, 3))
-    y = torch.arange(40) % 3
-    network = ThresholdNetwork(3, 3, method=method, hidden=200, beta=0.002, seed=0).fit(x, y)
+    x = torch.from_numpy(gaussian(20, 3))
+    y = torch.arange(20) % 3
+    network = ThresholdNetwork(3, 3, method=method, hidden=100, beta=0.02, seed=0).fit(x, y)
     assert network.objective(x, y) == pytest.approx(float(network.optimum), abs=1e-9)
-    for label in range(3):
-        alone = ThresholdNetwork(3, 2, method=method, hidden=200, beta=0.002, seed=label).fit(x, (y == label).long())
-        if method == "margin":
-            close = network.outputs(x)[:, label] - alone.outputs(x)[:, 0]
-            assert close.abs().max() < 1e-12
+    for label in range(3 if method == "margin" else 0):
+        alone = ThresholdNetwork(3, 2, method=method, hidden=100, beta=0.02, seed=label).fit(x, (y == label).long())
+        assert (network.outputs(x)[:, label] - alone.outputs(x)[:, 0]).abs().max() < 1e-12
     copied = ThresholdNetwork(3, 3, method=method)
     copied.load_state_dict(copy.deepcopy(network.state_dict()))
     assert torch.equal(copied(x), network(x))

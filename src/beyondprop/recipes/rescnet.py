@@ -127,7 +127,7 @@ CHOICES = (
 )
 CIFAR = ResCNetSettings(mirror=True)
 SMALL = ResCNetSettings(
-    layers=20,
+    layers=12,
     filters=32,
     unshuffle=1,
     carry=8,
@@ -155,7 +155,7 @@ def recipe(variant: str, summary: str, settings: ResCNetSettings, published: tup
 
 
 RESCNET = (
-    recipe("digits", "20 layers on scikit-learn's digits", SMALL),
+    recipe("digits", "12 layers on scikit-learn's digits", SMALL),
     recipe(
         "mnist",
         "100 layers on MNIST",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 
 def draw_by_depth(figures: Mapping[str, float | Sequence[float]], title: str) -> bytes:
@@ -32,6 +32,7 @@ def draw_by_depth(figures: Mapping[str, float | Sequence[float]], title: str) ->
             axes.plot(range(1, len(values) + 1), values, color=colour, label=label, lw=1.6)
     axes.axvline(float(figures["depth"]), color="#808080", lw=1, ls="--", label="depth chosen by those held out")  # type: ignore[arg-type]
     axes.set(xlabel="layers", ylabel="accuracy", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

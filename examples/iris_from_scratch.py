@@ -1,9 +1,9 @@
 """A network of 4, 2 and 3 neurons on the iris flowers, with a backward pass written by hand.
 
-The small network that tutorials on back-propagation begin with, under this library's contract: `assign_credit` adds to each `.grad` what
-the optimizer is to subtract, and everything else, the optimizer, the loop and the estimates, is what it is for any other
-rule. The class has twenty lines. Below it, its gradient is checked against finite differences, and its accuracy is
-estimated by cross-validation, with scaling learned inside each fold.
+The small network that tutorials on back-propagation begin with, under this library's contract: `assign_credit` adds to
+each `.grad` what the optimizer is to subtract, and everything else, the optimizer, the loop and the estimates, is what
+it is for any other rule. The class has twenty lines. Below it, its gradient is checked against finite differences, and
+its accuracy is estimated by cross-validation, with scaling learned inside each fold.
 
 What the usual version of this network gets wrong, and `usual` measures beside it in the same folds:
 
@@ -63,9 +63,9 @@ def gradient_error(rule, x, y, step=1e-5):
             for place, gradient in zip(parameter.view(-1).split(1), parameter.grad.view(-1), strict=True):
                 losses = []
                 for sign in (1, -1):
-                    place += sign * step
+                    place.add_(sign * step)
                     losses.append(F.cross_entropy(rule(x), y))
-                    place -= sign * step
+                    place.sub_(sign * step)
                 worst = max(worst, abs(float((losses[0] - losses[1]) / (2 * step) - gradient)))
     return worst
 

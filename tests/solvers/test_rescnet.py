@@ -115,6 +115,8 @@ def test_second_order_features_and_histograms_are_those_written_out():
     wanted = torch.stack([products[i, j] for i in range(16) for j in range(i, 16)])
     close(found.unflatten(1, (4, -1))[1, 2], wanted)
     close(features_of(responses, "first", 2, 0.2).unflatten(1, (16, 4))[1, :, 2], region.mean(dim=1))
+    uneven = features_of(responses, "first", 3, 0.2)
+    close(uneven.unflatten(1, (16, 9))[1, :, 4], maps[1, :, 1:3, 1:3].mean(dim=(1, 2)))
 
     codes = binary_codes(responses)
     assert codes[2, 0, 1, 3] == sum(2**bit for bit in range(8) if responses[2, bit, 1, 3] > 0)

@@ -68,8 +68,8 @@ MUTANTS = (
     Mutant(
         "rescnet: only one side of a response counts",
         f"{RESCNET}/features.py",
-        "sides = (F.relu(responses - offset), F.relu(-responses - offset))",
-        "sides = (F.relu(responses - offset), F.relu(responses - offset))",
+        "(responses + offset).clamp_(max=0))",
+        "-(responses - offset).relu_())",
         LAYERS,
     ),
     Mutant(

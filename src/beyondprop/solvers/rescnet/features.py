@@ -37,8 +37,8 @@ def features_of(responses: Tensor, kind: Kind, grid: int, offset: float) -> Tens
         Shape (batch, D).
     """
     if kind == "first":
-        sides = (F.relu(responses - offset), F.relu(-responses - offset))
-        return torch.cat([F.adaptive_avg_pool2d(side, grid) for side in sides], dim=1).flatten(1)
+        sides = ((responses - offset).relu_(), (responses + offset).clamp_(max=0))  # in place: new memory is what costs
+        return torch.cat([_means(sides[0], grid), -_means(sides[1], grid)], dim=1).flatten(1)
     if kind == "histogram":
         return block_histograms(binary_codes(responses), grid)
     maps = rectified(responses, offset)
@@ -49,6 +49,14 @@ def features_of(responses: Tensor, kind: Kind, grid: int, offset: float) -> Tens
             flat = region.flatten(2)
             found.append((flat @ flat.mT / flat.shape[2])[:, upper[0], upper[1]].sqrt())
     return torch.cat(found, dim=1)
+
+
+def _means(maps: Tensor, grid: int) -> Tensor:
+    """Means over a grid of regions; where all are of one size, by what is twice as fast."""
+    height, width = maps.shape[2:]
+    if height % grid or width % grid:
+        return F.adaptive_avg_pool2d(maps, grid)
+    return F.avg_pool2d(maps, (height // grid, width // grid))
 
 
 def feature_count(kind: Kind, filters: int, grid: int) -> int:

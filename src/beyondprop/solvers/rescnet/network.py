@@ -25,7 +25,7 @@ from beyondprop.solvers.rescnet.layer import FittedLayer
 from beyondprop.solvers.rescnet.ridge import RidgeClassifier
 from beyondprop.solvers.rescnet.store import Place, SampleStore
 
-CHUNK = 500  # samples whose maps are made at a time
+CHUNK = 200  # samples whose maps are made at a time: few enough that their memory is used again
 SMALL_CHUNK = 50  # whose patches are written down at a time
 
 

@@ -15,8 +15,8 @@ Parts:
 - `lasso`: one Lasso of two layers by scikit-learn, polished, as the library does it; and by celer and by skglm to the
   same gap.
 
-Peers that are not installed have no value; `pip install 'beyondprop[convex]'` installs them. The rows are written to
-`benchmarks/results/solvers.json`.
+Peers that are not installed have no value: `pip install 'beyondprop[convex]' celer skglm` installs them all. The rows
+are written to `benchmarks/results/solvers.json`.
 """
 
 from __future__ import annotations

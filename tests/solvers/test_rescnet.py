@@ -92,6 +92,10 @@ def test_leave_one_out_residuals_are_those_of_refits(count):
         rest = torch.arange(count) != i
         model = Ridge(alpha=0.1 * count).fit((phi[rest] / scale).numpy(), y[rest].numpy())
         close(left[i], y[i] - torch.from_numpy(model.predict((phi[i : i + 1] / scale).numpy())[0]))
+    soft = RidgeClassifier(phi, y, 0.1, floor=0.5)
+    softened = (scale.square() + 0.5 * scale.square().mean()).sqrt()
+    other = Ridge(alpha=0.1 * count).fit((phi / softened).numpy(), y.numpy())
+    close(soft.predicted(phi), torch.from_numpy(other.predict((phi / softened).numpy())))
     whole = Ridge(alpha=0.1 * count).fit((phi / scale).numpy(), y.numpy())
     close(fit.predicted(phi), torch.from_numpy(whole.predict((phi / scale).numpy())))
 

@@ -41,6 +41,8 @@ class ResCNetSettings(SolverSettings):
     """Of whitening, in units of the mean variance."""
     contrast: float = 0.1
     """Added to a patch's variance when it is normalised."""
+    feature_floor: float = 0.0
+    """Added to features' variances, in units of their mean, before they are divided by their deviation."""
     ridge: float = 0.5
     """Of the classifiers; 1 is as strong as the standardised features."""
     rate: float = 1.0
@@ -159,7 +161,7 @@ RESCNET = (
     recipe(
         "mnist",
         "100 layers on MNIST",
-        replace(CIFAR, mirror=False, grid=4, filters=64),
+        replace(CIFAR, mirror=False, grid=7, filters=32, feature_floor=1.0, ridge=0.1),
         (0.9938, "best of the PCANet family (LDANet-2), arXiv 1404.3606, as quoted"),
     ),
     recipe(

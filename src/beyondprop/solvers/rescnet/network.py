@@ -65,7 +65,8 @@ class ResCNet(Solver):
         offset: Of the rectification, in deviations of a response.
         floor: Of whitening: added to variances, in units of their mean.
         contrast: Of patches' normalisation; see `patches_of`. None leaves it out.
-        ridge: λ of `RidgeClassifier`.
+        feature_floor: `floor` of `RidgeClassifier`.
+        ridge: λ of it.
         rate: The largest share of a layer's prediction that counts, above 0 and at most 1.
         line_search: Whether η_l = argmin_{0 <= η <= rate} ‖R_{l-1} - η P_l‖²; else η_l is `rate`.
         leave_one_out: Whether residual labels are left-one-out. If not, they are plain residuals of the fit, and η_l
@@ -115,6 +116,7 @@ class ResCNet(Solver):
         offset: float = 0.5,
         floor: float = 0.03,
         contrast: float | None = 0.1,
+        feature_floor: float = 0.0,
         ridge: float = 0.3,
         rate: float = 1.0,
         leave_one_out: bool = True,
@@ -131,7 +133,7 @@ class ResCNet(Solver):
         check_whole(0, carry=carry)
         check_whole(2, classes=classes)
         check_number(floor=floor, ridge=ridge, rate=rate, above=True)
-        check_number(offset=offset, held_out=held_out)
+        check_number(offset=offset, held_out=held_out, feature_floor=feature_floor)
         channels, height, width = shape
         for wrong, what in (
             (patch % 2 == 0, f"patch must be odd, not {patch}"),
@@ -155,6 +157,7 @@ class ResCNet(Solver):
         self.shape, self.classes = tuple(shape), classes
         self.basis, self.kind, self.grid, self.offset, self.floor = basis, features, grid, offset, floor
         self.contrast, self.ridge, self.rate, self.leave_one_out = contrast, ridge, rate, leave_one_out
+        self.feature_floor = feature_floor
         self.unshuffle, self.carry, self.mirror, self.held_out = unshuffle, carry, mirror, held_out
         self.samples, self.narrow, self.place, self.line_search = samples, narrow, place, line_search
         self.seed = int(torch.randint(2**31, ())) if seed is None else seed
@@ -330,7 +333,7 @@ class ResCNet(Solver):
             for kept, new in zip(self._maps, following, strict=True):
                 kept[rows] = new
         fitted, kept_out = self._features[held:], self._features[:held]
-        ridge = RidgeClassifier(fitted, self.residual, self.ridge, narrow=self.narrow)
+        ridge = RidgeClassifier(fitted, self.residual, self.ridge, floor=self.feature_floor, narrow=self.narrow)
         predicted, step = ridge.predicted(fitted), self.rate
         if self.leave_one_out:
             left = (self.residual - predicted) / (1 - ridge.leverages(fitted))[:, None].to(predicted.dtype)

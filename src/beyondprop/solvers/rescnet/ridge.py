@@ -42,6 +42,7 @@ class RidgeClassifier:
         features: Φ, shape (n, D), on disk or in memory.
         targets: R, shape (n, K).
         ridge: λ: 1 is as strong as the features themselves, which are standardised.
+        floor: σ² is the variance and this times the mean variance: a feature that hardly ever varies is not blown up.
         narrow: Whether products may round features to bfloat16, as they are where features are stored in it.
 
     Attributes:
@@ -53,7 +54,9 @@ class RidgeClassifier:
         UserError: The ridge is too small for features that depend on each other.
     """
 
-    def __init__(self, features: Tensor, targets: Tensor, ridge: float, *, narrow: bool = False) -> None:
+    def __init__(
+        self, features: Tensor, targets: Tensor, ridge: float, *, floor: float = 0.0, narrow: bool = False
+    ) -> None:
         count, size = features.shape
         gram = torch.zeros(size, size, dtype=torch.float64, device=features.device)
         total, cross = gram.new_zeros(size), gram.new_zeros(size, targets.shape[1])
@@ -73,7 +76,8 @@ class RidgeClassifier:
         gram -= count * torch.outer(mean, mean)
         deviation = (gram.diagonal() / count).clamp(min=0).sqrt()
         # What is constant, or all but, says nothing: it is left out of the fit rather than blown up.
-        scale = torch.where(deviation > 1e-6 * deviation.max(), 1 / deviation, 0.0)
+        softened = (deviation.square() + floor * deviation.square().mean()).sqrt()
+        scale = torch.where(deviation > 1e-6 * deviation.max(), 1 / softened, 0.0)
         gram *= torch.outer(scale, scale)
         gram.diagonal().add_(count * ridge)
         factor, info = torch.linalg.cholesky_ex(gram)

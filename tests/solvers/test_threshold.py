@@ -87,7 +87,7 @@ def test_the_dual_certifies_the_optimum():
     residual = y - fit.arrangements.patterns @ fit.weights
     assert np.abs(enumerated(x).patterns.T @ residual).max() <= 0.3 * (1 + 1e-9)
     assert fit.objective == pytest.approx(residual @ y - residual @ residual / 2, abs=1e-9)  # strong duality
-    assert fit.gap <= 1e-6
+    assert fit.gap <= 1e-12  # the support is solved exactly, which descent alone does not come to
 
 
 def test_priced_patterns_come_to_the_optimum_over_all():

@@ -43,10 +43,9 @@ class ResCNet(Solver):
     residual labels are left-one-out, for residuals of the samples that a layer was fitted to shrink by fitting noise;
     samples that are held out choose the depth; and each layer sees the image beside the maps of the layer before it.
 
-    A pass fits a layer. The first reads the data into a store (see `SampleStore`), from which all layers are fitted;
-    the others read a batch and leave out the rest. A fit that goes on in another process reads the data once more,
-    and makes the maps of the finished layers anew. What is stored of a sample is the image, `carry` maps, D features
-    and a row of labels: no more for a hundred layers than for one.
+    A pass fits a layer. The first reads the data into a `SampleStore`, which holds of each sample the image, `carry`
+    maps, D features and a row of labels, however many layers there are; the others read a batch and leave out the
+    rest. A fit that goes on in another process reads the data once more, and makes the finished layers' maps anew.
 
     Args:
         shape: (channels, height, width) of an image; height and width divisible by `unshuffle`.
@@ -56,10 +55,8 @@ class ResCNet(Solver):
         patch: Side of a patch, odd, in pixels of the maps.
         unshuffle: So many pixels in a row and a column become channels: the maps' height is that of the image
             divided by it, and a patch is so much wider.
-        carry: Channels of a layer's maps that the next one sees beside the image; at most F. 0 leaves layers that
-            know nothing of each other but the residual labels.
-        basis: `"prototypes"`: whitened comparisons with patches, as many as one likes; `"components"`: the principal
-            components themselves. The former differ from layer to layer where maps hardly do.
+        carry: Channels of a layer's maps that the next one sees beside the image; at most F.
+        basis: `"prototypes"`: whitened comparisons with patches; `"components"`: the principal components themselves.
         features: `"first"`, `"second"` or `"histogram"`; see `features_of`.
         grid: Regions along each side that features are pooled over.
         offset: Of the rectification, in deviations of a response.
@@ -69,8 +66,7 @@ class ResCNet(Solver):
         ridge: λ of it.
         rate: The largest share of a layer's prediction that counts, above 0 and at most 1.
         line_search: Whether η_l = argmin_{0 <= η <= rate} ‖R_{l-1} - η P_l‖²; else η_l is `rate`.
-        leave_one_out: Whether residual labels are left-one-out. If not, they are plain residuals of the fit, and η_l
-            is `rate`.
+        leave_one_out: Whether residual labels are left-one-out, or plain residuals of the fit.
         mirror: Whether features are means over the image and its mirror image.
         held_out: Share of the samples, a random part, that is not fitted to and chooses the depth; 0 takes all layers.
         samples: So many images give the patches of the covariance.

@@ -161,7 +161,7 @@ RESCNET = (
     recipe(
         "mnist",
         "100 layers on MNIST",
-        replace(CIFAR, mirror=False, grid=7, filters=32, feature_floor=1.0, ridge=0.1),
+        replace(CIFAR, mirror=False, unshuffle=1, patch=7, grid=7, filters=32, feature_floor=1.0, ridge=0.3),
         (0.9938, "best of the PCANet family (LDANet-2), arXiv 1404.3606, as quoted"),
     ),
     recipe(

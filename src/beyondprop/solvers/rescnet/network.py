@@ -64,14 +64,13 @@ class ResCNet(Solver):
         contrast: Of patches' normalisation; see `patches_of`. None leaves it out.
         feature_floor: `floor` of `RidgeClassifier`.
         ridge: λ of it.
-        rate: The largest share of a layer's prediction that counts, above 0 and at most 1.
-        line_search: Whether η_l = argmin_{0 <= η <= rate} ‖R_{l-1} - η P_l‖²; else η_l is `rate`.
+        rate: η_l, above 0 and at most 1.
+        line_search: Whether instead η_l = argmin_{0 <= η <= rate} ‖R_{l-1} - η P_l‖².
         leave_one_out: Whether residual labels are left-one-out, or plain residuals of the fit.
         mirror: Whether features are means over the image and its mirror image.
         held_out: Share of the samples, a random part, that is not fitted to and chooses the depth; 0 takes all layers.
         samples: So many images give the patches of the covariance.
-        narrow: Whether maps and features are stored, and products made, in bfloat16: several times as fast where the
-            processor has instructions for it.
+        narrow: Whether maps, features and products are in bfloat16, for processors with instructions for it.
         place: Where the store is: `"memory"` or `"disk"`.
         seed: Of prototypes; None draws it from torch's generator.
 

@@ -77,6 +77,10 @@ if TYPE_CHECKING:
     from beyondprop.rules.signals.target_propagation import DTP, DTPDR
     from beyondprop.solver import Solver
     from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
+    from beyondprop.solvers.rescnet.network import ResCNet
+    from beyondprop.solvers.rescnet.pcanet import PCANet
+    from beyondprop.solvers.threshold.estimator import ThresholdClassifier
+    from beyondprop.solvers.threshold.network import ThresholdNetwork
     from beyondprop.training import evaluate, fit
 
 __version__ = "0.1.0"
@@ -133,6 +137,7 @@ _HOME = {
     "Overlay": "rules.local.label_input",
     "PoissonEncoder": "layers.spiking.encoders",
     "PopulationEncoder": "layers.spiking.encoders",
+    "PCANet": "solvers.rescnet.pcanet",
     "PredSim": "rules.local.predsim",
     "PrimitiveNetwork": "rules.relaxation.settling",
     "ProxProp": "rules.signals.proxprop",
@@ -142,6 +147,7 @@ _HOME = {
     "QuaternionConv2d": "layers.quaternion",
     "QuaternionLinear": "layers.quaternion",
     "RecurrentEcho": "rules.relaxation.recurrent_echo",
+    "ResCNet": "solvers.rescnet.network",
     "Rule": "rule",
     "SemiImplicit": "rules.signals.semi_implicit",
     "SignDFA": "rules.signals.direct_feedback",
@@ -158,6 +164,8 @@ _HOME = {
     "TPRI": "rules.signals.regularized_inversion",
     "TPSGD": "rules.signals.target_projection",
     "TPTT": "rules.signals.learned_inversion",
+    "ThresholdClassifier": "solvers.threshold.estimator",
+    "ThresholdNetwork": "solvers.threshold.network",
     "TimedBlock": "rules.local.noprop",
     "UnsupportedNetworkError": "errors",
     "UserError": "errors",
@@ -226,6 +234,7 @@ __all__ = [
     "NodePerturbation",
     "NonFiniteError",
     "Overlay",
+    "PCANet",
     "PoissonEncoder",
     "PopulationEncoder",
     "PredSim",
@@ -235,6 +244,7 @@ __all__ = [
     "QuaternionConv2d",
     "QuaternionLinear",
     "RecurrentEcho",
+    "ResCNet",
     "Rule",
     "SemiImplicit",
     "SignDFA",
@@ -248,6 +258,8 @@ __all__ = [
     "SpikeTiming",
     "SpikingLinear",
     "SymBa",
+    "ThresholdClassifier",
+    "ThresholdNetwork",
     "TimedBlock",
     "UnsupportedNetworkError",
     "UserError",

@@ -31,12 +31,14 @@ from beyondprop.recipes import (
     quaternion,
     recurrent_echo,
     regularized_inversion,
+    rescnet,
     semi_implicit,
     sparseprop,
     spike_timing,
     student_teacher,
     target_projection,
     target_propagation,
+    threshold,
 )
 from beyondprop.recipes.noprop import continuous as noprop_ct
 from beyondprop.recipes.noprop import discrete as noprop_dt
@@ -818,6 +820,66 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.rules.signals.spike_timing:SpikeTiming",
         spike_timing.RECIPES,
+    ),
+    System(
+        "rescnet",
+        "Residual compensation by fitted layers (ResCNet)",
+        "solvers",
+        Paper(
+            "Deep Residual Compensation Convolutional Network without Backpropagation",
+            "Mubarakah Alotaibi, Richard C. Wilson",
+            2023,
+            "2301.11663",
+            """@inproceedings{alotaibi2023deep,
+  title     = {Deep Residual Compensation Convolutional Network without Backpropagation},
+  author    = {Alotaibi, Mubarakah and Wilson, Richard C.},
+  booktitle = {International Joint Conference on Neural Networks},
+  year      = {2023}
+}""",
+        ),
+        "beyondprop.solvers.rescnet.network:ResCNet",
+        rescnet.RESCNET,
+    ),
+    System(
+        "pcanet",
+        "Principal components, hashed (PCANet)",
+        "solvers",
+        Paper(
+            "PCANet: A Simple Deep Learning Baseline for Image Classification?",
+            "Tsung-Han Chan, Kui Jia, Shenghua Gao, Jiwen Lu, Zinan Zeng, Yi Ma",
+            2015,
+            "1404.3606",
+            """@article{chan2015pcanet,
+  title   = {{PCANet}: A Simple Deep Learning Baseline for Image Classification?},
+  author  = {Chan, Tsung-Han and Jia, Kui and Gao, Shenghua and Lu, Jiwen and Zeng, Zinan and Ma, Yi},
+  journal = {IEEE Transactions on Image Processing},
+  volume  = {24},
+  number  = {12},
+  pages   = {5017--5032},
+  year    = {2015}
+}""",
+        ),
+        "beyondprop.solvers.rescnet.pcanet:PCANet",
+        rescnet.PCANET,
+    ),
+    System(
+        "threshold",
+        "Threshold networks by convex programs",
+        "solvers",
+        Paper(
+            "Globally Optimal Training of Neural Networks with Threshold Activation Functions",
+            "Tolga Ergen, Halil Ibrahim Gulluk, Jonathan Lacotte, Mert Pilanci",
+            2023,
+            "2303.03382",
+            """@inproceedings{ergen2023globally,
+  title     = {Globally Optimal Training of Neural Networks with Threshold Activation Functions},
+  author    = {Ergen, Tolga and Gulluk, Halil Ibrahim and Lacotte, Jonathan and Pilanci, Mert},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2023}
+}""",
+        ),
+        "beyondprop.solvers.threshold.network:ThresholdNetwork",
+        threshold.RECIPES,
     ),
 )
 

@@ -88,3 +88,14 @@ def test_blocks_use_the_noisy_label_the_input_and_the_time(example, block, read)
     assert said.shape == (4, classes)
     for other in (block(z + 1, h, t), block(z, h.flip(0), t), block(z, h, t + 0.5)):
         assert not torch.allclose(said, other)
+
+
+@pytest.mark.parametrize("example", ["iris_from_scratch.py"], indirect=True)
+def test_the_first_network_is_right_and_better_than_the_usual_one(example, capsys):
+    accuracy = example["main"](repeats=1, usual_epochs=30)
+    assert accuracy["from scratch"] >= 0.96
+    assert accuracy["as usual"] < accuracy["from scratch"]
+    printed = capsys.readouterr().out
+    assert float(re.search(r"error of the gradient: (\S+)", printed)[1]) < 1e-8
+    body = Path(EXAMPLES / "iris_from_scratch.py").read_text().partition("class FromScratch")[2].partition("\n\n\n")[0]
+    assert len([line for line in body.splitlines()[2:] if line.strip()]) <= 21

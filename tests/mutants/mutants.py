@@ -18,6 +18,7 @@ from mutant import Mutant
 from planted import (
     devices,
     equilibrium,
+    fitted,
     hamiltonian_echo,
     house,
     local,
@@ -34,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = (
     devices,
     equilibrium,
+    fitted,
     hamiltonian_echo,
     house,
     local,

@@ -97,6 +97,7 @@ class Recipe:
         variants: Fields by which the paper itself varies the experiment: another value is no departure.
         inference: Fields that only tell how the trained rule predicts: `beyondprop evaluate` can change them.
         data: Makes the data from the settings, in place of loading a named set.
+        drawn: Likewise, from the settings and the seed: other data for every seed.
     """
 
     id: str
@@ -109,6 +110,17 @@ class Recipe:
     variants: tuple[str, ...] = ()
     inference: tuple[str, ...] = ()
     data: Callable[[Any], Splits] | None = None
+    drawn: Callable[[Any, int], Splits] | None = None
+
+    def make_data(self, settings: SolverSettings, seed: int) -> Splits:
+        """The data of a run: drawn, made or loaded by name."""
+        if self.drawn is not None:
+            return self.drawn(settings, seed)
+        if self.data is not None:
+            return self.data(settings)
+        from beyondprop.data import load
+
+        return load(self.dataset)
 
     def departures_of(self, settings: SolverSettings) -> list[str]:
         """List how a run with these settings differs from the paper: its choices, then each changed field."""

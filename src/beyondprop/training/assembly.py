@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 
-from beyondprop.data import Batches, ImageSet, Splits, Statistics, hold_out, load
+from beyondprop.data import Batches, ImageSet, Splits, Statistics, hold_out
 from beyondprop.errors import RunError, UserError
 from beyondprop.recipes.recipe import Experiment, Recipe, Settings, SolverSettings
 from beyondprop.rule import Rule, without_trace
@@ -106,7 +106,7 @@ def assemble(recipe: Recipe, settings: SolverSettings, execution: Execution, spl
         UserError: There is no such device, or the data or the settings are out of range.
     """
     device = resolve_device(execution.device)
-    splits = splits or (load(recipe.dataset) if recipe.data is None else recipe.data(settings))
+    splits = splits or recipe.make_data(settings, execution.seed)
     validation = None
     if settings.validation:
         rest, validation = hold_out(splits.train, settings.validation, seed=execution.seed)

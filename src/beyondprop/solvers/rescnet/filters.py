@@ -1,0 +1,124 @@
+"""Filters of image patches by principal components, from data that pass by in batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from beyondprop.errors import NonFiniteError, UserError
+
+
+def patches_of(maps: Tensor, size: int, contrast: float | None) -> Tensor:
+    """All patches of some maps, zero outside, without their mean.
+
+    Args:
+        maps: Shape (batch, channels, height, width).
+        size: Side of a patch, odd.
+        contrast: Added to a patch's variance before it is divided by its deviation; None does not divide.
+
+    Returns:
+        Shape (batch, positions, channels size²).
+    """
+    found = F.unfold(maps, size, padding=size // 2).mT
+    found = found - found.mean(dim=2, keepdim=True)
+    if contrast is None:
+        return found
+    return found / (found.square().mean(dim=2, keepdim=True) + contrast).sqrt()
+
+
+def respond(maps: Tensor, filters: Tensor, contrast: float | None) -> Tensor:
+    """Products of filters with every patch of `patches_of`, without the patches being written down.
+
+    Args:
+        maps: Shape (batch, channels, height, width).
+        filters: Shape (F, channels, size, size); their numbers sum to zero, so that a patch's mean is of no matter.
+        contrast: As in `patches_of`.
+
+    Returns:
+        Shape (batch, F, height, width).
+    """
+    size = filters.shape[-1]
+    found = F.conv2d(maps, filters, padding=size // 2)
+    if contrast is None:
+        return found
+    mean, square = (
+        F.avg_pool2d(moment.mean(dim=1, keepdim=True), size, stride=1, padding=size // 2)
+        for moment in (maps, maps.square())
+    )
+    return found / ((square - mean.square()).clamp(min=0) + contrast).sqrt()
+
+
+class PatchCovariance:
+    """Mean and covariance of patches that were added, in float64.
+
+    Args:
+        dimension: Numbers of a patch.
+        device: Where the sums are.
+    """
+
+    def __init__(self, dimension: int, device: torch.device) -> None:
+        self.count = 0
+        self._sum = torch.zeros(dimension, dtype=torch.float64, device=device)
+        self._products = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
+
+    def add(self, patches: Tensor) -> None:
+        """Add patches, shape (..., dimension); narrow types are multiplied in float32."""
+        rows = patches.flatten(0, -2).to(torch.promote_types(patches.dtype, torch.float32))
+        if not rows.isfinite().all():
+            raise NonFiniteError("the patches hold NaN or infinity: check the images")
+        self.count += len(rows)
+        self._sum += rows.sum(dim=0, dtype=torch.float64)
+        self._products += rows.T @ rows
+
+    @property
+    def mean(self) -> Tensor:
+        """Shape (dimension,)."""
+        return self._sum / self.count
+
+    @property
+    def matrix(self) -> Tensor:
+        """Covariance, divided by the count less one, as everywhere."""
+        return (self._products - self.count * torch.outer(self.mean, self.mean)) / max(self.count - 1, 1)
+
+    def components(self) -> tuple[Tensor, Tensor]:
+        """Variances in falling order, and principal components, one a row; the largest entry of each is positive."""
+        values, vectors = torch.linalg.eigh(self.matrix)
+        rows = vectors.flip(1).T
+        largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
+        return values.flip(0).clamp(min=0), rows * largest.sign()
+
+
+def principal_filters(covariance: PatchCovariance, count: int, channels: int) -> Tensor:
+    """The leading principal components as filters, shape (count, channels, size, size).
+
+    Raises:
+        UserError: A patch has not so many numbers (its mean, which is removed, leaves one less).
+    """
+    _, rows = covariance.components()
+    if count > len(rows) - 1:
+        raise UserError(f"patches of {len(rows)} numbers have {len(rows) - 1} principal components, not {count}")
+    size = round((len(rows) // channels) ** 0.5)
+    return rows[:count].reshape(count, channels, size, size)
+
+
+def prototype_filters(covariance: PatchCovariance, patches: Tensor, floor: float, channels: int) -> Tensor:
+    r"""Filters that compare a patch with others in the whitened space of principal components.
+
+        w_p = C⁻¹ (p - mean) / ‖C^{-1/2} (p - mean)‖,    C = V (Λ + floor · mean(Λ)) Vᵀ
+
+    As wide as one likes, where principal components are as many as a patch has numbers.
+
+    Args:
+        covariance: Of patches.
+        patches: p, shape (count, dimension).
+        floor: Keeps components of little variance from being blown up.
+        channels: Of the maps.
+    """
+    values, rows = covariance.components()
+    values, rows = values[:-1], rows[:-1]  # the last one is the mean of a patch, which is removed
+    whiten = rows / (values + floor * values.mean()).sqrt()[:, None]
+    coordinates = (patches.double() - covariance.mean) @ whiten.T
+    coordinates = coordinates / coordinates.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    size = round((patches.shape[1] // channels) ** 0.5)
+    return (coordinates @ whiten).reshape(len(patches), channels, size, size)

@@ -1,0 +1,115 @@
+"""Ridge regression with an intercept on standardised features, with the leave-one-out residuals in closed form."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beyondprop.errors import NonFiniteError, UserError
+
+BLOCK = 4096  # samples of a product
+
+
+@contextlib.contextmanager
+def narrow_products(active: bool) -> Iterator[None]:
+    """Within it, float32 matrix products on the CPU round their factors to bfloat16 and add up in float32."""
+    setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16" if active else before
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
+class RidgeClassifier:
+    r"""Ridge regression with a free intercept.
+
+        β = (ZᵀZ + n λ I)⁻¹ ZᵀR,    Z = (Φ - μ) / σ,    Φ -> Z β + mean(R)
+
+    and the leave-one-out residuals: what is left of a sample's target when all is fitted without it, at the same σ,
+
+        r_i / (1 - h_i),    h_i = 1/n + z_iᵀ (ZᵀZ + n λ I)⁻¹ z_i
+
+    The sums are made in float64 from products in the features' own precision; the system is solved in float64.
+
+    Args:
+        features: Φ, shape (n, D), on disk or in memory.
+        targets: R, shape (n, K).
+        ridge: λ: 1 is as strong as the features themselves, which are standardised.
+        floor: σ² is the variance and this times the mean variance: a feature that hardly ever varies is not blown up.
+        narrow: Whether products may round features to bfloat16, as they are where features are stored in it.
+
+    Attributes:
+        weight: In terms of Φ, shape (K, D), float64.
+        bias: Shape (K,), float64.
+
+    Raises:
+        NonFiniteError: The features hold NaN or infinity.
+        UserError: The ridge is too small for features that depend on each other.
+    """
+
+    def __init__(
+        self, features: Tensor, targets: Tensor, ridge: float, *, floor: float = 0.0, narrow: bool = False
+    ) -> None:
+        count, size = features.shape
+        gram = torch.zeros(size, size, dtype=torch.float64, device=features.device)
+        total, cross = gram.new_zeros(size), gram.new_zeros(size, targets.shape[1])
+        offset = _wide(features[: min(BLOCK, count)]).mean(dim=0)  # sums about it lose no digits to a large mean
+        mean_target = targets.double().mean(dim=0)
+        self.narrow, self._offset = narrow, offset
+        for start in range(0, count, BLOCK):
+            block = _wide(features[start : start + BLOCK]) - offset
+            wanted = (targets[start : start + BLOCK].double() - mean_target).to(block.dtype)
+            total += block.sum(dim=0, dtype=torch.float64)
+            with narrow_products(narrow):
+                gram += block.T @ block
+            cross += block.T @ wanted
+        if not total.isfinite().all() or not cross.isfinite().all():
+            raise NonFiniteError("the features hold NaN or infinity")
+        mean = total / count
+        gram -= count * torch.outer(mean, mean)
+        deviation = (gram.diagonal() / count).clamp(min=0).sqrt()
+        # What is constant, or all but, says nothing: it is left out of the fit rather than blown up.
+        softened = (deviation.square() + floor * deviation.square().mean()).sqrt()
+        scale = torch.where(deviation > 1e-6 * deviation.max(), 1 / softened, 0.0)
+        gram *= torch.outer(scale, scale)
+        gram.diagonal().add_(count * ridge)
+        factor, info = torch.linalg.cholesky_ex(gram)
+        if info or not math.isfinite(float(factor[-1, -1])):
+            raise UserError(
+                f"ridge {ridge:g} is too small for features that depend on each other: raise it, tenfold at first"
+            )
+        coefficients = torch.cholesky_solve(cross * scale[:, None], factor)
+        self.count, self._mean = count, mean
+        identity = torch.diag(scale)
+        self._root = torch.linalg.solve_triangular(factor, identity, upper=False).T  # z -> L⁻¹ z, from φ
+        self.weight = (coefficients * scale[:, None]).T
+        self.bias = mean_target - self.weight @ (mean + offset)
+
+    def leverages(self, features: Tensor) -> Tensor:
+        """H of the samples that it was fitted to, shape (n,), float64."""
+        found = []
+        for block in features.split(BLOCK):
+            centred = _wide(block) - self._offset - self._mean.to(_wide(block[:0]).dtype)
+            with narrow_products(self.narrow):
+                found.append((centred @ self._root.to(centred.dtype)).square().sum(dim=1, dtype=torch.float64))
+        return torch.cat(found) + 1 / self.count
+
+    def predicted(self, features: Tensor) -> Tensor:
+        """Φ βᵀ + bias, shape (n, K), in the features' precision, float32 at least."""
+        found = []
+        for block in features.split(BLOCK):
+            rows = _wide(block)
+            found.append(rows @ self.weight.T.to(rows.dtype) + self.bias.to(rows.dtype))
+        return torch.cat(found)
+
+
+def _wide(features: Tensor) -> Tensor:
+    """Narrow types in float32."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))

@@ -1,0 +1,1 @@
+"""Networks of threshold activations, trained to the global optimum by convex programs."""

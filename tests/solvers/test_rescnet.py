@@ -1,0 +1,310 @@
+"""ResCNet's pieces against scikit-learn and brute force, and the whole against a layer-by-layer reference."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
+from torch.nn import functional as F
+
+from beyondprop import data
+from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.solvers.rescnet import features as features_module
+from beyondprop.solvers.rescnet.features import binary_codes, feature_count, features_of, sliding_histograms
+from beyondprop.solvers.rescnet.filters import (
+    PatchCovariance,
+    patches_of,
+    principal_filters,
+    prototype_filters,
+    respond,
+)
+from beyondprop.solvers.rescnet.network import ResCNet
+from beyondprop.solvers.rescnet.ridge import RidgeClassifier, narrow_products
+from beyondprop.solvers.rescnet.store import SampleStore, fingerprints
+
+CLASSES = 3
+
+
+def images(count=60, dtype=torch.float64, channels=2, side=6):
+    generator = torch.Generator().manual_seed(4)
+    y = torch.arange(count) % CLASSES
+    x = torch.randn(count, channels, side, side, generator=generator, dtype=dtype)
+    x[:, 0, 1, :CLASSES] += 2 * F.one_hot(y, CLASSES)
+    return x, y
+
+
+def network(**options):
+    chosen = {"layers": 4, "filters": 8, "carry": 3, "held_out": 0.0, "ridge": 0.05, "seed": 0} | options
+    return ResCNet((2, 6, 6), CLASSES, **chosen).double()
+
+
+def close(found, wanted, atol=1e-9):
+    torch.testing.assert_close(found, wanted, rtol=0, atol=atol, check_dtype=False)
+
+
+def test_filters_are_scikit_learns_components_of_streamed_patches():
+    x, _ = images()
+    covariance = PatchCovariance(18, x.device)
+    for batch in x.split(7):
+        covariance.add(patches_of(batch, 3, None))
+    rows = patches_of(x, 3, None).flatten(0, 1).numpy()
+    pca = PCA(n_components=6).fit(rows)
+    filters = principal_filters(covariance, 6, 2).flatten(1)
+    aligned = (filters * torch.from_numpy(pca.components_)).sum(dim=1)
+    close(aligned.abs(), torch.ones(6))
+    close(covariance.components()[0][:6], torch.from_numpy(pca.explained_variance_))
+    close(covariance.mean, torch.from_numpy(pca.mean_))
+
+
+def test_responses_are_products_with_normalised_patches():
+    x, _ = images()
+    covariance = PatchCovariance(18, x.device)
+    covariance.add(patches_of(x, 3, 0.1))
+    filters = principal_filters(covariance, 5, 2)
+    for contrast in (None, 0.1):
+        wanted = (patches_of(x, 3, contrast) @ filters.flatten(1).T).mT.unflatten(2, (6, 6))
+        close(respond(x, filters, contrast), wanted)
+
+
+def test_prototypes_compare_in_whitened_space():
+    x, _ = images()
+    patches = patches_of(x, 3, None).flatten(0, 1)
+    covariance = PatchCovariance(18, x.device)
+    covariance.add(patches)
+    filters = prototype_filters(covariance, patches[:4], 0.0, 2).flatten(1)
+    pca = PCA(n_components=17, whiten=True).fit(patches.numpy())
+    white = pca.transform(patches.numpy())
+    wanted = white @ (white[:4] / np.linalg.norm(white[:4], axis=1, keepdims=True)).T
+    close((patches - covariance.mean) @ filters.T, torch.from_numpy(wanted))
+
+
+@pytest.mark.parametrize("count", [40, 13], ids=["more samples", "more features"])
+def test_leave_one_out_residuals_are_those_of_refits(count):
+    generator = torch.Generator().manual_seed(0)
+    phi = 5 + torch.randn(count, 20, generator=generator, dtype=torch.float64)
+    y = torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    fit = RidgeClassifier(phi, y, 0.1)
+    left = (y - fit.predicted(phi)) / (1 - fit.leverages(phi))[:, None]
+    scale = phi.std(dim=0, correction=0)
+    for i in range(count):
+        rest = torch.arange(count) != i
+        model = Ridge(alpha=0.1 * count).fit((phi[rest] / scale).numpy(), y[rest].numpy())
+        close(left[i], y[i] - torch.from_numpy(model.predict((phi[i : i + 1] / scale).numpy())[0]))
+    soft = RidgeClassifier(phi, y, 0.1, floor=0.5)
+    softened = (scale.square() + 0.5 * scale.square().mean()).sqrt()
+    other = Ridge(alpha=0.1 * count).fit((phi / softened).numpy(), y.numpy())
+    close(soft.predicted(phi), torch.from_numpy(other.predict((phi / softened).numpy())))
+    whole = Ridge(alpha=0.1 * count).fit((phi / scale).numpy(), y.numpy())
+    close(fit.predicted(phi), torch.from_numpy(whole.predict((phi / scale).numpy())))
+
+
+def test_a_constant_feature_and_a_large_mean_do_no_harm():
+    generator = torch.Generator().manual_seed(0)
+    phi = torch.randn(50, 4, generator=generator)
+    y = phi[:, :1] * 2
+    spoiled = torch.cat([phi + 1000, torch.full((50, 1), 7.0)], dim=1)
+    fit = RidgeClassifier(spoiled, y, 1e-6)
+    close(fit.predicted(spoiled), y, atol=1e-3)
+    assert fit.weight[:, -1].abs().max() == 0
+
+
+def test_second_order_features_and_histograms_are_those_written_out():
+    responses = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    maps = torch.cat([F.relu(responses - 0.2), F.relu(-responses - 0.2)], dim=1)
+    found = features_of(responses, "second", 2, 0.2)
+    region = maps[1, :, 2:, :2].flatten(1)
+    products = (region @ region.T / 4).sqrt()
+    wanted = torch.stack([products[i, j] for i in range(16) for j in range(i, 16)])
+    close(found.unflatten(1, (4, -1))[1, 2], wanted)
+    close(features_of(responses, "first", 2, 0.2).unflatten(1, (16, 4))[1, :, 2], region.mean(dim=1))
+    uneven = features_of(responses, "first", 3, 0.2)
+    close(uneven.unflatten(1, (16, 9))[1, :, 4], maps[1, :, 1:3, 1:3].mean(dim=(1, 2)))
+
+    codes = binary_codes(responses)
+    assert codes[2, 0, 1, 3] == sum(2**bit for bit in range(8) if responses[2, bit, 1, 3] > 0)
+    shares = features_of(responses, "histogram", 2, 0.0).unflatten(1, (4, 256))
+    close(shares[0, 3], torch.bincount(codes[0, 0, 2:, 2:].flatten().long(), minlength=256) / 4)
+    sliding = sliding_histograms(codes, 2, 1).unflatten(1, (9, 256))
+    close(sliding[1, 4], torch.bincount(codes[1, 0, 1:3, 1:3].flatten().long(), minlength=256) / 4)
+    pyramid = sliding_histograms(codes, 2, 1, (1,))
+    close(pyramid, sliding.amax(dim=1))
+    for kind in features_module.KINDS:
+        assert features_of(responses, kind, 2, 0.2).shape[1] == feature_count(kind, 8, 2)
+
+
+@pytest.mark.parametrize("left_out", [True, False], ids=["left-one-out", "fitted"])
+def test_each_layer_fits_what_those_before_it_leave_over(left_out):
+    """A reference in the open: features of each layer by its own filters, ridge by scikit-learn, labels from Σ."""
+    x, y = images()
+    order = fingerprints(x, y).argsort(stable=True)
+    x, y = x[order], y[order]
+    solver = network(leave_one_out=left_out, rate=0.7).fit(x, y)
+    residual, maps, scores = F.one_hot(y, CLASSES).double(), None, 0
+    for layer in solver.layers:
+        seen = x if maps is None else torch.cat([x, maps], dim=1)
+        patches = patches_of(seen, 3, 0.1)
+        responses = (patches @ layer.filters.flatten(1).T - layer.shift).mT.unflatten(2, (6, 6))
+        close(responses.mean(dim=(0, 2, 3)), torch.zeros(8))
+        close(responses.std(dim=(0, 2, 3)), torch.ones(8))
+        maps = F.relu(responses[:, :3] - 0.5)
+        maps = (maps - maps.mean(dim=(0, 2, 3), keepdim=True)) / maps.std(dim=(0, 2, 3), keepdim=True)
+        phi = features_of(responses, "first", 2, 0.5)
+        z = ((phi - phi.mean(dim=0)) / phi.std(dim=0, correction=0)).numpy()
+        model = Ridge(alpha=0.05 * len(x)).fit(z, residual.numpy())
+        predicted = torch.from_numpy(model.predict(z))
+        scores = scores + 0.7 * predicted
+        if left_out:
+            hat = z @ np.linalg.solve(z.T @ z + 0.05 * len(x) * np.eye(z.shape[1]), z.T)
+            leverage = torch.from_numpy(hat.diagonal().copy()) + 1 / len(x)
+            predicted = residual - (residual - predicted) / (1 - leverage)[:, None]
+        residual = residual - 0.7 * predicted
+    close(solver(x), scores, atol=1e-8)
+
+
+def test_the_residual_falls_with_depth_in_sample_and_does_not_collapse_left_out():
+    x, y = images(dtype=torch.float32)
+    y = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(1))]  # nothing to learn
+    fitted, left_out, searched = (
+        network(layers=8, ridge=0.01, **options).float().fit(x, y).course[:, 1]
+        for options in ({"leave_one_out": False}, {}, {"line_search": True})
+    )
+    assert (fitted.diff() <= 1e-6).all()
+    assert fitted[-1] < 0.1
+    start = F.one_hot(y, CLASSES).float().square().mean().sqrt()
+    assert left_out.min() > 0.8 * start - 0.2  # labels of noise stay labels of noise
+    assert (searched.diff() <= 1e-6).all()
+    assert searched[-1] > 0.7 * start
+
+
+def test_order_and_size_of_batches_are_of_no_matter():
+    x, y = images()
+    solver = network(held_out=0.2)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(2))
+    other = network(held_out=0.2).fit(x[order], y[order], batch_size=7)
+    solver.fit(x, y)
+    for name, value in solver.state_dict().items():
+        assert torch.equal(value.nan_to_num(), other.state_dict()[name].nan_to_num()), name
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_a_fit_that_goes_on_elsewhere_ends_with_the_same_bits(place):
+    x, y = images()
+    options = {"held_out": 0.2, "mirror": True, "place": place}
+    whole, first, second = network(**options).fit(x, y), network(**options), network(**options, seed=5)
+    for part in first.passes[:2]:
+        first.run_pass(part, [(x, y)])
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.seed = first.seed
+    for part in first.passes[2:]:
+        second.run_pass(part, [(x[20:], y[20:]), (x[:20], y[:20])])
+    assert int(second.depth) == int(whole.depth)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value.nan_to_num(), second.state_dict()[name].nan_to_num()), name
+    assert second._store is None
+    assert not len(second.residual)
+
+
+def test_passes_after_the_first_read_one_batch():
+    x, y = images()
+    read = []
+
+    def batches():
+        for start in range(0, 60, 20):
+            read.append(start)
+            yield x[start : start + 20], y[start : start + 20]
+
+    network().fit_batches(batches)
+    assert read == [0, 20, 40, 0, 0, 0]
+
+
+def test_samples_held_out_choose_the_depth_and_are_not_fitted_to():
+    x, y = images()
+    solver = network(held_out=0.5, layers=6, ridge=1e-3).fit(x, y)
+    order = fingerprints(x, y).argsort(stable=True)
+    held = order[:30]
+    right = torch.stack([(solver(x[held], depth=d).argmax(dim=1) == y[held]).double().mean() for d in range(1, 7)])
+    close(solver.course[:, 2], right, atol=1e-6)
+    assert int(solver.depth) == int(right.argmax()) + 1
+    flipped = y.clone()
+    flipped[held] = (y[held] + 1) % CLASSES  # other labels move samples in the store, and the split with them
+    assert len(set(fingerprints(x, y).tolist()) & set(fingerprints(x, flipped).tolist())) == 30
+    close(solver(x), solver(x, depth=int(solver.depth)))
+    assert torch.equal(solver.right_by_depth(x, y)[-1], (solver(x, depth=6).argmax(dim=1) == y).sum())
+
+
+def test_mirror_images_are_classified_alike():
+    x, y = images()
+    solver = network(mirror=True, unshuffle=2).fit(x, y)
+    close(solver(x.flip(3)), solver(x))
+    assert not torch.allclose(network(unshuffle=2).fit(x, y)(x.flip(3)), network(unshuffle=2).fit(x, y)(x))
+
+
+def test_a_store_orders_samples_by_what_they_are():
+    x, y = images()
+    stores = []
+    for order in (torch.arange(60), torch.arange(59, -1, -1)):
+        store = SampleStore("disk")
+        for rows in order.split(25):
+            store.add(x[rows], y[rows])
+        store.close()
+        stores.append(store)
+    assert torch.equal(stores[0].images, stores[1].images)
+    assert torch.equal(stores[0].labels, stores[1].labels)
+    assert len(set(fingerprints(x, y).tolist())) == 60
+
+
+def test_narrow_products_agree_with_wide_ones():
+    x, y = images(count=300, dtype=torch.float32)
+    wide, narrow = network(ridge=0.3).float().fit(x, y), network(ridge=0.3, narrow=True).float().fit(x, y)
+    close(narrow(x), wide(x), atol=0.1)
+    setting = torch.backends.mkldnn.matmul.fp32_precision
+    with narrow_products(True):
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    assert torch.backends.mkldnn.matmul.fp32_precision == setting
+
+
+def test_learns_the_digits():
+    splits = data.load("digits")
+    train, test = (((part.images / part.high - 0.3) / 0.37, part.labels) for part in splits)
+    torch.manual_seed(0)
+    solver = ResCNet((1, 8, 8), 10, layers=4, filters=32, carry=8, ridge=0.1, samples=300).fit(*train)
+    assert (solver(test[0]).argmax(dim=1) == test[1]).double().mean() > 0.95
+
+
+def test_what_cannot_be_fitted_is_told_in_one_line(one_line):
+    x, y = images()
+    for options, words in (
+        ({"patch": 2}, "odd"),
+        ({"carry": 9}, "carry"),
+        ({"unshuffle": 4}, "unshuffled"),
+        ({"grid": 7}, "grid"),
+        ({"rate": 1.5}, "rate"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"features": "third"}, "features"),
+        ({"basis": "fourier"}, "basis"),
+        ({"features": "histogram", "filters": 12}, "divisible"),
+        ({"place": "tape"}, "place"),
+        ({"layers": 0}, "layers"),
+        ({"contrast": 0.0}, "contrast"),
+    ):
+        with one_line(UserError, words):
+            network(**options)
+    with one_line(UserError, "0..2", "got 3"):
+        network().fit(x, y + 1)
+    with one_line(UserError, "(batch, 2, 6, 6)"):
+        network().fit(x[:, :1], y)
+    with one_line(UserError, "raise it"):
+        network(ridge=1e-30, filters=40, basis="prototypes").fit(x[:10], y[:10])
+    with one_line(UserError, "17 principal components"):
+        network(basis="components", filters=20).fit(x, y)
+    x[0, 0, 0, 0] = torch.nan
+    with one_line(NonFiniteError, "NaN"):
+        network().fit(x, y)
+    half = network()
+    half.run_pass("layer 1", [images()])
+    moved = network()
+    moved.load_state_dict(half.state_dict())
+    with one_line(UserError, "60", "not 50"):
+        moved.run_pass("layer 2", [images(50)])

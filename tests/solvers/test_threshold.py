@@ -1,0 +1,332 @@
+"""Threshold networks: convex programs against enumeration, Clarabel and the non-convex objective itself."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from beyondprop import data
+from beyondprop.errors import UserError
+from beyondprop.solvers.threshold.arrangements import enumerated, priced, sampled
+from beyondprop.solvers.threshold.estimator import ThresholdClassifier
+from beyondprop.solvers.threshold.lasso import fit_arrangements, solve_lasso
+from beyondprop.solvers.threshold.network import METHODS, ThresholdNetwork
+from beyondprop.solvers.threshold.reconstruction import by_margin, by_pseudo_inverse, by_staircase
+from beyondprop.solvers.threshold.shattered import fit_shattered
+from beyondprop.solvers.threshold.straight_through import SURROGATES, StraightThroughNetwork, fit_straight_through
+
+
+def gaussian(n, d, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d))
+
+
+def columns(patterns):
+    return {column.astype(bool).tobytes() for column in patterns.T}
+
+
+def task(n=30, d=4, seed=1):
+    x = gaussian(n, d, seed)
+    return torch.from_numpy(x), torch.from_numpy((np.sin(3 * x[:, 0]) + x[:, 1] > 0).astype(np.int64))
+
+
+@pytest.mark.parametrize(("n", "rank"), [(5, 1), (6, 2), (8, 3), (7, 4)])
+def test_in_general_position_there_are_as_many_patterns_as_cover_counts(n, rank):
+    x = gaussian(n, rank) @ gaussian(rank, rank + 1, seed=9)  # in more dimensions than its rank
+    found = enumerated(x)
+    assert found.patterns.shape[1] == 2 * sum(math.comb(n - 1, k) for k in range(rank)) + 1  # and that of u = 0
+    assert columns(found.patterns) >= columns(sampled(x, 3000, np.random.default_rng(1)).patterns)
+    np.testing.assert_array_equal(x @ found.directions + found.biases >= 0, found.patterns)
+
+
+def test_degenerate_arrangements_are_enumerated_whole():
+    """Small whole numbers, many on common lines: every direction of a fine grid of whole numbers is among them."""
+    x = np.random.default_rng(3).integers(-1, 2, (7, 3)).astype(float)
+    grid = np.array(list(itertools.product(range(-4, 5), repeat=3)), dtype=float).T
+    wanted = {column.tobytes() for column in (x @ grid >= 0).T}
+    found = enumerated(x)
+    assert columns(found.patterns) == wanted
+    np.testing.assert_array_equal(x @ found.directions + found.biases >= 0, found.patterns)
+
+
+def test_pricing_finds_the_best_pattern():
+    generator = np.random.default_rng(0)
+    for seed in range(5):
+        x, residual = gaussian(14, 3, seed), gaussian(14, 1, seed + 50)[:, 0]
+        best = np.abs(enumerated(x).patterns.T @ residual).max()
+        gains = np.abs(priced(x, residual, generator).patterns.T @ residual)
+        assert gains[0] == pytest.approx(best)
+        assert (np.diff(gains) <= 1e-12).all()
+
+
+def test_the_lasso_is_the_best_over_all_supports_and_signs():
+    """Brute force: on each support and for each choice of signs the optimum is a linear system."""
+    x, y = gaussian(5, 2), gaussian(5, 1, 5)[:, 0]
+    patterns, beta = enumerated(x).patterns, 0.4
+    best = y @ y / 2
+    for size in (1, 2, 3, 4, 5):
+        for support in itertools.combinations(range(patterns.shape[1]), size):
+            d = patterns[:, support]
+            if np.linalg.matrix_rank(d) < size:
+                continue
+            for signs in itertools.product((-1, 1), repeat=size):
+                w = np.linalg.solve(d.T @ d, d.T @ y - beta * np.array(signs))
+                best = min(best, ((d @ w - y) ** 2).sum() / 2 + beta * np.abs(w).sum())
+    fit = fit_arrangements(x, y, beta, exact=True)
+    assert fit.objective == pytest.approx(best, abs=1e-10)
+    assert fit.gap <= 1e-10
+    assert fit.certified_gap == fit.gap
+
+
+def test_the_dual_certifies_the_optimum():
+    x, y = gaussian(20, 3), gaussian(20, 1, 5)[:, 0]
+    fit = fit_arrangements(x, y, 0.3, exact=True)
+    residual = y - fit.arrangements.patterns @ fit.weights
+    assert np.abs(enumerated(x).patterns.T @ residual).max() <= 0.3 * (1 + 1e-9)
+    assert fit.objective == pytest.approx(residual @ y - residual @ residual / 2, abs=1e-9)  # strong duality
+    assert fit.gap <= 1e-12  # the support is solved exactly, which descent alone does not come to
+
+
+def test_priced_patterns_come_to_the_optimum_over_all():
+    x, y = gaussian(12, 3), gaussian(12, 1, 5)[:, 0]
+    exact = fit_arrangements(x, y, 0.3, exact=True)
+    found = fit_arrangements(x, y, 0.3, patterns=5)
+    assert found.objective == pytest.approx(exact.objective, abs=1e-8)
+    assert found.gap <= 1e-6
+    assert found.certified_gap >= found.objective - exact.objective
+    assert not found.exact
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(found.objectives))
+    none = fit_arrangements(x, y, 0.3, patterns=5, rounds=0)
+    assert none.objective > exact.objective + 1e-3
+    assert none.certified_gap >= none.gap >= none.objective - exact.objective - 1e-9
+
+
+def test_nothing_but_zero_is_worth_a_large_penalty():
+    x, y = gaussian(8, 2), gaussian(8, 1, 5)[:, 0]
+    fit = fit_arrangements(x, y, 1e3, exact=True)
+    assert len(fit.weights) == 0
+    assert fit.objective == pytest.approx(y @ y / 2)
+    assert solve_lasso(enumerated(x).patterns, 0 * y, 0.1).objective == 0
+
+
+def test_no_network_with_weight_decay_is_better_than_the_lasso():
+    """The non-convex objective of many networks of random patterns, with the best weights of each by descent."""
+    x, y, beta = gaussian(8, 2), gaussian(8, 1, 5)[:, 0], 0.3
+    optimum = fit_arrangements(x, y, beta, exact=True).objective
+    patterns = torch.from_numpy(enumerated(x).patterns)
+    values = []
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        s, w = (torch.randn(patterns.shape[1], generator=generator).double().requires_grad_() for _ in range(2))
+        optimizer = torch.optim.LBFGS([s, w], max_iter=1000, tolerance_change=1e-13, line_search_fn="strong_wolfe")
+
+        def closure(s=s, w=w, optimizer=optimizer):
+            optimizer.zero_grad()
+            miss = patterns @ (s * w) - torch.from_numpy(y)
+            loss = miss.square().sum() / 2 + beta / 2 * (s.square().sum() + w.square().sum())
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        values.append(float(closure().detach()))
+    assert min(values) >= optimum - 1e-9
+    assert min(values) == pytest.approx(optimum, rel=1e-3)
+
+
+def brute_force_shattered(y, beta):
+    """Over the level of each sign on a fine grid."""
+    grid = np.linspace(0, np.abs(y).max(), 4001)
+    total = 0.0
+    for side in (np.maximum(y, 0), np.maximum(-y, 0)):
+        total += min(((side - np.minimum(side, level)) ** 2).sum() / 2 + beta * level for level in grid)
+    return total
+
+
+@pytest.mark.parametrize("beta", [0.1, 2.0, 50.0])
+def test_the_shattered_case_is_the_best_pair_of_levels(beta):
+    y = gaussian(40, 1, 7)[:, 0]
+    fit = fit_shattered(y, beta)
+    assert fit.objective <= brute_force_shattered(y, beta) + 1e-9
+    assert fit.objective == pytest.approx(brute_force_shattered(y, beta), abs=1e-4)
+    np.testing.assert_allclose(fit.patterns @ fit.weights, fit.outputs, atol=1e-12)
+    value = ((fit.outputs - y) ** 2).sum() / 2 + beta * np.abs(fit.weights).sum()
+    assert fit.objective == pytest.approx(value, abs=1e-12)
+
+
+def test_the_shattered_case_is_the_lasso_over_every_pattern():
+    y = gaussian(7, 1, 2)[:, 0]
+    patterns = np.array(list(itertools.product((0.0, 1.0), repeat=7))).T
+    assert fit_shattered(y, 0.5).objective == pytest.approx(solve_lasso(patterns, y, 0.5).objective, abs=1e-9)
+
+
+def test_signs_have_the_value_on_paper_and_two_neurons():
+    y, beta = np.array([1.0] * 30 + [-1.0] * 70), 0.1
+    fit = fit_shattered(y, beta)
+    assert fit.objective == pytest.approx(2 * beta - beta**2 / 2 * (1 / 30 + 1 / 70), abs=1e-14)
+    assert fit.patterns.shape == (100, 2)
+
+
+def test_repeated_targets_count_as_often():
+    y, counts = gaussian(9, 1, 3)[:, 0], np.array([1.0, 3, 2, 1, 1, 4, 1, 2, 1])
+    repeated = np.repeat(y, counts.astype(int))
+    fit = fit_shattered(y, 0.7, counts)
+    assert fit.objective == pytest.approx(fit_shattered(repeated, 0.7).objective, abs=1e-12)
+
+
+@pytest.mark.parametrize("beta", [0.05, 3.0, 40.0])
+def test_clarabel_agrees(beta):
+    cvxpy = pytest.importorskip("cvxpy", reason="the oracle is cvxpy with Clarabel: pip install 'beyondprop[convex]'")
+    y = gaussian(60, 1, 7)[:, 0]
+    exact = {"solver": "CLARABEL", "tol_gap_abs": 1e-13, "tol_gap_rel": 1e-13, "tol_feas": 1e-13}
+    delta = cvxpy.Variable(60)
+    largest = cvxpy.norm(cvxpy.pos(delta), "inf") + cvxpy.norm(cvxpy.pos(-delta), "inf")
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(delta - y) / 2 + beta * largest))
+    problem.solve(**exact)
+    assert fit_shattered(y, beta).objective == pytest.approx(problem.value, abs=1e-8)
+
+    x = gaussian(15, 3)
+    patterns = enumerated(x).patterns
+    weights = cvxpy.Variable(patterns.shape[1])
+    miss = cvxpy.sum_squares(patterns @ weights - y[:15]) / 2
+    problem = cvxpy.Problem(cvxpy.Minimize(miss + beta * cvxpy.norm1(weights)))
+    problem.solve(**exact)
+    assert fit_arrangements(x, y[:15], beta, exact=True).objective == pytest.approx(problem.value, abs=1e-8)
+
+
+def test_second_layers_make_the_patterns_that_are_asked_for():
+    x, patterns = gaussian(50, 5), (gaussian(50, 3, 8) > 0).astype(float)
+    directions = gaussian(5, 300, 2)
+    hidden = (x @ directions >= 0).astype(float)
+    shortest = by_pseudo_inverse(x, patterns, directions)
+    np.testing.assert_allclose(shortest.second, np.linalg.pinv(hidden) @ patterns, atol=1e-6)
+    widest = by_margin(x, patterns, directions)
+    levels = by_staircase(x, patterns, directions[:, 0])
+    for layers in (shortest, widest, levels):
+        np.testing.assert_array_equal(layers.patterns(x), patterns)
+    for column, pattern in enumerate(patterns.T):  # no other weights of the machine's kind have a wider margin
+        signs = 2 * pattern - 1
+        margins = [
+            (signs * (hidden @ layers.second[:, column] + layers.second_bias[column])).min()
+            / np.linalg.norm(layers.second[:, column])
+            for layers in (widest, shortest)
+        ]
+        assert margins[0] > margins[1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_networks_attain_the_convex_optimum(method):
+    x, y = task(d=2) if method == "exact" else task()
+    network = ThresholdNetwork(x.shape[1], 2, method=method, hidden=200, beta=0.01, seed=0).fit(x, y)
+    assert network.objective(x, y) == pytest.approx(float(network.optimum), abs=1e-9)
+    signs = np.where(y.numpy() == 1, 1.0, -1.0)
+    if method in {"lasso", "exact"}:
+        fit = fit_arrangements(
+            np.hstack([x.numpy(), np.ones((30, 1))]), signs, 0.3, patterns=200, exact=method == "exact"
+        )
+        assert float(network.optimum) == pytest.approx(fit.objective, abs=1e-9)
+        assert float(network.gap) == pytest.approx(fit.certified_gap)
+        assert fit.certified_gap <= 1e-6 or method == "lasso"
+    else:
+        assert float(network.optimum) == pytest.approx(fit_shattered(signs, 0.3).objective)
+        assert float(network.gap) == 0
+        assert (network(x).argmax(dim=1) == y).all()
+    balance = network.amplitude - network.output.abs().sum(dim=0)
+    assert balance.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("method", ["margin", "lasso"])
+def test_more_classes_are_each_one_against_the_rest(method):
+    x = torch.from_numpy(gaussian(20, 3))
+    y = torch.arange(20) % 3
+    network = ThresholdNetwork(3, 3, method=method, hidden=100, beta=0.02, seed=0).fit(x, y)
+    assert network.objective(x, y) == pytest.approx(float(network.optimum), abs=1e-9)
+    for label in range(3 if method == "margin" else 0):
+        alone = ThresholdNetwork(3, 2, method=method, hidden=100, beta=0.02, seed=label).fit(x, (y == label).long())
+        assert (network.outputs(x)[:, label] - alone.outputs(x)[:, 0]).abs().max() < 1e-12
+    copied = ThresholdNetwork(3, 3, method=method)
+    copied.load_state_dict(copy.deepcopy(network.state_dict()))
+    assert torch.equal(copied(x), network(x))
+
+
+def test_the_same_samples_with_other_labels_are_refused(one_line):
+    x, y = task()
+    x[1], y[0], y[1] = x[0], 0, 1
+    for method in ("margin", "pseudo-inverse", "staircase"):
+        with one_line(UserError, "there twice with different targets"):
+            ThresholdNetwork(4, 2, method=method, hidden=40, seed=0).fit(x, y)
+
+
+def test_a_narrow_first_layer_is_widened():
+    x, y = task(n=60)
+    network = ThresholdNetwork(4, 2, method="pseudo-inverse", hidden=20, seed=0).fit(x, y)
+    assert network.first.shape[1] > 20
+    assert (network(x).argmax(dim=1) == y).all()
+
+
+@pytest.mark.parametrize("estimator", SURROGATES)
+def test_straight_through_takes_its_surrogate_for_the_derivative(estimator):
+    torch.manual_seed(0)
+    network = StraightThroughNetwork((3, 4, 5), estimator).double()
+    x, y = torch.randn(7, 3).double(), torch.randn(7).double()
+    network.objective(x, y, 0.2).backward()
+    z1 = x @ network.hidden[0].weight.T + network.hidden[0].bias
+    z2 = (z1 >= 0).double() @ network.hidden[1].weight.T + network.hidden[1].bias
+    h2 = (z2 >= 0).double()
+    miss = h2 @ (network.amplitude * network.output) - y
+    kinds = {"identity": (1, 1, 1), "relu": (0, 1, 1), "leaky": (0.01, 1, 1), "clipped": (0, 1, 0)}
+    below, inside, above = kinds[estimator]
+
+    def slope(z):
+        return torch.where(z < 0, below, torch.where(z <= 1, inside, above)).double()
+
+    delta2 = miss[:, None] * (network.amplitude * network.output) * slope(z2)
+    delta1 = (delta2 @ network.hidden[1].weight) * slope(z1)
+    torch.testing.assert_close(network.hidden[1].weight.grad, delta2.T @ (z1 >= 0).double())
+    torch.testing.assert_close(network.hidden[0].weight.grad, delta1.T @ x)
+    wanted = (miss[:, None] * h2).sum(dim=0) * network.output + 0.2 * network.amplitude
+    torch.testing.assert_close(network.amplitude.grad, wanted)
+
+
+def test_straight_through_training_stays_above_the_optimum():
+    x, y = task()
+    torch.manual_seed(0)
+    network = StraightThroughNetwork((4, 50, 20)).double()
+    objectives = fit_straight_through(network, x, 2.0 * y - 1, 0.3, epochs=200)
+    optimum = fit_shattered(2.0 * y.numpy() - 1, 0.3).objective
+    assert optimum < min(objectives) < objectives[0]
+    assert len(fit_straight_through(network, x, 2.0 * y - 1, 0.3, epochs=50, until=1e9)) == 1
+
+
+@parametrize_with_checks([ThresholdClassifier(hidden=100)])
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+def test_learns_the_digits():
+    train, test = data.load("digits")
+    x, test_x = (part.images.flatten(1).double() / 16 for part in (train, test))
+    network = ThresholdNetwork(64, 10, method="pseudo-inverse", hidden=2000, seed=0).fit(x, train.labels)
+    assert (network(x).argmax(dim=1) == train.labels).all()
+    assert (network(test_x).argmax(dim=1) == test.labels).double().mean() > 0.85
+
+
+def test_what_cannot_be_fitted_is_told_in_one_line(one_line):
+    x, y = task()
+    for options, words in (({"method": "luck"}, "method"), ({"hidden": 0}, "hidden"), ({"beta": 0.0}, "beta")):
+        with one_line(UserError, words):
+            ThresholdNetwork(4, 2, **options)
+    with one_line(UserError, "4 features, got 3"):
+        ThresholdNetwork(4, 2).fit(x[:, :3], y)
+    with one_line(UserError, "0..1", "got 2"):
+        ThresholdNetwork(4, 2).fit(x, y + 1)
+    with one_line(UserError, "sample patterns instead"):
+        enumerated(gaussian(100, 6))
+    with one_line(UserError, "finite"):
+        fit_shattered(np.array([np.nan]), 1.0)
+    with one_line(UserError, "shape"):
+        fit_arrangements(gaussian(5, 2), np.zeros(4), 1.0)
+    with one_line(UserError, "identity, relu"):
+        StraightThroughNetwork((3, 2), "cubic")

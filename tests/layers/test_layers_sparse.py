@@ -223,6 +223,24 @@ def test_threads_and_instruction_sets_agree():
 
 
 @needs_kernels
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_threads_share_rows_that_hold_very_different_numbers_of_weights(threads):
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    for rows, kept in ((511, slice(0, 511)), (300, slice(299, 300)), (300, slice(0, 1)), (65, slice(64, 65))):
+        dense = nn.Linear(64, rows)
+        with torch.no_grad():
+            weight = dense.weight.clone()
+            dense.weight.zero_()
+            dense.weight[kept] = weight[kept]
+        agree(SparseLinear.from_dense(dense), dense, torch.randn(8, 64))
+    dense = nn.Conv2d(3, 70, 3)
+    with torch.no_grad():
+        dense.weight[:69] = 0
+    agree(SparseConv2d.from_dense(dense), dense, torch.randn(2, 3, 5, 5))
+
+
+@needs_kernels
 def test_the_same_threads_give_the_same_bits():
     torch.manual_seed(0)
     torch.set_num_threads(2)
@@ -369,6 +387,56 @@ def test_values_and_optimizer_state_follow_the_mask(kind):
     agree(layer, layer.to_dense(), x)
 
 
+@pytest.mark.parametrize("change", ["mask", "state_dict"])
+def test_a_mask_changes_while_an_old_graph_lives(change, way):
+    layer, other, x = SparseLinear(30, 20, sparsity=0.5), SparseLinear(30, 20, sparsity=0.8), torch.randn(4, 30)
+    loss = layer(x).square().mean()
+    loss.backward()
+    if change == "mask":
+        layer.change_mask(other.mask)
+    else:
+        layer.load_state_dict(other.state_dict())
+    again = layer(x).square().mean()
+    again.backward()
+    assert layer.weight.grad.shape == layer.weight.shape == other.weight.shape
+    assert loss.isfinite()
+
+
+@needs_kernels
+def test_values_that_are_not_one_for_each_survivor_are_refused():
+    layer, x = SparseLinear(30, 20), torch.randn(4, 30)
+    with pytest.raises(UserError, match="weights survive"):
+        torch.func.functional_call(layer, {"weight": torch.ones(3)}, x)
+    out = layer(x)
+    layer.change_mask(torch.ones(20, 30, dtype=torch.bool))
+    torch.testing.assert_close(layer(x), F.linear(x, layer.dense_weight(), layer.bias))
+    with pytest.raises(UserError, match="between forward and backward"):
+        out.sum().backward()
+    with pytest.raises(UserError, match="belong together"):
+        layer.load_state_dict({"indices": layer.indices}, strict=False)
+
+
+@needs_kernels
+def test_views_that_are_negated_are_read_as_they_are():
+    layer, z = SparseLinear(6, 4, sparsity=0.0), torch.randn(3, 6, dtype=torch.complex64).conj()
+    torch.testing.assert_close(layer(z.imag), F.linear(z.imag.clone(), layer.dense_weight(), layer.bias))
+
+
+def test_taps_farther_apart_than_the_image(way):
+    torch.manual_seed(0)
+    dense = nn.Conv2d(4, 6, 3, padding=30, dilation=30)
+    agree(masked(dense, 0.3), dense, torch.randn(3, 4, 9, 9))
+
+
+@needs_kernels
+def test_second_derivatives_under_autocast():
+    layers, x = nn.Sequential(SparseLinear(6, 5), SparseLinear(5, 4)), torch.randn(3, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (slope,) = torch.autograd.grad(layers(x).square().sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert layers[0].weight.grad.isfinite().all()
+
+
 def test_dense_gradients_are_kept_when_asked_for():
     torch.manual_seed(0)
     for sparse, x in (
@@ -404,6 +472,10 @@ def test_work_grows_with_the_survivors_not_with_the_layer():
         (lambda: SparseConv2d(3, 4, 3)(torch.randn(2, 4, 5, 5)), "batch, 3"),
         (lambda: SparseConv2d(3, 4, 3)(torch.randn(2, 3, 2, 5)), "smaller than the kernel"),
         (lambda: SparseConv2d(3, 4, 3, groups=2), "groups"),
+        (lambda: SparseConv2d(3, 4, 3, padding=-1), "padding must be at least 0"),
+        (lambda: SparseConv2d(3, 4, 3, stride=0), "stride must be at least 1"),
+        (lambda: SparseConv2d(3, 4, 3, dilation=0), "dilation must be at least 1"),
+        (lambda: SparseConv2d(512, 512, 3, dilation=1024), "2\\^31"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(make, match):
@@ -412,5 +484,7 @@ def test_what_cannot_be_used_is_told_in_one_line(make, match):
 
 
 def test_other_devices_and_types_take_the_way_of_torch():
-    assert not function.has_kernels(torch.randn(2, 3, dtype=torch.float16), torch.randn(2, dtype=torch.float16))
-    assert not function.has_kernels(torch.randn(2, 3, device="meta"), torch.randn(2, device="meta"))
+    half, meta = {"dtype": torch.float16}, {"device": "meta"}
+    assert not function.has_kernels(torch.randn(2, 3, **half), torch.randn(2, **half), torch.float16)
+    assert not function.has_kernels(torch.randn(2, 3), torch.randn(2), torch.float16)
+    assert not function.has_kernels(torch.randn(2, 3, **meta), torch.randn(2, **meta), torch.float32)

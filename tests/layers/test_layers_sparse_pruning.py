@@ -138,15 +138,80 @@ def test_sparsify_keeps_what_is_faster_and_changes_nothing_else():
     found = sparsify(dense, x)
     assert [one.name for one in found.layers] == ["0", "2"]
     assert all(one.sparsity == pytest.approx(0.98, abs=1e-3) for one in found.layers)
-    assert isinstance(dense[0], nn.Linear)
+    assert type(dense[0]) is nn.Linear
     assert torch.equal(dense[3].running_mean, statistics)
     torch.testing.assert_close(found.network(x), dense(x), rtol=1e-4, atol=1e-4)
     for one in found.layers:
-        sparse = isinstance(found.network.get_submodule(one.name), SparseLinear)
-        assert sparse == (one.kept == "sparse") == (sum(one.sparse_ms) < sum(one.dense_ms))
+        layer = found.network.get_submodule(one.name)
+        assert isinstance(layer, SparseLinear)  # either way, its zeros stay
+        assert (layer.kernels_from == 0) == (one.kept == "sparse") == (sum(one.sparse_ms) < sum(one.dense_ms))
     table = str(found)
     assert "98.0%" in table
     assert len(table.splitlines()) == 3
+
+
+def test_sparsify_times_sparse_layers_too_and_training_keeps_zeros():
+    torch.manual_seed(0)
+    sparse = prune(to_sparse(network()), 0.9)
+    x = torch.randn(6, 1, 4, 4)
+    found = sparsify(sparse, x)
+    assert [one.name for one in found.layers] == ["0", "3", "5"]
+    before = [layer.mask for layer in found.network.modules() if isinstance(layer, SparseLinear | SparseConv2d)]
+    optimizer = torch.optim.Adam(found.network.parameters(), 0.1)
+    found.network(x).square().sum().backward()
+    optimizer.step()
+    after = [weight != 0 for weight in weights(found.network)]
+    for mask, moved in zip(before, after, strict=True):
+        assert not (moved & ~mask.flatten()).any()
+
+
+def test_activations_stay_batch_last_between_sparse_layers():
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(64 * 144, 64))
+    found = sparsify(prune(wide, 0.99), torch.randn(16, 64, 16, 16))
+    kept = [one.kept == "sparse" for one in found.layers]
+    assert found.network[0].batch_last == (kept[0] and kept[1])
+    assert not found.network[2].batch_last
+    x = torch.randn(16, 64, 16, 16)
+    torch.testing.assert_close(found.network(x), wide(x), rtol=1e-4, atol=1e-4)
+
+
+def test_sparsify_leaves_modes_as_they_were():
+    mixed = nn.Sequential(prune(nn.Linear(8, 8), 0.9), nn.BatchNorm1d(8).eval(), nn.Dropout())
+    found = sparsify(mixed, torch.randn(4, 8)).network
+    assert [module.training for module in found] == [True, False, True]
+
+
+def test_a_layer_that_stands_in_two_places_stays_one():
+    tied = nn.Linear(8, 8)
+    network = to_sparse(nn.Sequential(tied, nn.ReLU(), tied))
+    assert network[0] is network[2]
+    assert isinstance(network[0], SparseLinear)
+
+
+def test_what_reads_weights_past_the_layer_stays_dense():
+    attention = to_sparse(nn.MultiheadAttention(8, 2))
+    attention(*[torch.randn(3, 1, 8)] * 3)
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+    with pytest.raises(UserError, match="no linear or convolution"):
+        prune(normed, 0.5)
+
+
+def test_survivors_that_are_zero_are_not_mistaken_for_missing_ones():
+    layer = SparseLinear(40, 20, sparsity=0.5)
+    with torch.no_grad():
+        layer.weight[::2] = 0
+    prune(layer, 0.6)
+    assert layer.sparsity == pytest.approx(0.6)
+
+
+def test_what_is_frozen_stays_frozen():
+    dense = nn.Linear(4, 4)
+    dense.weight.requires_grad_(False)
+    sparse = SparseLinear.from_dense(dense)
+    assert (sparse.weight.requires_grad, sparse.bias.requires_grad) == (False, True)
+    again = sparse.to_dense()
+    assert (again.weight.requires_grad, again.bias.requires_grad) == (False, True)
 
 
 def test_nothing_to_time_is_said():

@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from beyondprop.errors import UserError
 from beyondprop.layers.sparse import kernels, library
 from beyondprop.layers.sparse.pattern import Compiled, Convolution
 
 
-def has_kernels(x: Tensor, weight: Tensor) -> bool:
-    """Whether the compiled kernels can be used for these tensors: on a CPU, and outside of torch.func."""
-    kinds = {x.dtype, weight.dtype}
+def has_kernels(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the compiled kernels can be used for these tensors: on a CPU, outside of torch.func and torch.compile.
+
+    Args:
+        x: The input.
+        weight: The survivors.
+        dtype: Of the output.
+    """
+    kinds = {x.dtype, weight.dtype, dtype}
     return (
         library.library() is not None
         and x.device.type == weight.device.type == "cpu"
@@ -27,7 +34,16 @@ def has_kernels(x: Tensor, weight: Tensor) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
         and not torch.compiler.is_compiling()
+        and {type(x), type(weight)} <= {Tensor, nn.Parameter}
     )
+
+
+def spreads_far(conv: Convolution, x: Tensor) -> bool:
+    """Whether taps lie farther apart than the image is large: packing would then copy little but padding."""
+    if conv.linear:
+        return False
+    reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel, strict=True)]
+    return reach[0] >= x.shape[2] or reach[1] >= x.shape[3]
 
 
 def dense_product(conv: Convolution, x: Tensor, dense: Tensor, bias: Tensor | None) -> Tensor:
@@ -75,12 +91,26 @@ class Call:
     watcher: Callable[[Tensor, Tensor], None] | None
 
 
+def check_length(weight: Tensor, compiled: Compiled) -> None:
+    """Refuse values that are not one for each survivor, such as those of a mask that has changed since.
+
+    Raises:
+        UserError: There are more or fewer.
+    """
+    if weight.shape != (compiled.nonzeros,):
+        raise UserError(
+            f"{compiled.nonzeros} weights survive, and the values have shape {tuple(weight.shape)}: a mask changed "
+            "between forward and backward, or the weight was replaced; use change_mask between steps"
+        )
+
+
 class SparseConvolution(torch.autograd.Function):
     """Output of a sparse layer from its input, surviving weights and bias."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: Call) -> Tensor:
         """Compute the output; see `kernels.forward`."""
+        check_length(weight, call.compiled)
         ctx.call, ctx.has_bias = call, bias is not None
         ctx.save_for_backward(x, weight)
         out = output_like(call.compiled.conv, x, call.dtype, call.batch_last)
@@ -94,11 +124,15 @@ class SparseConvolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         call: Call = ctx.call
         compiled = call.compiled
+        check_length(weight, compiled)
+        if call.watcher is not None and ctx.needs_input_grad[1]:
+            call.watcher(x.detach(), d_out.detach())
         if torch.is_grad_enabled():
             return *differentiable_gradients(ctx, x, weight, d_out), None
+        d_out = d_out.resolve_neg()
         d_x = d_weight = d_bias = None
         if ctx.needs_input_grad[0]:
-            d_x = torch.empty_like(x)
+            d_x = torch.empty_like(x) if d_out.numel() else torch.zeros_like(x)
             if d_out.numel():
                 kernels.input_gradient(compiled, d_out, weight, d_x)
         wants_bias = ctx.has_bias and ctx.needs_input_grad[2]
@@ -110,8 +144,6 @@ class SparseConvolution(torch.autograd.Function):
                 d_bias = torch.zeros(compiled.conv.rows) if wants_bias else None
             d_weight = d_weight.to(weight.dtype)
             d_bias = None if d_bias is None else d_bias.to(weight.dtype)
-        if call.watcher is not None:
-            call.watcher(x, d_out)
         return d_x, d_weight, d_bias, None
 
 
@@ -122,8 +154,10 @@ def differentiable_gradients(ctx: Any, x: Tensor, weight: Tensor, d_out: Tensor)
     inputs = [tensor for tensor in wanted if isinstance(tensor, Tensor)]
     found: Iterator[Tensor] = iter(())
     if inputs:
-        out = dense_product(compiled.conv, x, to_dense(compiled.conv, compiled.indices, weight), None)
-        found = iter(torch.autograd.grad(out, inputs, d_out.to(out.dtype), create_graph=True))
+        dense, kind = to_dense(compiled.conv, compiled.indices, weight), ctx.call.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            out = dense_product(compiled.conv, x.to(kind), dense.to(kind), None)
+        found = iter(torch.autograd.grad(out, inputs, d_out.to(kind), create_graph=True))
     d_x, d_weight = (next(found) if isinstance(tensor, Tensor) else None for tensor in wanted)
     outputs = [dim for dim in range(d_out.dim()) if dim != 1]
     d_bias = d_out.sum(outputs).to(weight.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from beyondprop.errors import UserError
+
 KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+SHORT_OF_MEMORY = 1
+VERSION = 1  # of the structures below
 LEVELS = ("baseline", "avx2", "avx512")
 _Integer = ctypes.c_int64
 _Pointer = ctypes.c_void_p
@@ -70,10 +75,17 @@ class Options(ctypes.Structure):
 def library() -> ctypes.CDLL | None:
     """Load the kernels, or give None where they were not built. torch comes first: they share its OpenMP threads."""
     path = Path(__file__).with_name(f"sparse_kernels{_SUFFIX}")
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
+    if not path.exists():
         return None
+    try:
+        kernels = ctypes.CDLL(str(path))
+        version = kernels.beyondprop_sparse_version()
+    except (OSError, AttributeError) as error:
+        version = error
+    if version == VERSION:
+        return kernels
+    warnings.warn(f"sparse layers use plain torch: {path.name} is of another version ({version})", stacklevel=2)
+    return None
 
 
 def instruction_set() -> str | None:
@@ -120,5 +132,8 @@ def _call(name: str, job: Job, *arguments: Tensor | Weights) -> None:
     views = [View.of(a) if isinstance(a, Tensor) else a for a in arguments]
     run = getattr(library(), f"beyondprop_sparse_{name}")
     patterns = (Pattern * len(job.patterns))(*job.patterns)
-    if run(ctypes.byref(job.shape), patterns, *map(ctypes.byref, views), ctypes.byref(job.options)):
+    status = run(ctypes.byref(job.shape), patterns, *map(ctypes.byref, views), ctypes.byref(job.options))
+    if status == SHORT_OF_MEMORY:
         raise MemoryError("the sparse kernels found no memory for their tiles: make batches smaller")
+    if status:
+        raise UserError("the layer's input is too large for the sparse kernels: set its kernels_from above 1")

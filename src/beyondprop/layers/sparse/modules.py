@@ -13,10 +13,11 @@ from torch.nn.grad import conv2d_weight
 
 from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
-from beyondprop.layers.sparse.function import Call, SparseConvolution, dense_product, has_kernels, to_dense
+from beyondprop.layers.sparse.function import Call, SparseConvolution, dense_product, has_kernels, spreads_far, to_dense
 from beyondprop.layers.sparse.pattern import Compiled, Convolution, Pair
 
 Dense = TypeVar("Dense", nn.Linear, nn.Conv2d)
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, "SparseLinear", "SparseConv2d")
 
 
 class SparseLayer(nn.Module):
@@ -40,7 +41,13 @@ class SparseLayer(nn.Module):
 
     def __init__(self, conv: Convolution, dense: Tensor, indices: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        if conv.channels * conv.kernel[0] * conv.kernel[1] >= 2**31 or len(indices) >= 2**31:
+        if not conv.channels or not conv.rows:
+            raise UserError("a sparse layer has at least one input and one output")
+        spread = math.prod(
+            d * (k - 1) // s + 1 for d, k, s in zip(conv.dilation, conv.kernel, conv.stride, strict=True)
+        )
+        taps = max(spread, math.prod(conv.kernel))
+        if max(conv.channels, conv.rows) * taps >= 2**31 or len(indices) >= 2**31:
             raise UserError("a sparse layer takes fewer than 2^31 weights of an output, and as many surviving ones")
         self.conv = conv
         self.batch_last = False
@@ -98,9 +105,8 @@ class SparseLayer(nn.Module):
             dense[old] = value
             return dense[new]
 
-        with torch.no_grad():
-            self.weight.data = carried(self.weight.data, start)
-        gradient, self.weight.grad = self.weight.grad, None
+        gradient = self.weight.grad
+        _resize(self.weight, carried(self.weight.data, start))
         if gradient is not None:
             self.weight.grad = carried(gradient)
         if optimizer is not None:
@@ -114,7 +120,8 @@ class SparseLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs: what the dense layer with zeros in its weight computes, up to rounding."""
         dtype = self._output_type(x)
-        if self.sparsity < self.kernels_from or not has_kernels(x, self.weight):
+        by_kernels = has_kernels(x, self.weight, dtype) and not spreads_far(self.conv, x)
+        if self.sparsity < self.kernels_from or not by_kernels:
             bias = None if self.bias is None else self.bias.to(dtype)
             dense = self.dense_weight()
             if self.keeps_dense_gradient and dense.requires_grad:
@@ -122,7 +129,7 @@ class SparseLayer(nn.Module):
             return dense_product(self.conv, x.to(dtype), dense.to(dtype), bias)
         watcher = self._keep_dense_gradient if self.keeps_dense_gradient else None
         call = Call(self.compiled, dtype, self.batch_last, watcher)
-        return SparseConvolution.apply(x, self.weight.contiguous(), self.bias, call)
+        return SparseConvolution.apply(x.resolve_neg(), self.weight.contiguous(), self.bias, call)
 
     def _output_type(self, x: Tensor) -> torch.dtype:
         if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
@@ -157,6 +164,8 @@ class SparseLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         indices, weight = state_dict.get(prefix + "indices"), state_dict.get(prefix + "weight")
+        if (indices is None) != (weight is None):
+            raise UserError(f"{prefix}weight and {prefix}indices belong together: load both or neither")
         if indices is not None and weight is not None:
             size = math.prod(self.conv.weight_shape)
             fits = indices.dim() == 1 and indices.shape == weight.shape and not indices.is_floating_point()
@@ -170,8 +179,7 @@ class SparseLayer(nn.Module):
                 )
             if indices.shape != self.indices.shape:
                 self.indices = self.indices.new_empty(indices.shape)
-                self.weight.data = self.weight.data.new_empty(weight.shape)
-                self.weight.grad = None
+                _resize(self.weight, self.weight.data.new_empty(weight.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._compiled = None
 
@@ -227,7 +235,7 @@ class SparseLinear(SparseLayer):
         layer.in_features, layer.out_features = linear.in_features, linear.out_features
         conv = Convolution(linear.in_features, linear.out_features, linear=True)
         SparseLayer.__init__(layer, conv, linear.weight, _survivors(conv, mask, linear.weight), linear.bias)
-        return layer.train(linear.training)
+        return _like(layer, linear)
 
     def to_dense(self) -> nn.Linear:
         """Make a dense layer with zeros in the place of the weights that are gone."""
@@ -310,6 +318,10 @@ class SparseConv2d(SparseLayer):
 
     def _adopt(self, dense: nn.Conv2d) -> Convolution:
         nn.Module.__init__(self)
+        for name, least in (("kernel_size", 1), ("stride", 1), ("dilation", 1), ("padding", 0)):
+            value = getattr(dense, name)
+            if not isinstance(value, str) and min(value) < least:
+                raise UserError(f"{name} must be at least {least}, not {value}")
         self.padding_mode = dense.padding_mode
         before, after = _padding(dense)
         # What the kernels cannot pad with zeros by themselves is padded before: (left, right, top, bottom).
@@ -332,7 +344,7 @@ class SparseConv2d(SparseLayer):
         layer = cls.__new__(cls)
         conv = layer._adopt(conv2d)
         SparseLayer.__init__(layer, conv, conv2d.weight, _survivors(conv, mask, conv2d.weight), conv2d.bias)
-        return layer.train(conv2d.training)
+        return _like(layer, conv2d)
 
     def to_dense(self) -> nn.Conv2d:
         """Make a dense layer with zeros in the place of the weights that are gone."""
@@ -376,6 +388,15 @@ class SparseConv2d(SparseLayer):
             f"{conv.channels}, {conv.rows}, kernel_size={conv.kernel}, stride={conv.stride}, padding={conv.padding}, "
             f"dilation={conv.dilation}, groups={conv.groups}, {_share(self)}"
         )
+
+
+def _resize(weight: nn.Parameter, values: Tensor) -> None:
+    """Give a parameter values of another number. What a graph that is still alive knows of its size is forgotten."""
+    weight.grad = None
+    with torch.no_grad():
+        # Only a change of type makes autograd drop the node that accumulates gradients of the old shape.
+        weight.data = torch.empty(0, dtype=torch.float16 if weight.dtype != torch.float16 else torch.float32)
+        weight.data = values
 
 
 def _share(layer: SparseLayer) -> str:
@@ -429,4 +450,12 @@ def _filled(dense: Dense, layer: SparseLayer) -> Dense:
         dense.weight.copy_(layer.dense_weight())
         if layer.bias is not None and dense.bias is not None:
             dense.bias.copy_(layer.bias)
-    return dense.train(layer.training)
+    return _like(dense, layer)
+
+
+def _like(layer: Layer, other: nn.Linear | nn.Conv2d | SparseLayer) -> Layer:
+    """Take over what is trained, and whether it is being trained."""
+    layer.weight.requires_grad_(other.weight.requires_grad)
+    if layer.bias is not None and other.bias is not None:
+        layer.bias.requires_grad_(other.bias.requires_grad)
+    return layer.train(other.training)

@@ -78,11 +78,12 @@ class Cut:
     vectors: int
 
     @classmethod
-    def of(cls, channels: int, taps: int, density: float, single: bool) -> Cut:
-        """Choose for a layer of so many channels and taps, of which a share `density` survives; `single`: one pixel."""
+    def of(cls, shape: tuple[int, int, int], density: float, single: bool) -> Cut:
+        """Choose for a layer of (rows, channels, taps), of which a share `density` survives; `single`: one pixel."""
+        rows, channels, taps = shape
         wanted = math.ceil(16 / max(density * taps, 1e-9))
         if single:
-            return cls(min(max(wanted, 64), channels), 256, 8 if density > 0.3 else 4)
+            return cls(min(max(wanted, 64), channels), 256 if rows >= 1024 else 64, 8 if density > 0.3 else 4)
         return cls(min(max(wanted, 8), channels), 64, 8)
 
 
@@ -90,8 +91,8 @@ class Entries(NamedTuple):
     """Weights one by one, each array of shape (nonzeros,), int64.
 
     Args:
-        row: Output channel.
-        column: `channel * taps + tap`.
+        row: Output channel, ascending.
+        column: `channel * taps + tap`; channels ascend within a row.
         source: Where the weight stands in the parameter.
     """
 
@@ -121,10 +122,13 @@ def order(entries: Entries, rows: int, channels: int, taps: int, cut: Cut) -> Or
         part = cells // granules // cut.block * granules + cells % granules
         return (part * longest + longest - 1 - counts[cells]) * rows + cells // granules
 
-    by_column = column.argsort(stable=True)
-    place = by_column[rank(cell[by_column]).argsort(stable=True)]
     cells = counts.nonzero().flatten()
-    cells = cells[rank(cells).argsort()]
+    starts = counts.cumsum(0)[cells] - counts[cells]  # entries come cell by cell
+    by_rank = rank(cells).argsort()
+    cells, starts = cells[by_rank], starts[by_rank]
+    lengths = counts[cells]
+    moved = starts - (lengths.cumsum(0) - lengths)
+    place = torch.arange(len(row)) + moved.repeat_interleave(lengths)
 
     def begins(cells: Tensor) -> Tensor:
         part = cells // granules // cut.block * granules + cells % granules
@@ -168,7 +172,7 @@ class Compiled:
         self.indices = indices
         self.nonzeros = len(indices)
         self._density = self.nonzeros / max(1, math.prod(conv.weight_shape))
-        self.cut = Cut.of(conv.channels, taps, self._density, conv.linear)
+        self.cut = Cut.of((conv.rows, conv.channels, taps), self._density, conv.linear)
         self.pattern = order(self._entries(), conv.rows, conv.channels, taps, self.cut)
         self._transposed: list[Phases] | None = None
         #: Distance of the farthest tap, in pixels of the output, vertically and horizontally.
@@ -199,10 +203,11 @@ class Compiled:
         y = column // kx % ky * conv.dilation[0]
         x = column % kx * conv.dilation[1]
         taps = (ty + 1) * (tx + 1)
-        cut = Cut.of(conv.rows, ky * kx, self._density, conv.linear)
+        cut = Cut.of((conv.channels, conv.rows, ky * kx), self._density, conv.linear)
 
         def pattern(phase_y: int, phase_x: int) -> Ordered:
             mine = ((y % sy == phase_y) & (x % sx == phase_x)).nonzero().flatten()
+            mine = mine[channel[mine].to(torch.int32).argsort(stable=True)]
             tap = (ty - y[mine] // sy) * (tx + 1) + tx - x[mine] // sx
             return order(
                 Entries(channel[mine], row[mine] * taps + tap, source[mine]), conv.channels, conv.rows, taps, cut

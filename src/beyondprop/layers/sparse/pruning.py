@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
 from beyondprop.checks import check_whole
@@ -21,6 +22,9 @@ Prunable = nn.Linear | nn.Conv2d | SparseLayer
 def prunable_layers(network: nn.Module, skip: Iterable[str] = ()) -> dict[str, Prunable]:
     """Name the linear and convolution layers of a network, dense and sparse.
 
+    Subclasses of torch's layers are left out, such as the output of `nn.MultiheadAttention`, which reads a weight past
+    the layer, and layers with a parametrization, such as weight norm.
+
     Args:
         network: Any module.
         skip: Names of layers that are left out.
@@ -28,7 +32,11 @@ def prunable_layers(network: nn.Module, skip: Iterable[str] = ()) -> dict[str, P
     Raises:
         UserError: A name of `skip` is none of the network's.
     """
-    layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d | SparseLayer)}
+    layers = {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, SparseLayer) or (type(layer) in (nn.Linear, nn.Conv2d) and not is_parametrized(layer))
+    }
     for name in skip:
         if layers.pop(name, None) is None:
             raise UserError(f"there is no layer {name!r} to skip: the layers are {', '.join(layers) or 'none'}")
@@ -38,7 +46,8 @@ def prunable_layers(network: nn.Module, skip: Iterable[str] = ()) -> dict[str, P
 def to_sparse(network: nn.Module, skip: Iterable[str] = ()) -> nn.Module:
     """Put sparse layers in the place of a network's linear and convolution layers, in place.
 
-    Each keeps the weights that are not zero; with none that is, it keeps all, and can be pruned later.
+    Each keeps the weights that are not zero; with none that is, it keeps all, and can be pruned later. Make optimizers
+    afterwards: the layers have parameters of their own.
 
     Args:
         network: Any module.
@@ -53,8 +62,15 @@ def to_sparse(network: nn.Module, skip: Iterable[str] = ()) -> nn.Module:
         sparse = sparse_form(layer)
         if not name:
             return sparse
-        network.set_submodule(name, sparse)
+        replace(network, layer, sparse)
     return network
+
+
+def replace(network: nn.Module, layer: nn.Module, other: nn.Module) -> None:
+    """Put one layer in the place of another, wherever the network has it."""
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if module is layer:
+            network.set_submodule(name, other)
 
 
 def sparse_form(layer: nn.Linear | nn.Conv2d, mask: Tensor | None = None) -> SparseLinear | SparseConv2d:
@@ -79,7 +95,8 @@ def prune(
 
     Args:
         network: Any module.
-        sparsity: Share of the weights that are to be zero afterwards, from 0 to below 1; not with N:M.
+        sparsity: Share of the weights that are to be zero afterwards, from 0 to below 1; not with N:M. A sparse layer
+            that lacks more already stays as it is.
         how: `"uniform"` gives each layer that share, `"global"` compares the weights of all layers, and `"N:M"`, such
             as `"2:4"`, keeps the N largest of every M weights that an output reads one after another.
         skip: Names of layers that are left as they are.
@@ -104,7 +121,7 @@ def prune(
 
 
 def _kept(layers: dict[str, Prunable], sparsity: float | None, how: str) -> dict[str, Tensor]:
-    sizes = {name: _weight(layer).abs() for name, layer in layers.items()}
+    sizes = {name: _size(layer) for name, layer in layers.items()}
     if ":" in how:
         return {name: _n_of_m(size, how, name) for name, size in sizes.items()}
     if sparsity is None or not 0 <= sparsity < 1:
@@ -140,8 +157,11 @@ def _n_of_m(size: Tensor, how: str, name: str) -> Tensor:
     return mask.scatter_(1, groups.topk(n, dim=1).indices, True).view(size.shape)
 
 
-def _weight(layer: Prunable) -> Tensor:
-    return (layer.dense_weight() if isinstance(layer, SparseLayer) else layer.weight).detach()
+def _size(layer: Prunable) -> Tensor:
+    """Magnitudes, below 0 where a weight is gone: those that are zero by chance go after them."""
+    if isinstance(layer, SparseLayer):
+        return layer.dense_weight().detach().abs().masked_fill(~layer.mask, -1.0)
+    return layer.weight.detach().abs()
 
 
 def _keep(layer: Prunable, kept: Tensor, optimizer: Optimizer | None) -> None:

@@ -8,19 +8,21 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import UserError
-from beyondprop.layers.sparse.modules import SparseLinear
-from beyondprop.layers.sparse.pruning import sparse_form
+from beyondprop.layers.sparse.modules import SparseLayer, SparseLinear
+from beyondprop.layers.sparse.pruning import Prunable, prunable_layers, replace, sparse_form
 
 _ELEMENTWISE = (
     *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Hardtanh, nn.ReLU6, nn.Softplus),
     *(nn.Identity, nn.Dropout),
 )
 ROUNDS = 11
+ALWAYS_DENSE = 2.0  # no sparsity reaches this
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Timed:
         sparsity: Share of its weights that are zero.
         dense_ms: Median time of the dense layer's forward and backward pass, milliseconds.
         sparse_ms: That of the sparse layer.
-        kept: `"sparse"` or `"dense"`.
+        kept: `"sparse"` or `"dense"`: how it computes in the network that was made. Either way its zeros stay.
     """
 
     name: str
@@ -65,16 +67,20 @@ def sparsify(network: nn.Module, example: Tensor, *, above: float = 0.5) -> Spar
     """Put sparse layers in the place of linear and convolution layers where that makes a training step faster.
 
     Each layer whose weights are zero to a share above `above` is run as a dense and as a sparse layer on the input that
-    it gets from `example`, in turn, after a warm-up; the smaller median of forward plus backward wins. Between
-    neighbouring sparse linear layers activations are left with samples innermost, which saves transposing them.
+    it gets from `example`, in turn, after a warm-up; the smaller median of forward plus backward wins. A layer that is
+    faster dense becomes one that multiplies densely but keeps its zeros (`kernels_from` above 1), so that training
+    does not fill them. Times are only as steady as the machine: where two forms are close, the verdict may change.
+
+    Between neighbouring sparse layers, with elementwise functions in between, activations are left with samples
+    innermost, which saves transposing them.
 
     Args:
-        network: Any module; it stays as it is.
+        network: Any module; it stays as it is. Its layers may be sparse already.
         example: A batch of the size that training will have: what is faster depends on it.
         above: Least sparsity of layers that are tried, from 0 to 1.
 
     Returns:
-        A copy of the network with the faster layers, whose parameters an optimizer is to be made of, and a table.
+        A copy of the network, whose parameters an optimizer is to be made of, and a table.
 
     Raises:
         UserError: `above` is out of range.
@@ -87,55 +93,56 @@ def sparsify(network: nn.Module, example: Tensor, *, above: float = 0.5) -> Spar
     if not 0 <= above <= 1:
         raise UserError(f"above is a share of weights, from 0 to 1, not {above}")
     network = copy.deepcopy(network)
-    candidates = {
-        name: layer
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d) and float((layer.weight == 0).float().mean()) > above
-    }
-    timed, chosen = [], {}
+    candidates = {name: layer for name, layer in prunable_layers(network).items() if _sparsity(layer) > above}
+    timed: list[Timed] = []
     for name, x in _inputs(network, example, candidates).items():
-        dense = candidates[name]
-        sparse = sparse_form(dense)
+        layer = candidates[name]
+        sparse = sparse_form(layer) if isinstance(layer, nn.Linear | nn.Conv2d) else cast(SparseLinear, layer)
         sparse.kernels_from = 0.0
-        sparse.requires_grad_(dense.weight.requires_grad)
-        dense_ms, sparse_ms = _times([copy.deepcopy(dense), sparse], x)
+        first = x.data_ptr() == example.data_ptr()  # nobody asks for the gradient of the network's own input
+        dense_ms, sparse_ms = _times([sparse.to_dense(), sparse], x, wants_input=not first)
         faster = sum(sparse_ms) < sum(dense_ms)
+        sparse.kernels_from = 0.0 if faster else ALWAYS_DENSE
         timed.append(Timed(name, sparse.sparsity, dense_ms, sparse_ms, "sparse" if faster else "dense"))
-        if faster:
-            chosen[name] = sparse
-    for name, sparse in chosen.items():
-        if not name:
+        if not name:  # the network is this layer
             return Sparsified(sparse, tuple(timed))
-        network.set_submodule(name, sparse)
+        if sparse is not layer:
+            replace(network, layer, sparse)
     _leave_batch_last(network)
     return Sparsified(network, tuple(timed))
 
 
-def _inputs(network: nn.Module, example: Tensor, layers: dict[str, nn.Linear | nn.Conv2d]) -> dict[str, Tensor]:
+def _sparsity(layer: Prunable) -> float:
+    return layer.sparsity if isinstance(layer, SparseLayer) else float((layer.weight == 0).float().mean())
+
+
+def _inputs(network: nn.Module, example: Tensor, layers: dict[str, Prunable]) -> dict[str, Tensor]:
     """Run the network once, and give the input of each layer that was used."""
     seen: dict[str, Tensor] = {}
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.setdefault(name, inputs[0].detach())
+    def note(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            seen.setdefault(name, (inputs[0] if inputs else next(iter(named.values()))).detach())
 
         return hook
 
-    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
-    training = network.training
+    hooks = [layer.register_forward_pre_hook(note(name), with_kwargs=True) for name, layer in layers.items()]
+    modes = {module: module.training for module in network.modules()}
     try:
         with torch.no_grad():
             network.eval()(example)  # statistics of normalisation stay as they are
     finally:
-        network.train(training)
+        for part, training in modes.items():
+            part.training = training
         for hook in hooks:
             hook.remove()
     return seen
 
 
-def _times(layers: list[nn.Module], x: Tensor) -> list[tuple[float, float]]:
-    """Median milliseconds of forward and backward of each layer, measured in turn."""
-    x = x.clone().requires_grad_()
+def _times(layers: list[nn.Module], x: Tensor, *, wants_input: bool) -> list[tuple[float, float]]:
+    """Median milliseconds of forward and backward of each layer, measured in turn on copies."""
+    x = x.clone().requires_grad_(wants_input)
+    layers = [copy.deepcopy(layer).requires_grad_() for layer in layers]
     spent: list[list[tuple[float, float]]] = [[] for _ in layers]
     for number, (layer, times) in itertools.product(range(ROUNDS + 2), zip(layers, spent, strict=True)):
         layer.zero_grad()
@@ -150,9 +157,9 @@ def _times(layers: list[nn.Module], x: Tensor) -> list[tuple[float, float]]:
 
 
 def _leave_batch_last(network: nn.Module) -> None:
-    """Between sparse linear layers with nothing but elementwise functions in between, samples stand innermost."""
+    """Between sparse layers of a kind with nothing but elementwise functions in between, samples stand innermost."""
     for chain in (module for module in network.modules() if isinstance(module, nn.Sequential)):
         layers = [module for module in chain if not isinstance(module, _ELEMENTWISE)]
         for first, second in itertools.pairwise(layers):
-            if isinstance(first, SparseLinear) and isinstance(second, SparseLinear):
-                first.batch_last = True
+            if isinstance(first, SparseLayer) and type(first) is type(second):
+                first.batch_last = all(layer.sparsity >= layer.kernels_from for layer in (first, second))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from beyondprop.errors import UserError
 from beyondprop.layers.sparse import SparseLayer
-from beyondprop.layers.sparse.pruning import prunable_layers, sparse_form
+from beyondprop.layers.sparse.pruning import prunable_layers, replace, sparse_form
 from beyondprop.rules.signals.backprop import Backprop
 
 
@@ -99,5 +99,5 @@ def random_masks(network: nn.Module, sparsity: float, skip: int) -> nn.Module:
             sparse.weight.div_((len(kept) / size) ** 0.5)
         if not name:
             return sparse
-        network.set_submodule(name, sparse)
+        replace(network, layer, sparse)
     return network

@@ -40,7 +40,9 @@ EXPORT int beyondprop_sparse_limit(int wanted) { return level = wanted < best() 
 
 EXPORT int64_t beyondprop_sparse_scratch() { return scratch_bytes; }
 
-// Both return 0, or 1 where memory is short.
+EXPORT int beyondprop_sparse_version() { return kVersion; }
+
+// Both return a Status: memory may be short, and a tile too large for offsets of 32 bits.
 EXPORT int beyondprop_sparse_forward(const Shape *s, const Pattern *patterns, const View *x, const View *out, const Weights *w,
                                      const Options *options) {
 #ifdef HAVE_X86

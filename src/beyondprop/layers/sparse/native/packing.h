@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <stdexcept>
 #include <vector>
 
 #ifdef __linux__
@@ -127,7 +128,7 @@ template <typename T, typename S>
 void pack(T *tile, Places place, int64_t count, const S *source, int64_t step, int64_t batch, int64_t samples, int64_t lanes) {
   constexpr int L = Vector<T>::kLanes;
   int64_t i = 0;
-  if constexpr (sizeof(S) == sizeof(T)) {
+  if constexpr (sizeof(T) == 4 || sizeof(S) == sizeof(T)) {
     if (step == 1 && lanes % L == 0) {  // samples in rows: transpose blocks in registers
       for (int64_t lane = 0; lane < lanes; lane += L) {  // outside: few pages of the tensor at a time
         const int64_t here = std::clamp<int64_t>(samples - lane, 0, L);
@@ -143,7 +144,7 @@ void pack(T *tile, Places place, int64_t count, const S *source, int64_t step, i
           for (int64_t j = 0; j < some; ++j) block[j].store(tile + place(i + j) + lane);
         }
       }
-    } else if (batch == 1) {
+    } else if (sizeof(S) == sizeof(T) && batch == 1) {
       for (; i < count; ++i) {
         T *to = tile + place(i);
         std::memcpy(to, source + i * step, samples * sizeof(T));
@@ -163,7 +164,7 @@ template <typename T, typename S>
 void unpack(const T *tile, Places place, int64_t count, S *target, int64_t step, int64_t batch, int64_t samples, int64_t lanes) {
   constexpr int L = Vector<T>::kLanes;
   int64_t i = 0;
-  if constexpr (sizeof(S) == sizeof(T)) {
+  if constexpr (sizeof(T) == 4 || sizeof(S) == sizeof(T)) {
     if (step == 1 && lanes % L == 0) {
       for (int64_t lane = 0; lane < samples; lane += L) {
         const int64_t here = std::min<int64_t>(samples - lane, L);
@@ -179,7 +180,7 @@ void unpack(const T *tile, Places place, int64_t count, S *target, int64_t step,
             for (int64_t j = 0; j < here; ++j) block[j].store_some(to + j * batch, some);
         }
       }
-    } else if (batch == 1) {
+    } else if (sizeof(S) == sizeof(T) && batch == 1) {
       for (; i < count; ++i) std::memcpy(target + i * step, tile + place(i), samples * sizeof(T));
     }
   }

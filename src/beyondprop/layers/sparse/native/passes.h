@@ -222,8 +222,14 @@ template <typename F>
 void on_threads(int64_t threads, F work) {
 #ifdef _OPENMP
   if (threads > 1) {
+    std::atomic<bool> short_of_memory{false};  // no exception may leave a parallel region
 #pragma omp parallel num_threads(threads)
-    for (int64_t part = omp_get_thread_num(); part < threads; part += omp_get_num_threads()) work(part);
+    for (int64_t part = omp_get_thread_num(); part < threads; part += omp_get_num_threads()) try {
+        work(part);
+      } catch (const std::bad_alloc &) {
+        short_of_memory = true;
+      }
+    if (short_of_memory) throw std::bad_alloc();
     return;
   }
 #endif
@@ -291,9 +297,10 @@ void forward(const Geometry<T> &g, const Pattern *patterns, int64_t phases, cons
   };
   on_threads(share.across * share.along, [&](int64_t part) {
     const int64_t a = part / share.along, b = part % share.along;
-    forward_part(g, prepared, x, out, pixels, shift, static_cast<const T *>(weights.bias), share.unit(a), share.unit(a + 1),
-                 cut(upto, blocks, b, share.along) * patterns[0].block,
-                 std::min(g.s.rows, cut(upto, blocks, b + 1, share.along) * patterns[0].block));
+    const int64_t row0 = cut(upto, blocks, b, share.along) * patterns[0].block;
+    const int64_t row1 = std::min(g.s.rows, cut(upto, blocks, b + 1, share.along) * patterns[0].block);
+    if (row0 >= row1) return;  // one block may hold more than a thread's share
+    forward_part(g, prepared, x, out, pixels, shift, static_cast<const T *>(weights.bias), share.unit(a), share.unit(a + 1), row0, row1);
   });
 }
 
@@ -313,6 +320,7 @@ void weight(const Geometry<T> &g, const Pattern &pattern, const View &x, const V
     const int64_t a = part / share.along, b = part % share.along;
     const int64_t row0 = cut(upto, blocks, b, share.along) * pattern.block;
     const int64_t row1 = std::min(g.s.rows, cut(upto, blocks, b + 1, share.along) * pattern.block);
+    if (row0 >= row1) return;
     T *mine = sums + a * own, *bias = mine + pattern.nonzeros;
     std::fill(mine + upto(row0 / pattern.block), mine + upto(ceil_div(row1, pattern.block)), T(0));
     std::fill(bias + row0, bias + row1, T(0));
@@ -336,7 +344,9 @@ void weight(const Geometry<T> &g, const Pattern &pattern, const View &x, const V
 
 template <typename T>
 Geometry<T> geometry(const Shape &s, const Options &o) {
-  return Geometry<T>(s, plan<T>(s, o.vectors, o.lanes));
+  Geometry<T> g(s, plan<T>(s, o.vectors, o.lanes));
+  if (g.height * g.plane + g.slack() > INT32_MAX) throw std::length_error("offsets are of 32 bits");
+  return g;
 }
 
 extern int run_forward(const Shape &s, const Pattern *patterns, const View &x, const View &out, const Weights &w, const Options &o) {
@@ -347,7 +357,9 @@ extern int run_forward(const Shape &s, const Pattern *patterns, const View &x, c
       forward(geometry<float>(s, o), patterns, o.phases, x, out, o.pixels, o.shift, w, o.threads);
     return 0;
   } catch (const std::bad_alloc &) {
-    return 1;
+    return kShortOfMemory;
+  } catch (const std::length_error &) {
+    return kTooLarge;
   }
 }
 
@@ -359,7 +371,9 @@ extern int run_weight(const Shape &s, const Pattern &pattern, const View &x, con
       weight(geometry<float>(s, o), pattern, x, d_out, static_cast<float *>(d.weight), static_cast<float *>(d.bias), o.threads);
     return 0;
   } catch (const std::bad_alloc &) {
-    return 1;
+    return kShortOfMemory;
+  } catch (const std::length_error &) {
+    return kTooLarge;
   }
 }
 

@@ -1,9 +1,12 @@
-// What Python hands to the kernels. Every extent and stride counts elements; binding.py repeats these layouts field by field.
+// What Python hands to the kernels. Every extent and stride counts elements; library.py repeats these layouts field by field.
 #pragma once
 #include <atomic>
 #include <cstdint>
 
 extern std::atomic<int64_t> scratch_bytes;  // that all threads keep for tiles
+
+constexpr int kVersion = 1;  // of these structures; library.py has the same number
+enum Status : int { kDone = 0, kShortOfMemory = 1, kTooLarge = 2 };
 
 enum Kind : int32_t { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2 };
 

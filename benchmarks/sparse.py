@@ -254,7 +254,7 @@ def main() -> None:
     if has("numba") and not arguments.layers_alone:
         torch.set_num_threads(1)
         keep(numba_rows(arguments.rounds))
-    where: Mapping[str, Any] = {**environment(CPU), "threads": arguments.threads, "kernels": instruction_set()}
+    where: Mapping[str, Any] = {**environment(CPU), "threads": max(arguments.threads), "kernels": instruction_set()}
     write_results(arguments.out, where, rows)
 
 

@@ -32,7 +32,7 @@ def _fast(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("beyondprop.training.curves.draw_curves", lambda *_: b"")
     monkeypatch.setattr("beyondprop.training.runs.draw_curves", lambda *_: b"")
-    monkeypatch.setattr("beyondprop.training.assembly.load", lambda _: small_splits())
+    monkeypatch.setattr("beyondprop.data.load", lambda _: small_splits())
 
 
 def train_part(folder, rank, ranks, settings=None, **options):
@@ -59,7 +59,7 @@ def assert_same_weights(ours, theirs):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("beyondprop.training.assembly.load", lambda _: small_splits())
+        patch.setattr("beyondprop.data.load", lambda _: small_splits())
         folder = tmp_path_factory.mktemp("alone") / "run"
         return SimpleNamespace(folder=folder, outcome=train_alone(folder))
 

@@ -84,7 +84,7 @@ def splits(monkeypatch):
     images = (patterns[labels] * 160 + noise).to(torch.uint8)
     splits = Splits(image_set(images[:160], labels[:160]), image_set(images[160:], labels[160:]))
     monkeypatch.setitem(sys.modules, "beyondprop.catalogue", SimpleNamespace(find_recipe={RECIPE.id: RECIPE}.get))
-    monkeypatch.setattr("beyondprop.training.assembly.load", lambda _: splits)
+    monkeypatch.setattr("beyondprop.data.load", lambda _: splits)
     return splits
 
 

@@ -73,7 +73,7 @@ def splits():
 def catalogue(monkeypatch, splits):
     """A catalogue that knows one recipe, whose data are at hand."""
     monkeypatch.setitem(sys.modules, "beyondprop.catalogue", SimpleNamespace(find_recipe={RECIPE.id: RECIPE}.get))
-    monkeypatch.setattr("beyondprop.training.assembly.load", lambda _: splits)
+    monkeypatch.setattr("beyondprop.data.load", lambda _: splits)
 
 
 def test_a_run_writes_its_folder_and_says_what_came_out(tmp_path, splits, catalogue):

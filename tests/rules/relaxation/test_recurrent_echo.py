@@ -275,7 +275,7 @@ def test_samples_without_a_gradient_are_left_alone():
     network = stack(NonlinearHRU, "every")
     x, _, loss = batch("every")
     found = echoed(network, x, network(x).detach(), loss)[1]
-    assert all(not part.any() for part in found)
+    assert all(part.abs().max() < 1e-12 for part in found)  # targets differ by roundings from what the rule computes
 
 
 def test_a_network_below_learns_from_the_inputs_gradient():

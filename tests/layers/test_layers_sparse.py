@@ -36,7 +36,7 @@ def _as_it_was(monkeypatch):
 def way(request, monkeypatch):
     """Both ways to the same result."""
     if request.param == "torch":
-        monkeypatch.setattr("beyondprop.layers.sparse.modules.has_kernels", lambda *_: False)
+        monkeypatch.setattr("beyondprop.layers.sparse.layer.has_kernels", lambda *_: False)
     elif instruction_set() is None:
         pytest.skip("the kernels were not built")
     return request.param

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
-from beyondprop.layers.sparse.modules import SparseConv2d, SparseLayer, SparseLinear
+from beyondprop.layers.sparse.layer import SparseLayer
+from beyondprop.layers.sparse.modules import SparseConv2d, SparseLinear
 
 Growth = Literal["random", "gradient"]
 Prunable = nn.Linear | nn.Conv2d | SparseLayer

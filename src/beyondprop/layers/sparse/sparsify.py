@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import UserError
-from beyondprop.layers.sparse.modules import SparseLayer, SparseLinear
+from beyondprop.layers.sparse.layer import SparseLayer
+from beyondprop.layers.sparse.modules import SparseLinear
 from beyondprop.layers.sparse.pruning import Prunable, prunable_layers, replace, sparse_form
 
 _ELEMENTWISE = (

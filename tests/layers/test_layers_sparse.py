@@ -144,6 +144,13 @@ def test_more_weights_of_an_output_than_sixteen_bits_count(way):
     agree(sparse, dense, torch.randn(2, 512, 10, 10), tolerance=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_images_that_are_worked_on_in_several_bands(stride, way):
+    torch.manual_seed(0)
+    dense = nn.Conv2d(64, 6, 5, stride=stride, padding=2)
+    agree(masked(dense, 0.05), dense, torch.randn(3, 64, 40, 40), tolerance=1e-5)
+
+
 def test_expanded_gradients(way):
     torch.manual_seed(0)
     dense = nn.Conv2d(4, 6, 3, stride=2)

@@ -5,9 +5,10 @@
 Linear layers of 768 to 3072 at batch 902 and of 512 to 256 at batch 128; convolutions of 3x3 of 128 to 256 channels on
 7x7 pixels (batch 32), 64 to 64 on 56x56 (16), 256 to 256 on 14x14 (16) and 64 to 128 on 16x16 by steps of two (64);
 each at 50 to 99 % of its weights gone, at random. Forward is a call of the layer, backward that of autograd with a
-gradient of random numbers, for the input, the weights and the bias. All sides see the same weights and inputs, and take
-turns, round by round; figures are medians. Before anything is timed, outputs and gradients of ours are compared with
-the dense layer's. Of the authors' two forms of a convolution the faster one of each row counts.
+gradient of random numbers, for the input, the weights and the bias (which CSR has none of). All sides see the same
+weights and inputs, and take turns, round by round; figures are medians. Before anything is timed, outputs and gradients
+of ours are compared with the dense layer's. Of the authors' two forms of a convolution the faster one of each row
+counts.
 
 A ResNet-18 for images of CIFAR's size, 95 % of its inner convolutions gone, does a whole step (forward, backward, SGD
 with momentum), with the layers that `sparsify`, and the authors' own function, find faster than dense ones.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,12 +183,15 @@ def numba_rows(rounds: int) -> Iterator[Row]:
     run, seconds = numba_forward(dense, x)
     ours = sparse_form(dense)
     with torch.no_grad():
-        torch.testing.assert_close(run(), ours(x), rtol=1e-3, atol=1e-3)
+        start = time.perf_counter()
+        found = ours(x)  # puts the weights in order
+        first = 1e3 * (time.perf_counter() - start)
+        torch.testing.assert_close(run(), found, rtol=1e-3, atol=1e-3)
         spent = interleave({"ours": lambda: ours(x), "numba": run}, rounds, 2, CPU)
     mine, theirs = (1e3 * spread(spent[name])[1] for name in ("ours", "numba"))
     case = "linear 768 to 3072, batch 902, 95% gone, 1 thread"
     yield compare(case, "forward_ms", mine, "Numba", theirs, less_is_better=True)
-    yield compare(f"{case}: until the first result", "first_ms", mine, "Numba", 1e3 * seconds, less_is_better=True)
+    yield compare(f"{case}: until the first result", "first_ms", first, "Numba", 1e3 * seconds, less_is_better=True)
 
 
 def network_rows(rounds: int, batch: int = 64) -> Iterator[Row]:

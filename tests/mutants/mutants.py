@@ -7,46 +7,20 @@ Every mutant is a copy of the source with one line changed; the tests named besi
 never changed. Exit status 1 if a mutant survives, or if a line to change is no longer there.
 """
 
+import importlib
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import planted
 from mutant import Mutant
-from planted import (
-    devices,
-    equilibrium,
-    fitted,
-    hamiltonian_echo,
-    house,
-    local,
-    noprop,
-    perturbation,
-    quaternions,
-    recurrent_echo,
-    signals,
-    sparse,
-    spikes,
-)
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = (
-    devices,
-    equilibrium,
-    fitted,
-    hamiltonian_echo,
-    house,
-    local,
-    noprop,
-    perturbation,
-    quaternions,
-    recurrent_echo,
-    signals,
-    sparse,
-    spikes,
-)
+FAMILIES = tuple(importlib.import_module(f"planted.{module.name}") for module in pkgutil.iter_modules(planted.__path__))
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.MUTANTS)
 
 

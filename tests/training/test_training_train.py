@@ -321,7 +321,7 @@ def test_execution_is_free_of_torch():
 @pytest.mark.parametrize(("count", "accuracies"), [(360, {1: 0.985, 5: 0.985 + 1 / 360}), (20, {1: 1.0, 2: 1.0})])
 def test_one_image_is_no_peak_in_the_picture_by_steps(monkeypatch, count, accuracies):
     drawn = []
-    monkeypatch.setattr("beyondprop.training.curves._png", lambda figure, axes: drawn.append(axes) or b"")
+    monkeypatch.setattr("beyondprop.training.curves.png", lambda figure, axes: drawn.append(axes) or b"")
     draw_accuracy_by_steps(accuracies, count, "noprop-ct/digits, test split")
     (axes,) = drawn
     assert axes.get_title().startswith(f"noprop-ct/digits, test split\n{count} samples")
@@ -331,7 +331,7 @@ def test_one_image_is_no_peak_in_the_picture_by_steps(monkeypatch, count, accura
 
 def test_bars_of_two_standard_errors_lie_about_the_accuracy_by_steps(monkeypatch):
     drawn = []
-    monkeypatch.setattr("beyondprop.training.curves._png", lambda figure, axes: drawn.append(axes) or b"")
+    monkeypatch.setattr("beyondprop.training.curves.png", lambda figure, axes: drawn.append(axes) or b"")
     draw_accuracy_by_steps({1: 0.5, 2: 0.9, 3: 1.0}, 10_000, "title")
     (bars,) = drawn[0].containers
     ends = [segment[:, 1].tolist() for segment in bars[2][0].get_segments()]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+
+from beyondprop.training.curves import png
 
 PICTURES = ("stability.png", "predictions.png", "neurons.png")
 UNTRAINED = "untrained"
@@ -32,7 +32,7 @@ def draw_pictures(study: Mapping[str, Any]) -> dict[str, bytes]:
         PNGs by the names of `PICTURES`.
     """
     pictures = (_draw_stability(study), _draw_predictions(study), _draw_neurons(study))
-    return dict(zip(PICTURES, map(_png, pictures), strict=True))
+    return dict(zip(PICTURES, map(png, pictures), strict=True))
 
 
 def write_page(study: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
@@ -180,12 +180,6 @@ def _draw_square(
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=10.5)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
 
 
 # ---------------------------------------------------------------------------------------------------------------- page

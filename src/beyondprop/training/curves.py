@@ -50,7 +50,7 @@ def draw_accuracy_by_steps(accuracies: Mapping[int, float], count: int, title: s
     axes.set_xticks(steps, [f"{n:,}" for n in steps])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))
-    return _png(figure, axes)
+    return png(figure, axes)
 
 
 def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
@@ -75,7 +75,7 @@ def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
         _draw_loss(axes, [record for record in steps if name in record], name)
     if measured:
         _draw_accuracy(plots[-1], epochs)
-    return _png(figure, *plots)
+    return png(figure, *plots)
 
 
 def draw_forecast(targets: Sequence[float], predictions: Sequence[float], row: int, name: str) -> bytes:
@@ -104,7 +104,7 @@ def draw_forecast(targets: Sequence[float], predictions: Sequence[float], row: i
         axes.margins(x=0.01)
     figure.legend(*plots[0].get_legend_handles_labels(), frameon=False, ncols=2, loc="outside lower center")
     plots[-1].set_xlabel("row of the file")
-    return _png(figure, *plots)
+    return png(figure, *plots)
 
 
 def draw_course(
@@ -135,7 +135,7 @@ def draw_course(
     for axes in (left, right):
         axes.set(xlabel="presentations")
         axes.legend(frameon=False, ncols=2, fontsize=9)
-    return _png(figure, left, right)
+    return png(figure, left, right)
 
 
 def draw_settling(
@@ -167,7 +167,7 @@ def draw_settling(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     plots[0].set_ylabel("root mean square of a step")
     figure.legend(*plots[0].get_legend_handles_labels(), frameon=False, title="state", loc="outside right upper")
-    return _png(figure, *plots)
+    return png(figure, *plots)
 
 
 def draw_comparison(kind: str, records: Sequence[dict[str, Any]], title: str) -> bytes:
@@ -219,7 +219,7 @@ def draw_comparison(kind: str, records: Sequence[dict[str, Any]], title: str) ->
         handles = [handles[round(n * (len(handles) - 1) / (MOST_NAMES - 1))] for n in range(MOST_NAMES)]
     if handles:
         figure.legend(handles=handles, loc="outside right upper", frameon=False, title="layer")
-    return _png(figure, angles, ratios)
+    return png(figure, angles, ratios)
 
 
 def _within(accuracy: float, count: int) -> tuple[float, float]:
@@ -229,7 +229,8 @@ def _within(accuracy: float, count: int) -> tuple[float, float]:
     return min(accuracy, max(0.0, middle - half)), max(accuracy, min(1.0, middle + half))
 
 
-def _png(figure: Figure, *plots: Axes) -> bytes:
+def png(figure: Figure, *plots: Axes) -> bytes:
+    """Write a figure as a PNG, its plots with a grid and two of their four sides."""
     for axes in plots:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", linewidth=0.8)

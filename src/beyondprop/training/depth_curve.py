@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from beyondprop.training.curves import png
 
 
 def draw_by_depth(figures: Mapping[str, float | Sequence[float]], title: str) -> bytes:
@@ -21,7 +21,6 @@ def draw_by_depth(figures: Mapping[str, float | Sequence[float]], title: str) ->
         A PNG.
     """
     figure = Figure(figsize=(6.4, 3.8), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, label, colour in (
         ("accuracy_by_depth", "test images", "#4c72b0"),
@@ -36,6 +35,4 @@ def draw_by_depth(figures: Mapping[str, float | Sequence[float]], title: str) ->
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure)

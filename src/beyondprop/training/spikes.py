@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from beyondprop.layers.spiking.linear import SpikingLinear
+from beyondprop.training.curves import png
 
 COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#8172b3")
 MOST_TRACES = 10
@@ -39,7 +38,7 @@ def draw_raster(layers: Sequence[tuple[str, Tensor]], title: str) -> bytes:
         axes.set_title(f"{name}: {len(neuron):,} spikes of {len(times):,} neurons", fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
     plots[0].set_xlabel("time")
-    return _png(figure)
+    return png(figure)
 
 
 def draw_membranes(layer: SpikingLinear, times: Tensor, title: str) -> bytes:
@@ -78,11 +77,4 @@ def draw_membranes(layer: SpikingLinear, times: Tensor, title: str) -> bytes:
         axes.set_ylabel(str(number), rotation=0, labelpad=10)
         axes.spines[["top", "right"]].set_visible(False)
     plots[-1].set_xlabel("time")
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)

@@ -29,7 +29,7 @@ def has_kernels(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
     return (
         library.library() is not None
         and x.device.type == weight.device.type == "cpu"
-        and kinds <= set(library.KINDS)
+        and kinds <= library.KINDS.keys()
         and (torch.float64 not in kinds or kinds == {torch.float64})
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0

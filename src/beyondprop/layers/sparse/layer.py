@@ -213,17 +213,28 @@ def positions(conv: Convolution, mask: Tensor) -> Tensor:
     return mask.flatten().nonzero().flatten()
 
 
+def check_sparsity(sparsity: float | None) -> float:
+    """Refuse what is no share of weights that can be left out.
+
+    Raises:
+        UserError: It is missing, below 0, or 1 or more.
+    """
+    if sparsity is None or not 0 <= sparsity < 1:
+        raise UserError(f"sparsity must be at least 0 and below 1, not {sparsity}")
+    return sparsity
+
+
+def random_positions(size: int, sparsity: float) -> Tensor:
+    """Draw the flat positions that survive of so many, ascending; at least one does."""
+    kept = max(1, round(size * (1 - check_sparsity(sparsity))))
+    return torch.randperm(size)[:kept].sort().values
+
+
 def drawn(
     conv: Convolution, sparsity: float, mask: Tensor | None, bias: bool, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Draw a dense weight, the positions that survive and a bias."""
-    if mask is None:
-        if not 0 <= sparsity < 1:
-            raise UserError(f"sparsity must be at least 0 and below 1, not {sparsity}")
-        total = math.prod(conv.weight_shape)
-        kept = torch.randperm(total)[: max(1, round(total * (1 - sparsity)))].sort().values
-    else:
-        kept = positions(conv, mask)
+    kept = random_positions(math.prod(conv.weight_shape), sparsity) if mask is None else positions(conv, mask)
     bound = max(1.0, len(kept) / conv.rows) ** -0.5
     weight = torch.empty(conv.weight_shape, dtype=dtype).uniform_(-bound, bound)
     return weight, kept, torch.empty(conv.rows, dtype=dtype).uniform_(-bound, bound) if bias else None

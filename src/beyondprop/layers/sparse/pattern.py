@@ -69,8 +69,8 @@ class Cut:
     """How a layer's weights are cut into granules of channels and blocks of rows, and runs into chunks of vectors.
 
     A granule should be small enough for its part of the input to stay in the first-level cache, and large enough for
-    each of its rows to have a dozen weights there: else starting a run costs more than it saves. Both were measured by
-    `benchmarks/sparse.py --cuts`.
+    each of its rows to have a dozen weights there: else starting a run costs more than it saves. The bounds were found
+    by timing the layers of `benchmarks/sparse.py` with others.
     """
 
     granule: int
@@ -118,9 +118,11 @@ def order(entries: Entries, rows: int, channels: int, taps: int, cut: Cut) -> Or
     counts = torch.bincount(cell, minlength=rows * granules)
     longest = int(counts.max()) + 1 if len(row) else 1
 
+    def part(cells: Tensor) -> Tensor:
+        return cells // granules // cut.block * granules + cells % granules
+
     def rank(cells: Tensor) -> Tensor:  # parts in turn, long runs first, then by row
-        part = cells // granules // cut.block * granules + cells % granules
-        return (part * longest + longest - 1 - counts[cells]) * rows + cells // granules
+        return (part(cells) * longest + longest - 1 - counts[cells]) * rows + cells // granules
 
     cells = counts.nonzero().flatten()
     starts = counts.cumsum(0)[cells] - counts[cells]  # entries come cell by cell
@@ -131,8 +133,8 @@ def order(entries: Entries, rows: int, channels: int, taps: int, cut: Cut) -> Or
     place = torch.arange(len(row)) + moved.repeat_interleave(lengths)
 
     def begins(cells: Tensor) -> Tensor:
-        part = cells // granules // cut.block * granules + cells % granules
-        return torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(part, minlength=parts).cumsum(0)])
+        held = torch.bincount(part(cells), minlength=parts)
+        return torch.cat([torch.zeros(1, dtype=torch.int64), held.cumsum(0)])
 
     return Ordered(
         source[place].to(torch.int32),

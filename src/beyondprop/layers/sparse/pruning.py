@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
-from beyondprop.layers.sparse.layer import SparseLayer
+from beyondprop.layers.sparse.layer import SparseLayer, check_sparsity
 from beyondprop.layers.sparse.modules import SparseConv2d, SparseLinear
 
 Growth = Literal["random", "gradient"]
@@ -125,8 +125,7 @@ def _kept(layers: dict[str, Prunable], sparsity: float | None, how: str) -> dict
     sizes = {name: _size(layer) for name, layer in layers.items()}
     if ":" in how:
         return {name: _n_of_m(size, how, name) for name, size in sizes.items()}
-    if sparsity is None or not 0 <= sparsity < 1:
-        raise UserError(f"sparsity must be at least 0 and below 1, not {sparsity}")
+    sparsity = check_sparsity(sparsity)
     if how == "uniform":
         return {name: _largest(size, round(size.numel() * (1 - sparsity))) for name, size in sizes.items()}
     if how == "global":

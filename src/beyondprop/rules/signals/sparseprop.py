@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from beyondprop.errors import UserError
 from beyondprop.layers.sparse import SparseLayer
+from beyondprop.layers.sparse.layer import random_positions
 from beyondprop.layers.sparse.pruning import prunable_layers, replace, sparse_form
 from beyondprop.rules.signals.backprop import Backprop
 
@@ -86,13 +87,11 @@ def random_masks(network: nn.Module, sparsity: float, skip: int) -> nn.Module:
         sparsity: Share of each layer's weights that are left out.
         skip: As of `for_classifier`.
     """
-    if not 0 <= sparsity < 1:
-        raise UserError(f"sparsity must be at least 0 and below 1, not {sparsity}")
     for name, layer in prunable_layers(network, outer_layers(network, skip)).items():
         if isinstance(layer, SparseLayer):
             raise UserError(f"{name or 'the layer'} is sparse already: give the dense network")
         size = layer.weight.numel()
-        kept = torch.randperm(size)[: max(1, round(size * (1 - sparsity)))]
+        kept = random_positions(size, sparsity)
         mask = torch.zeros(size, dtype=torch.bool).index_fill_(0, kept, True).view(layer.weight.shape)
         sparse = sparse_form(layer, mask)
         with torch.no_grad():

@@ -21,6 +21,7 @@ from beyondprop.solvers.rescnet.filters import (
     principal_filters,
     prototype_filters,
 )
+from beyondprop.solvers.rescnet.images import check_images, image_shape
 from beyondprop.solvers.rescnet.layer import FittedLayer
 from beyondprop.solvers.rescnet.ridge import RidgeClassifier
 from beyondprop.solvers.rescnet.store import Place, SampleStore
@@ -180,11 +181,7 @@ class ResCNet(Solver):
             UserError: The example is no batch of images.
         """
         del network
-        if example.ndim != 4:
-            raise UserError(
-                f"ResCNet needs images of shape (batch, channels, height, width), got {tuple(example.shape)}"
-            )
-        return cls(cast(tuple[int, int, int], tuple(example.shape[1:])), classes, **options)
+        return cls(image_shape(example, "ResCNet"), classes, **options)
 
     def begin(self, part: str) -> None:
         """Make an empty store, unless the passes before it have filled one."""
@@ -203,7 +200,7 @@ class ResCNet(Solver):
         del part
         assert self._store is not None, "begin comes first"
         if self._filling:
-            self._check_images(x)
+            check_images(x, self.shape)
             self._store.add(x, check_labels(y, self.classes), self._dtype)
         return not self._filling
 
@@ -225,7 +222,7 @@ class ResCNet(Solver):
             x: Images.
             depth: Layers that predict, in place of those that samples held out have chosen.
         """
-        self._check_images(x)
+        check_images(x, self.shape)
         depth = int(self.depth) if depth is None else depth
         if not 0 <= depth <= len(self.layers):
             raise UserError(f"depth must lie in 0..{len(self.layers)}, not {depth}")
@@ -256,10 +253,6 @@ class ResCNet(Solver):
 
     def _layer(self, number: int) -> FittedLayer:
         return cast(FittedLayer, self.layers[number])
-
-    def _check_images(self, x: Tensor) -> None:
-        if x.shape[1:] != torch.Size(self.shape):
-            raise UserError(f"images must have shape (batch, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
 
     def _views(self, x: Tensor) -> list[Tensor]:
         """The image, and its mirror image where that counts, with pixels as channels."""

@@ -14,6 +14,7 @@ from beyondprop.rule import check_labels
 from beyondprop.solver import Solver
 from beyondprop.solvers.rescnet.features import BITS, binary_codes, sliding_histograms
 from beyondprop.solvers.rescnet.filters import PatchCovariance, patches_of, principal_filters, respond
+from beyondprop.solvers.rescnet.images import check_images, image_shape
 
 SMALL_CHUNK = 50  # samples whose patches are written down at a time
 
@@ -114,11 +115,7 @@ class PCANet(Solver):
             UserError: The example is no batch of images.
         """
         del network
-        if example.ndim != 4:
-            raise UserError(
-                f"PCANet needs images of shape (batch, channels, height, width), got {tuple(example.shape)}"
-            )
-        return cls(cast(tuple[int, int, int], tuple(example.shape[1:])), classes, **options)
+        return cls(image_shape(example, "PCANet"), classes, **options)
 
     def begin(self, part: str) -> None:
         """Make empty sums of a stage's patches."""
@@ -141,7 +138,7 @@ class PCANet(Solver):
             part: The pass.
         """
         number, labels = self.passes.index(part), check_labels(y, self.classes)
-        self._check_images(x)
+        check_images(x, self.shape)
         self._seen += len(x)
         if self._covariance is None:
             self._step(self.features(x), labels, number - 2)
@@ -173,14 +170,10 @@ class PCANet(Solver):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape (batch, classes)."""
-        self._check_images(x)
+        check_images(x, self.shape)
         with torch.autocast(x.device.type, enabled=False):
             features = self.features(x).to(self.linear.weight.dtype)
             return self.linear(features * self.scale)
-
-    def _check_images(self, x: Tensor) -> None:
-        if x.shape[1:] != torch.Size(self.shape):
-            raise UserError(f"images must have shape (batch, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
 
     def _step(self, features: Tensor, labels: Tensor, number: int) -> None:
         """One of Adam's steps down the mean of (1 - ±f)₊² over the batch, plus the decay."""

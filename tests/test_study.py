@@ -132,7 +132,7 @@ def document(networks, names):
         "seeds": [0, 1, 2],
         "samples": {"predictions": 12, "neurons": 9},
         "accuracy": dict.fromkeys(names, spread),
-        "environment": {"commit": None, "versions": {"torch": "2"}, "device": "cpu"},
+        "environment": {"commit": None, "versions": {"torch": "2"}, "device": "cpu", "threads": 1},
         **compare(runs, untrained, y),
     }
 

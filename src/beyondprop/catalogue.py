@@ -15,6 +15,7 @@ from beyondprop.recipes import (
     backprop,
     cascaded_forward,
     chip,
+    compared,
     consequential,
     direct_feedback,
     equilibrium,
@@ -897,8 +898,18 @@ def find_system(system_id: str) -> System:
     raise UserError(f"there is no system {system_id!r}{suggestion(system_id, known)} (known: {', '.join(known)})")
 
 
+def compared_recipe(system: System, dataset: str, network: str = "mlp") -> Recipe:
+    """Make the recipe of a system on a data set and a network that other systems share: `SYSTEM/DATA-compared`.
+
+    Raises:
+        UserError: There is no such data set.
+    """
+    solver = system.family == "solvers"
+    return compared.compared(system.id, system.rule, system.recipes, dataset, solver=solver, network=network)
+
+
 def find_recipe(recipe_id: str) -> Recipe:
-    """Find a recipe.
+    """Find a recipe, one of the catalogue or `SYSTEM/DATA-compared`.
 
     Raises:
         UserError: No recipe has this id; the message names the closest, or those of the system that is named.
@@ -906,6 +917,9 @@ def find_recipe(recipe_id: str) -> Recipe:
     recipes = {recipe.id: recipe for system in SYSTEMS for recipe in system.recipes}
     if recipe_id in recipes:
         return recipes[recipe_id]
+    if recipe_id.endswith(compared.SUFFIX):
+        named, _, dataset = recipe_id.removesuffix(compared.SUFFIX).partition("/")
+        return compared_recipe(find_system(named), dataset)
     named, slash, variant = recipe_id.lower().partition("/")
     named = {system.name.lower().replace(" ", "-"): system.id for system in SYSTEMS}.get(named, named)
     own = {recipe.id.partition("/")[2]: recipe.id for s in SYSTEMS for recipe in s.recipes if s.id == named}

@@ -12,9 +12,9 @@ from typing import Any
 from beyondprop.errors import UserError
 
 _LEAST_WHOLE = {
-    **dict.fromkeys(("epochs", "batch_size", "threads", "seeds", "steps"), 1),
+    **dict.fromkeys(("epochs", "batch_size", "threads", "seeds", "steps", "trial_epochs", "repeats"), 1),
     **dict.fromkeys(("dim", "hidden", "first_width", "encoder_width"), 1),
-    **dict.fromkeys(("seed", "validation", "alignment_every", "gauss_newton_every"), 0),
+    **dict.fromkeys(("seed", "validation", "alignment_every", "gauss_newton_every", "budget"), 0),
 }
 _REAL: dict[str, tuple[str, Callable[[float], bool]]] = {
     "learning_rate": ("above 0", lambda value: value > 0),

@@ -7,7 +7,6 @@ public beyond the abstract, so algorithms, data and measures here are our own ch
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -24,18 +23,18 @@ from beyondprop.errors import UserError
 from beyondprop.measure.activations import hidden_activations
 from beyondprop.measure.similarity import churn, error_overlap, kappa, linear_cka, matched_correlation, mean_kl
 from beyondprop.recipes.recipe import Recipe, SolverSettings
+from beyondprop.report.folder import refuse_other, write_document
 from beyondprop.report.study_page import PICTURES, draw_pictures, write_page
 from beyondprop.reproduce import environment_of, make_folder, seed_folder, spread
 from beyondprop.rule import evaluating
 from beyondprop.training.assembly import LoadedRun, assemble
-from beyondprop.training.atomic import write_file
 from beyondprop.training.evaluation import autocast
 from beyondprop.training.execution import Execution
 from beyondprop.training.runs import use_processor
 
 Results = dict[str, Any]
 
-STUDY, PAGE = "study.json", "index.html"
+STUDY = "study.json"
 MOST_SAMPLES = 2000  # on which neurons are compared: two layers of 1000 neurons of twenty networks are then 320 MB
 MOST_NEURONS = 1000  # that are matched with those of another network; the Hungarian method is cubic in them
 
@@ -81,7 +80,7 @@ def study(
     check_fields(execution, *settings.values())
     with use_processor(execution.threads):
         about = _about(recipes, settings, execution)
-    _refuse_other(out, {**about, "seeds": list(range(seeds))}, overwrite)
+    refuse_other(out, STUDY, {**about, "seeds": list(range(seeds))}, PICTURES, overwrite=overwrite)
     make_folder(out, "--out")
     outcomes: dict[str, list[Any]] = {recipe.id: [] for recipe in recipes}
     for number, (recipe, seed) in enumerate(itertools.product(recipes, range(seeds)), start=1):
@@ -93,7 +92,7 @@ def study(
     with use_processor(execution.threads):
         document = {**about, "seeds": list(range(seeds)), **_compared(recipes, settings, execution, outcomes)}
     document["environment"] = environment_of([each for of_recipe in outcomes.values() for each in of_recipe])
-    _write(out, document)
+    write_document(out, STUDY, document, draw_pictures(document), write_page)
     return document
 
 
@@ -261,39 +260,3 @@ def _hidden(run: LoadedRun) -> dict[str, Tensor]:
     with autocast(run.device, run.execution.precision):
         found = [hidden_activations(network, x) for x, _ in run.batches(chosen)]
     return {layer: torch.cat([each[layer] for each in found]).float().cpu() for layer in found[0]}
-
-
-def _refuse_other(out: Path, wanted: Results, overwrite: bool) -> None:
-    """Refuse a folder that holds something else, before days are spent on what could not be written there."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: choose a folder by --out")
-    present = sorted(path.name for path in out.iterdir()) if out.exists() else []
-    if STUDY not in present:
-        others = sorted(set(present) - {PAGE, *PICTURES})
-        if others:
-            raise UserError(f"{out} holds other files ({others[0]}) and no study: choose another folder by --out")
-        return
-    try:
-        document = json.loads((out / STUDY).read_bytes())
-        former = {name: document[name] for name in wanted}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out / STUDY} cannot be read ({error}): remove it, or choose another folder") from error
-    if overwrite:
-        return
-    for name, value in json.loads(json.dumps(wanted)).items():
-        if name == "seeds" and len(former[name]) <= len(value):
-            continue
-        if former[name] != value:
-            raise UserError(
-                f"{out} holds another study, which differs in its {name.replace('_', ' ')}: choose another folder by "
-                "--out, or overwrite it with --replace"
-            )
-
-
-def _write(out: Path, document: Results) -> None:
-    """Pictures first and study.json last, so that its presence says that the study is whole."""
-    pictures = draw_pictures(document)
-    for name, png in pictures.items():
-        write_file(out / name, png)
-    write_file(out / PAGE, write_page(document, pictures).encode())
-    write_file(out / STUDY, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a trained run on a split of its data"),
     "reproduce": ("reproduce", "train several seeds and write the result beside the paper's number"),
     "device": ("device", "offer a simulated chip to a training in another process"),
+    "compare": ("compare", "train several rules side by side and write one page about them"),
     "study": ("study", "compare rules on one network over several seeds, with pictures"),
     "report": ("report", "make the tables of the documentation from the result files"),
     "data": ("data", "say where the data sets lie and whether their files are intact"),

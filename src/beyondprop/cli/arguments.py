@@ -44,7 +44,8 @@ def parse(
         description: A paragraph and examples, for the help.
         words: How many positional words may stand among the flags; -1 for any number.
         without: Fields that get no flag: names, or `GROUP.name` for those of one group.
-        **groups: The dataclass instances by group name; their fields become flags, their values the defaults.
+        **groups: The dataclass instances by group name; their fields become flags, their values the defaults. None
+            stands for a group that has none here.
 
     Returns:
         The positional words, and an object with an attribute for each group.
@@ -52,6 +53,7 @@ def parse(
     Raises:
         UserError: A flag is unknown, lacks its value or has one of a wrong type, or there are too many words.
     """
+    groups = {name: group for name, group in groups.items() if group is not None}
     # One group after the other, so that the help shows them apart.
     hidden = {name: _hidden(name, without) for name in groups}
     shown = {name: _hide(group, hidden[name]) for name, group in groups.items()}

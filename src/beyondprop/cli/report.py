@@ -1,4 +1,4 @@
-"""`beyondprop report [FILE...]`: the tables of the documentation."""
+"""`beyondprop report [FILE... | FOLDER...]`: the tables of the documentation, or what folders of runs hold."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beyondprop.cli.arguments import parse
-from beyondprop.cli.output import note, say
+from beyondprop.cli.output import aligned, note, say
 from beyondprop.errors import UserError
+from beyondprop.report.runs_page import HEADS, find_runs, runs_rows, write_runs_page
 from beyondprop.report.tables import benchmark_tables, regenerate, tables
 from beyondprop.training.atomic import write_file
+from beyondprop.training.run_folder import SETTINGS
 
 HELP = """Makes the tables of the documentation: the results of every reproduced recipe beside the paper's
 numbers, and the catalogue of systems. Without files it prints them. With files it rewrites in each what stands
 between the lines <!-- results:begin --> and <!-- results:end -->, <!-- systems:begin --> and <!-- systems:end -->, and
 for a benchmark's file NAME.json <!-- benchmark-NAME:begin --> and <!-- benchmark-NAME:end -->.
 
+With a folder in the place of files it prints what stands in it: the runs in and below it, which --page writes as one
+page with their curves; or the result files of `beyondprop reproduce`, as a table.
+
 Examples:
   beyondprop report
   beyondprop report README.md docs/results.md
+  beyondprop report runs --page runs.html
+  beyondprop report results
 """
 
 
@@ -30,11 +37,21 @@ class Source:
     """Folder of the result files that `beyondprop reproduce` writes."""
     benchmarks: Path = Path("benchmarks/results")
     """Folder of the result files that the scripts of `benchmarks` write."""
+    page: Path | None = None
+    """File of the page about folders of runs."""
 
 
 def run(argv: list[str]) -> None:
     """Run the command."""
-    words, given = parse(argv, "beyondprop report [FILE...]", HELP, words=-1, source=Source())
+    words, given = parse(argv, "beyondprop report [FILE... | FOLDER...]", HELP, words=-1, source=Source())
+    folders = [path for path in map(Path, words) if path.is_dir()]
+    if folders:
+        if len(folders) < len(words):
+            raise UserError("name folders of runs or markdown files, not both at once")
+        _report_folders(folders, given.source.page)
+        return
+    if given.source.page is not None:
+        raise UserError("--page is of folders of runs: name at least one that is there")
     made = tables(given.source.results)
     if not words:
         say("\n\n".join(made.values()))
@@ -47,6 +64,21 @@ def run(argv: list[str]) -> None:
         if text != before[path]:
             write_file(path, text.encode())
         note(f"{path}: {'rewritten' if text != before[path] else 'unchanged'}")
+
+
+def _report_folders(folders: list[Path], page: Path | None) -> None:
+    if page is not None and len(folders) > 1:
+        raise UserError("--page takes one folder: name the one above them")
+    for folder in folders:
+        results = {} if any(folder.rglob(SETTINGS)) or page else tables(folder)
+        if any(folder.glob("*/*.json")) and results:
+            say("\n\n".join(table for name, table in results.items() if name != "systems"))
+            continue
+        runs = find_runs(folder)
+        say(aligned([HEADS, *runs_rows(runs, folder)], indent=""))
+        if page is not None:
+            write_file(page, write_runs_page(runs, folder).encode())
+            note(f"{page}: written")
 
 
 def _regenerated(path: Path, text: str, made: dict[str, str]) -> str:

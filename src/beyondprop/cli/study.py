@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from beyondprop.catalogue import find_recipe
-from beyondprop.cli.arguments import SWITCHES, parse
+from beyondprop.cli.arguments import parse
 from beyondprop.cli.output import aligned, note, say, say_json, told_how_to_go_on
-from beyondprop.recipes.recipe import Recipe
+from beyondprop.cli.several import chosen_settings, shared_settings, split_words
 from beyondprop.training.execution import Execution
 
 DEFAULT = ("bp/digits-mlp", "fa/digits", "dfa/digits", "drtp/digits", "sdfa/digits", "sdfa/digits-centred")
-AUTO = "auto"  # each recipe's own
 
 HELP = f"""Trains several recipes of one network and data set from several seeds, and compares what they become: how
 much predictions change from seed to seed, how far rules agree, and how alike their hidden neurons are. Writes a page
@@ -49,25 +47,25 @@ class Output:
 
 def run(argv: list[str]) -> None:
     """Run the command."""
-    names, flags = _split_recipes(argv)
+    words, flags = split_words(argv)
+    names = words or list(DEFAULT)
     recipes = [find_recipe(name) for name in names]
     _, given = parse(
         flags,
         shlex.join(["beyondprop", "study", *names]),
         HELP,
         without=("seed",),
-        shared=_shared_settings(recipes),
+        shared=shared_settings(recipes),
         execution=Execution(),
         output=Output(),
     )
     from beyondprop.study import study  # noqa: PLC0415  # it imports torch, which --help does without
 
     output: Output = given.output
-    chosen = {f.name: getattr(given.shared, f.name) for f in fields(given.shared)}
     try:
         document = study(
             recipes,
-            {name: value for name, value in chosen.items() if value not in (None, AUTO)},
+            chosen_settings(given.shared),
             given.execution,
             seeds=output.seeds,
             out=output.out,
@@ -81,29 +79,6 @@ def run(argv: list[str]) -> None:
         say_json({**document, "folder": str(output.out)})
     elif not output.quiet:
         _summarise(document, output.out)
-
-
-def _split_recipes(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Take the words at the front; switches may stand before and between them."""
-    front = list(itertools.takewhile(lambda word: not word.startswith("-") or word in SWITCHES, argv))
-    names = [word for word in front if not word.startswith("-")]
-    switches = [word for word in front if word.startswith("-")]
-    return names or list(DEFAULT), [*switches, *argv[len(front) :]]
-
-
-def _shared_settings(recipes: list[Recipe]) -> Any:
-    """The settings that all recipes have: a value that all share, or `auto` where they differ (None, but for words)."""
-    kinds = [type(recipe.settings).__mro__ for recipe in recipes]
-    common = next(kind for kind in kinds[0] if all(kind in others for others in kinds))
-    hints = get_type_hints(common)
-    described = []
-    for f in fields(common):
-        kind, values = hints[f.name], {getattr(recipe.settings, f.name) for recipe in recipes}
-        default = values.pop() if len(values) == 1 else AUTO if get_origin(kind) is Literal else None
-        if default == AUTO:
-            kind = Literal[(AUTO, *get_args(kind))]
-        described.append((f.name, kind if default is not None else kind | None, field(default=default)))
-    return make_dataclass("Shared", described, bases=(common,), frozen=True, kw_only=True)()
 
 
 def _summarise(document: dict[str, Any], out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from beyondprop.report.page import environment_line, head, image, settings_table, table
 from beyondprop.training.curves import png
 
 PICTURES = ("stability.png", "predictions.png", "neurons.png")
@@ -56,23 +56,21 @@ def write_page(study: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         for layer, tables in study["neurons"].items()
     ]
     return PAGE.format(
+        head=head("Comparative study of learning rules"),
         lead=f"{len(names)} learning rules, {len(seeds)} seeds each, on {html.escape(study['dataset'])}. {same}",
         network=html.escape(study["network"]),
         summary=_summary(study),
-        stability=_image(pictures, "stability.png", "Accuracy, churn, error overlap and kappa of each rule"),
-        predictions=_image(pictures, "predictions.png", "Tables of agreement and divergence of predictions"),
+        stability=image(pictures, "stability.png", "Accuracy, churn, error overlap and kappa of each rule"),
+        predictions=image(pictures, "predictions.png", "Tables of agreement and divergence of predictions"),
         agreement=_square(names, study["predictions"]["agreement"], "{:.1%}"),
         kl=_square(names, study["predictions"]["kl"], "{:.3g}"),
-        neurons_picture=_image(pictures, "neurons.png", "Tables of similarity of hidden layers"),
+        neurons_picture=image(pictures, "neurons.png", "Tables of similarity of hidden layers"),
         neurons="".join(neurons),
         framed=FRAMED,
         images=samples["predictions"],
         shown=samples["neurons"],
-        settings=_settings(study),
-        environment=html.escape(
-            f"commit {study['environment']['commit']}, torch {study['environment']['versions']['torch']}, "
-            f"{study['environment']['device']}, precision {study['precision']}"
-        ),
+        settings=settings_table(study["settings"]),
+        environment=environment_line(study),
     )
 
 
@@ -139,8 +137,8 @@ def _draw_neurons(study: Mapping[str, Any]) -> Figure:
         for layer, tables in study["neurons"].items()
         for key, title in NEURONS.items()
     ]
-    for axes, (title, table) in zip(panels, chosen, strict=True):
-        _draw_square(axes, names, table, title=title, text=lambda v: f"{v:.2f}", limits=(0.0, 1.0))
+    for axes, (title, values) in zip(panels, chosen, strict=True):
+        _draw_square(axes, names, values, title=title, text=lambda v: f"{v:.2f}", limits=(0.0, 1.0))
     figure.supxlabel(FRAMED, fontsize=9)
     return figure
 
@@ -185,24 +183,9 @@ def _draw_square(
 # ---------------------------------------------------------------------------------------------------------------- page
 
 
-def _image(pictures: Mapping[str, bytes], name: str, what: str) -> str:
-    data = base64.b64encode(pictures[name]).decode()
-    return f'<img alt="{html.escape(what)}" src="data:image/png;base64,{data}">'
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first cell of each row names it."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
-    body = "".join(
-        f"<tr><th>{html.escape(row[0])}</th>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _square(names: Sequence[str], table: Sequence[Sequence[float]], form: str) -> str:
-    rows = [[name, *(form.format(value) for value in row)] for name, row in zip(names, table, strict=True)]
-    return _table(["", *names], rows)
+def _square(names: Sequence[str], values: Sequence[Sequence[float]], form: str) -> str:
+    rows = [[name, *(form.format(value) for value in row)] for name, row in zip(names, values, strict=True)]
+    return table(["", *names], rows)
 
 
 def _summary(study: Mapping[str, Any]) -> str:
@@ -211,33 +194,10 @@ def _summary(study: Mapping[str, Any]) -> str:
         spreads = _figures(study, name)
         decimals = {quantity: 1 if "%" in title else 3 for quantity, title in QUANTITIES.items()}
         rows.append([name, *(f"{s['mean']:.{decimals[q]}f} ± {s['std']:.{decimals[q]}f}" for q, s in spreads.items())])
-    return _table(["", *QUANTITIES.values()], rows)
+    return table(["", *QUANTITIES.values()], rows)
 
 
-def _settings(study: Mapping[str, Any]) -> str:
-    """Every setting, and for each rule its value; a dash where the rule has none of this name."""
-    fields = list(dict.fromkeys(field for chosen in study["settings"].values() for field in chosen))
-    rows = [[field, *(str(study["settings"][name].get(field, "–")) for name in study["recipes"])] for field in fields]
-    return _table(["", *study["recipes"]], rows)
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Comparative study of learning rules</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 72rem; margin: 2rem auto;
-  padding: 0 1.2rem; }}
-h1 {{ font-size: 1.6rem; }} h2 {{ margin-top: 2.4rem; font-size: 1.25rem; }} h3, h4 {{ margin-bottom: 0.3rem; }}
-p {{ max-width: 46rem; }} img {{ max-width: 100%; height: auto; }} .wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 0.25rem 0.7rem; text-align: right; border-bottom: 1px solid #e3e3e3; white-space: nowrap; }}
-tbody th {{ text-align: left; font-weight: 600; }} pre {{ background: #f6f6f6; padding: 0.7rem; overflow-x: auto; }}
-summary {{ cursor: pointer; margin: 0.6rem 0; }}
-</style>
-<h1>Comparative study of learning rules</h1>
-<p>{lead}</p>
+PAGE = """{head}<p>{lead}</p>
 <p>The questions are those of <a href="https://arxiv.org/abs/2206.06098">arXiv 2206.06098</a>, of which only the
 abstract is public; rules, data, networks and measures are this library's own choice, and no figure here is the
 paper's.</p>

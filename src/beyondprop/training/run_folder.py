@@ -153,13 +153,7 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every record that metrics.jsonl holds."""
-        path = self.path / METRICS
-        if not path.exists():
-            return []
-        try:
-            return [json.loads(line) for line in path.read_bytes().splitlines()]
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read ({error}): restore it, or start anew in another folder") from error
+        return read_metrics(self.path)
 
     def write_curves(self, png: bytes) -> None:
         """Replace the picture of loss and accuracy."""
@@ -245,6 +239,21 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read ({error}): remove it and resume") from error
         return result
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Every record of a run's metrics.jsonl; none where there is no such file.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): restore it, or start anew in another folder") from error
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

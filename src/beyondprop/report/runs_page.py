@@ -1,0 +1,110 @@
+"""What a folder of runs holds: a table for the terminal, and a page with every run's curves."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from beyondprop.errors import UserError
+from beyondprop.report.page import head, image, table
+from beyondprop.training.run_folder import CURVES, RESULT, SETTINGS, read_metrics, read_settings
+
+HEADS = ("Run", "Recipe", "Seed", "State", "Test", "Held out", "Epochs", "Training")
+LEADING = ("test_accuracy", "test_mse", "network_objective")  # one of them stands in the table
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, as it is.
+
+    Attributes:
+        path: Where.
+        settings: As it stores them.
+        result: As it stores it; None while it is not finished.
+        records: Of its metrics.
+        curves: Its picture, or None.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    result: dict[str, Any] | None
+    records: list[dict[str, Any]]
+    curves: bytes | None
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Read every run folder in and below a folder, in the order of their paths.
+
+    Raises:
+        UserError: There is none.
+        RunError: One is damaged.
+    """
+    runs = [_read(path.parent) for path in sorted(folder.rglob(SETTINGS))]
+    if not runs:
+        raise UserError(f"{folder} holds no run: name a folder that `beyondprop train` has written, or one above such")
+    return runs
+
+
+def runs_rows(runs: Sequence[Run], root: Path) -> list[tuple[str, ...]]:
+    """Rows of a table with the heads of `HEADS`."""
+    return [_row(run, root) for run in runs]
+
+
+def write_runs_page(runs: Sequence[Run], root: Path) -> str:
+    """Write a page that holds everything in itself: the table, and each run's curves and settings."""
+    parts = []
+    for run in runs:
+        name = _name(run, root)
+        picture = "" if run.curves is None else image({"curves": run.curves}, "curves", f"Curves of {name}")
+        chosen = run.settings.get("settings", {})
+        metrics = {} if run.result is None else run.result["metrics"]
+        parts.append(
+            f"<h2>{html.escape(name)}</h2>{picture}"
+            f"<details><summary>Settings</summary>{_listed(chosen)}</details>"
+            + (f"<details><summary>Metrics</summary>{_listed(metrics)}</details>" if metrics else "")
+        )
+    return f"{head(f'Runs in {root.name}')}{table(HEADS, runs_rows(runs, root))}{''.join(parts)}</html>\n"
+
+
+def _read(path: Path) -> Run:
+    result = path / RESULT
+    try:
+        finished = json.loads(result.read_bytes()) if result.exists() else None
+        curves = (path / CURVES).read_bytes() if (path / CURVES).exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it, or move it elsewhere") from error
+    return Run(path, read_settings(path), finished, read_metrics(path), curves)
+
+
+def _row(run: Run, root: Path) -> tuple[str, ...]:
+    epochs = [record for record in run.records if "seconds" in record]
+    metrics = run.result["metrics"] if run.result else {}
+    leading = next((name for name in LEADING if name in metrics), None)
+    held_out = metrics.get("validation_accuracy") or (epochs[-1].get("validation_accuracy") if epochs else None)
+    seconds = run.result["train_seconds"] if run.result else epochs[-1]["seconds"] if epochs else None
+    return (
+        _name(run, root),
+        str(run.settings.get("recipe", "–")),
+        str(run.settings.get("execution", {}).get("seed", "–")),
+        "finished" if run.result else "unfinished",
+        "–" if leading is None else _figure(leading, metrics[leading]),
+        "–" if held_out is None else _figure("accuracy", held_out),
+        str(epochs[-1]["epoch"]) if epochs else "–",
+        "–" if seconds is None else f"{seconds:.3g} s",
+    )
+
+
+def _name(run: Run, root: Path) -> str:
+    return str(run.path.relative_to(root)) if run.path != root else root.name
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if "accuracy" in name else f"{value:.4g}"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return table(["", ""], [[name, str(value)] for name, value in values.items()], text=[1])

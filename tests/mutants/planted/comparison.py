@@ -1,0 +1,75 @@
+"""Planted defects of comparing rules and of measuring their steps."""
+
+from mutant import Mutant
+
+COMPARED = ("tests/test_comparison.py",)
+MEASURED = ("tests/measure/test_step_costs.py",)
+
+MUTANTS = (
+    Mutant(
+        "compare: a step of the first stage alone",
+        "comparison/costs.py",
+        "            rule.stage = stage\n",
+        "            pass\n",
+        COMPARED,
+    ),
+    Mutant(
+        "compare: the search judges by test accuracy",
+        "comparison/tuning.py",
+        'outcome.metrics["validation_accuracy"]',
+        'outcome.metrics["test_accuracy"]',
+        COMPARED,
+    ),
+    Mutant(
+        "compare: the worst trial is chosen",
+        "comparison/tuning.py",
+        "best = max(known",
+        "best = min(known",
+        COMPARED,
+    ),
+    Mutant(
+        "compare: the rule's own settings are no trial",
+        "comparison/tuning.py",
+        "if number else own",
+        "if True else own",
+        COMPARED,
+    ),
+    Mutant(
+        "compare: images of one pass, however many stages",
+        "comparison/compare.py",
+        '"images": images * sum(epoch <= record["epoch"] for epoch in plan)',
+        '"images": images',
+        COMPARED,
+    ),
+    Mutant(
+        "compare: one rule's failure ends all",
+        "comparison/compare.py",
+        "except (DataError, RunError):",
+        "except UserError:",
+        COMPARED,
+    ),
+    Mutant(
+        "compare: rates of the digits on every data set",
+        "recipes/compared.py",
+        'for variant in (f"{dataset}-{network}", dataset, f"{dataset}-mlp", "digits", "digits-mlp"):',
+        'for variant in ("digits", "digits-mlp"):',
+        COMPARED,
+    ),
+    Mutant(
+        "compare page: the worst rule first",
+        "report/comparison_page.py",
+        'key=lambda pair: -pair[1]["metrics"]',
+        'key=lambda pair: pair[1]["metrics"]',
+        COMPARED,
+    ),
+    Mutant(
+        "step time: cold calls count", "measure/timing.py", "for _ in range(warmup):", "for _ in range(0):", MEASURED
+    ),
+    Mutant(
+        "operations: only the first of a kind",
+        "measure/operations.py",
+        "self.total += formula(",
+        "self.total = self.total or formula(",
+        MEASURED,
+    ),
+)

@@ -197,9 +197,9 @@ CIFAR = EquilibriumSettings(
     order="synchronous",
 )
 MNIST = EquilibriumSettings(
-    epochs=4,
+    epochs=6,
     batch_size=64,
-    learning_rate=6e-3,
+    learning_rate=1e-3,
     widths=(32, 64),
     kernel=5,
     paddings=(0, 0),

@@ -55,8 +55,8 @@ class ResCNetSettings(SolverSettings):
     """Whether features are means over the image and its mirror image."""
     held_out: float = 0.04
     """Share of the training images that chooses the depth."""
-    narrow: bool = True
-    """Whether maps, features and products are in bfloat16."""
+    narrow: Literal["auto", "yes", "no"] = "auto"
+    """Whether maps, features and products are in bfloat16; auto: where the processor multiplies it fast."""
     place: Literal["memory", "disk"] = "memory"
     """Where images, maps and features are kept during the fit."""
 
@@ -86,8 +86,11 @@ class PCANetSettings(SolverSettings):
 def build(settings: ResCNetSettings, splits: Splits) -> Experiment:
     """Make the solver."""
     from beyondprop.solvers.rescnet.network import ResCNet
+    from beyondprop.training.evaluation import multiplies_bfloat16
 
-    network = ResCNet(tuple(splits.train.images.shape[1:]), splits.train.classes, **_own(settings))  # type: ignore[arg-type]
+    narrow = multiplies_bfloat16() if settings.narrow == "auto" else settings.narrow == "yes"
+    options = _own(settings) | {"narrow": narrow}
+    network = ResCNet(tuple(splits.train.images.shape[1:]), splits.train.classes, **options)  # type: ignore[arg-type]
 
     def measures(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
         import torch
@@ -137,7 +140,7 @@ SMALL = ResCNetSettings(
     leave_one_out=True,
     line_search=True,
     held_out=0.1,
-    narrow=False,
+    narrow="no",
     batch_size=500,
 )
 

@@ -81,11 +81,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether products in bfloat16 are fast on this processor: without AVX-512 they take fifty times as long."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    return platform.machine() not in ("x86_64", "AMD64") or bool(supported())
+
+
 @functools.cache
 def _tell_of_slow_products() -> None:
-    """Without AVX-512 a product in bfloat16 takes fifty times as long as one in float32."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    if platform.machine() in ("x86_64", "AMD64") and not supported():
+    if not multiplies_bfloat16():
         logger.warning("this processor multiplies bfloat16 far more slowly than float32: leave --precision bf16 out")
 
 

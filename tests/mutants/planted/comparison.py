@@ -28,13 +28,6 @@ MUTANTS = (
         COMPARED,
     ),
     Mutant(
-        "compare: the rule's own settings are no trial",
-        "comparison/tuning.py",
-        "if number else own",
-        "if True else own",
-        COMPARED,
-    ),
-    Mutant(
         "compare: images of one pass, however many stages",
         "comparison/compare.py",
         '"images": images * sum(epoch <= record["epoch"] for epoch in plan)',

@@ -13,6 +13,7 @@ from beyondprop.errors import UserError
 from beyondprop.report.results import read_benchmark, read_results
 
 _RESULT_HEADS = ("Recipe", "Test accuracy, %", "Seeds", "Epochs", "Paper, %", "Difference", "Time a seed", "Departures")
+_SUMMARY_HEADS = ("System", "Recipe", "Test accuracy, %", "Paper, %", "Difference", "Seeds", "Time a seed", "Hardware")
 _ERROR_HEADS = (
     "Recipe",
     "Test error (MSE)",
@@ -54,6 +55,7 @@ def tables(results: Path) -> dict[str, str]:
     predicted = [result for result in found if "test_mse" in result["metrics"]]
     return {
         "results": results_table(classified),
+        "summary": summary_table(found),
         "sequence-results": errors_table(predicted),
         "solved-results": solved_table([result for result in found if "solved" in result["metrics"]]),
         "systems": systems_table(),
@@ -116,6 +118,44 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
     table = markdown_table(_RESULT_HEADS, rows)
     listed = "\n".join(f"{number}. {_escaped(text)}" for number, text in enumerate(notes, 1))
     return f"{table}\n\nDepartures from the paper:\n\n{listed}" if notes else table
+
+
+def summary_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a system of the catalogue, with its result that says most.
+
+    That is one beside a figure of the paper where there is one, without a suffix; else one on another set than the digits, which are for
+    first tries; of several the one with the most seeds, then the first in the catalogue.
+
+    Args:
+        results: Documents of the result files of all kinds, in the order of the catalogue.
+    """
+    rows = []
+    for system in SYSTEMS:
+        own = [result for result in results if result["recipe"].partition("/")[0] == system.id]
+        if not own:
+            rows.append((f"`{system.id}`", "not run yet", *[""] * 6))
+            continue
+        result = max(own, key=_says)  # the first of equals
+        where = result["environment"]
+        threads = f"{where['threads']} thread{'s' * (where['threads'] != 1)}"
+        if "test_accuracy" not in result["metrics"]:
+            figures = ("see [all results](docs/results.md)", "", "", str(len(result["seeds"])))
+        else:
+            _, accuracy, seeds, _, paper, difference, _ = _measured(result)
+            figures = (accuracy, paper, difference, seeds)
+        hardware = where["device"] if where["device"] != "cpu" else f"CPU, {threads}"
+        rows.append((f"`{system.id}`", _label(result), *figures, duration(result["cost"]["train_seconds"]), hardware))
+    return markdown_table(_SUMMARY_HEADS, rows, left=("System", "Recipe", "Hardware"))
+
+
+def _says(result: dict[str, Any]) -> tuple[bool, bool, bool, bool, int]:
+    return (
+        "test_accuracy" in (result["paper"] or {}),
+        "(" not in _label(result),
+        "test_accuracy" in result["metrics"],
+        "digits" not in result["recipe"],
+        len(result["seeds"]),
+    )
 
 
 def errors_table(results: Sequence[dict[str, Any]]) -> str:
@@ -226,6 +266,7 @@ def systems_table() -> str:
 
 
 def _measured(result: dict[str, Any]) -> tuple[str, ...]:
+    """Cells of a classifier's result: label, accuracy, seeds, epochs, the paper's, the difference, the time."""
     accuracy = result["metrics"]["test_accuracy"]
     published = (result["paper"] or {}).get("test_accuracy")
     return (

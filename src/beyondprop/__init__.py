@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
     from beyondprop.rules.perturbation.node_perturbation import NodePerturbation
     from beyondprop.rules.perturbation.update_noise import add_update_noise
-    from beyondprop.rules.relaxation.convergent import AsymmetricNetwork, ConvergentNetwork
+    from beyondprop.rules.relaxation.asymmetric import AsymmetricNetwork
+    from beyondprop.rules.relaxation.convergent import ConvergentNetwork
     from beyondprop.rules.relaxation.equilibrium import EquilibriumPropagation
     from beyondprop.rules.relaxation.hamiltonian import HamiltonianSystem
     from beyondprop.rules.relaxation.hamiltonian_echo import HamiltonianEcho

@@ -12,7 +12,7 @@ from beyondprop.catalogue import find_recipe
 from beyondprop.errors import UserError
 from beyondprop.networks.convergent import convergent_convolutional, convergent_perceptron
 from beyondprop.recipes.equilibrium import BASELINES, CIFAR, RECIPES, SETTINGS, make_layers
-from beyondprop.rules.relaxation.convergent import AsymmetricNetwork
+from beyondprop.rules.relaxation.asymmetric import AsymmetricNetwork
 from beyondprop.rules.relaxation.through_settling import BackpropThroughSettling
 from beyondprop.rules.signals.backprop import Backprop
 

@@ -14,7 +14,8 @@ from beyondprop.cli import main
 from beyondprop.data.sets import ImageSet, Splits
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.networks.sequences import CharacterModel, ImageReader
-from beyondprop.recipes.regularized_inversion import Pieces, ThroughTime, _course
+from beyondprop.recipes.regularized_inversion import _course
+from beyondprop.recipes.through_time import Pieces, ThroughTime
 from beyondprop.training.execution import Execution
 
 RECIPES = [r for system in SYSTEMS for r in system.recipes if isinstance(r.settings, ThroughTime)]

@@ -123,8 +123,8 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
 def summary_table(results: Sequence[dict[str, Any]]) -> str:
     """One row a system of the catalogue, with its result that says most.
 
-    That is one beside a figure of the paper where there is one, without a suffix; else one on another set than the digits, which are for
-    first tries; of several the one with the most seeds, then the first in the catalogue.
+    That is one beside a figure of the paper where there is one, without a suffix; else one on another set than the
+    digits, which are for first tries; of several the one with the most seeds, then the first in the catalogue.
 
     Args:
         results: Documents of the result files of all kinds, in the order of the catalogue.

@@ -50,7 +50,7 @@ MUTANTS = (
     ),
     Mutant(
         "text: a run forgets its file",
-        "recipes/regularized_inversion.py",
+        "recipes/through_time.py",
         'return with_checksum(self, "text")',
         "return self",
         INVERSION_RECIPES,

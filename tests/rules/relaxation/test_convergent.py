@@ -11,7 +11,8 @@ from torch import nn
 from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.layers.dropout import Dropout
 from beyondprop.layers.hard_sigmoid import HardSigmoid
-from beyondprop.rules.relaxation.convergent import AsymmetricNetwork, ConvergentNetwork
+from beyondprop.rules.relaxation.asymmetric import AsymmetricNetwork
+from beyondprop.rules.relaxation.convergent import ConvergentNetwork
 from beyondprop.rules.relaxation.equilibrium import EquilibriumPropagation
 from beyondprop.rules.relaxation.settling import Contrast, Nudge, PrimitiveNetwork
 

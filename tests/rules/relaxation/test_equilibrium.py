@@ -14,7 +14,8 @@ from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.layers.hard_sigmoid import HardSigmoid
 from beyondprop.measure import alignment
 from beyondprop.measure.memory import peak_live_bytes, peak_saved_bytes
-from beyondprop.rules.relaxation.convergent import AsymmetricNetwork, ConvergentNetwork
+from beyondprop.rules.relaxation.asymmetric import AsymmetricNetwork
+from beyondprop.rules.relaxation.convergent import ConvergentNetwork
 from beyondprop.rules.relaxation.equilibrium import EquilibriumPropagation
 from beyondprop.rules.relaxation.settling import PrimitiveNetwork
 from beyondprop.rules.relaxation.through_settling import BackpropThroughSettling

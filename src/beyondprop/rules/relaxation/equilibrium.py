@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rule import Rule, add_gradient, first_nonfinite_layer, is_finite
-from beyondprop.rules.relaxation.convergent import AsymmetricNetwork, ConvergentNetwork, split
+from beyondprop.rules.relaxation.asymmetric import AsymmetricNetwork
+from beyondprop.rules.relaxation.convergent import ConvergentNetwork
+from beyondprop.rules.relaxation.sections import split
 from beyondprop.rules.relaxation.settling import Contrast, Nudge, SettlingNetwork, States, halves
 
 Nudging = Literal["symmetric", "one-sided", "random-sign"]

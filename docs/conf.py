@@ -40,6 +40,21 @@ def keep_formulas(_app, _what, _name, _object, _options, lines):
     lines[:] = shown
 
 
+def escape_bars(_app, _what, _name, _object, _options, lines):
+    """Take |x| as it stands: between two bars reStructuredText looks for a substitution."""
+    shown, code = [], None  # how far the code block that a line may belong to is indented
+    for line in lines:
+        depth = len(line) - len(line.lstrip())
+        if code is not None and line.strip() and depth <= code:
+            code = None
+        if code is None and line.lstrip().startswith(".. code-block::"):
+            code = depth
+        literal = code is not None or line.lstrip().startswith(">>>")
+        shown.append(line if literal else line.replace("|", r"\|"))
+    lines[:] = shown
+
+
 def setup(app):
-    """Come before napoleon, which would take the formulas for quotations."""
+    """Change docstrings before napoleon, which would take formulas for quotations, and after it."""
     app.connect("autodoc-process-docstring", keep_formulas, priority=400)
+    app.connect("autodoc-process-docstring", escape_bars, priority=900)

@@ -21,6 +21,7 @@ COMMANDS = {
     "device": ("device", "offer a simulated chip to a training in another process"),
     "study": ("study", "compare rules on one network over several seeds, with pictures"),
     "report": ("report", "make the tables of the documentation from the result files"),
+    "cite": ("cite", "print the BibTeX entries of rules' papers"),
     "data": ("data", "say where the data sets lie and whether their files are intact"),
 }
 

@@ -52,7 +52,7 @@ class NetworkClassifier(ScoringClassifier):
         network, example = self._make_network(), torch.from_numpy(X[:EXAMPLES])
         options = dict(self.options or {})
         if not options and (reason := kind.supports_classifier(network, example)):  # options may change what it can
-            raise UnsupportedNetworkError(f"{kind.__name__} cannot train this network: {reason}")
+            raise UnsupportedNetworkError(reason)
         try:
             made = kind.for_classifier(network, example, len(self.classes_), **options)
         except TypeError as error:

@@ -112,7 +112,10 @@ class RuleClassifier(NetworkClassifier):
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> RuleClassifier:
-        """Go on with one more pass over some samples (one for each stage of the rule).
+        """Go on with one more epoch of some samples.
+
+        It is an epoch as `fit` has them: what the rule does beside it, such as the pretraining of feedback, is done
+        each time.
 
         Args:
             X: As in `fit`.

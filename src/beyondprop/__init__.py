@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from beyondprop.solvers.rescnet.network import ResCNet
     from beyondprop.solvers.rescnet.pcanet import PCANet
     from beyondprop.solvers.threshold.network import ThresholdNetwork
-    from beyondprop.training import evaluate, fit
+    from beyondprop.training import evaluate, fit, load_exported
 
 __version__ = "0.1.0"
 
@@ -175,6 +175,7 @@ _HOME = {
     "cosine_schedule": "rules.local.noprop",
     "evaluate": "training",
     "fit": "training",
+    "load_exported": "training",
     "prune": "layers.sparse",
     "sparsify": "layers.sparse",
     "to_sparse": "layers.sparse",
@@ -271,6 +272,7 @@ __all__ = [
     "cosine_schedule",
     "evaluate",
     "fit",
+    "load_exported",
     "prune",
     "sparsify",
     "to_quaternion",

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("train", "train a recipe once, into a run folder"),
     "merge": ("merge", "put together what processes that were started by hand have trained"),
     "evaluate": ("evaluate", "measure a trained run on a split of its data"),
+    "export": ("export", "write a trained rule into a folder that can be shared"),
     "reproduce": ("reproduce", "train several seeds and write the result beside the paper's number"),
     "device": ("device", "offer a simulated chip to a training in another process"),
     "study": ("study", "compare rules on one network over several seeds, with pictures"),

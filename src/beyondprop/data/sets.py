@@ -109,6 +109,27 @@ class SequenceSet(ImageSet):
         return replace(self, images=images, labels=labels)
 
 
+@dataclass(frozen=True, eq=False)
+class DescribedSet(ImageSet):
+    """Stands for a set that is not there: sizes and statistics are right, and every pixel is 0.
+
+    Attributes:
+        mean: Of the set, float64 `(C,)`; see `Statistics`, whose `of` takes these.
+        std: Likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, described: dict[str, Any]) -> "DescribedSet":
+        """Make it from what `describe` gives; its images take no memory."""
+        count, classes = described["samples"], described["classes"]
+        images = torch.zeros((), dtype=getattr(torch, described["dtype"])).expand(count, *described["shape"])
+        mean, std = (torch.tensor(described[name], dtype=torch.float64) for name in ("mean", "std"))
+        return cls(images, torch.arange(count) % classes, classes, described["name"], described["high"], mean, std)
+
+
 class Splits(NamedTuple):
     """A data set's training and test images."""
 

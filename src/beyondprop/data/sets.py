@@ -111,7 +111,7 @@ class SequenceSet(ImageSet):
 
 @dataclass(frozen=True, eq=False)
 class DescribedSet(ImageSet):
-    """Stands for a set that is not there: sizes and statistics are right, and every pixel is 0.
+    """Stands for a set that is not there: sizes and statistics are right; a sample's pixels tell its class alone.
 
     Attributes:
         mean: Of the set, float64 `(C,)`; see `Statistics`, whose `of` takes these.
@@ -123,9 +123,10 @@ class DescribedSet(ImageSet):
 
     @classmethod
     def of(cls, described: dict[str, Any]) -> "DescribedSet":
-        """Make it from what `describe` gives; its images take no memory."""
-        count, classes = described["samples"], described["classes"]
-        images = torch.zeros((), dtype=getattr(torch, described["dtype"])).expand(count, *described["shape"])
+        """Make it from its facts by name; the images take one number's memory each."""
+        count, classes, shape = described["samples"], described["classes"], described["shape"]
+        pixels = (torch.arange(count) % classes % 256).to(getattr(torch, described["dtype"]))
+        images = pixels.view(-1, *[1] * len(shape)).expand(count, *shape)
         mean, std = (torch.tensor(described[name], dtype=torch.float64) for name in ("mean", "std"))
         return cls(images, torch.arange(count) % classes, classes, described["name"], described["high"], mean, std)
 

@@ -51,12 +51,12 @@ def write_card(about: dict[str, Any], *, picture: str | None) -> str:
     parts += ["## Settings", table(("setting", "value", "the recipe's own"), rows)]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     commits = ", ".join(f"`{commit}`" for commit in about["commits"]) or "not known"
-    tensors = about["weights"]["tensors"]
+    seconds = about["train_seconds"]
     parts += [
         "## Training",
-        f"{versions}, on {about['device']}, in {about['train_seconds']:.{1 if about['train_seconds'] < 10 else 0}f} seconds and "
-        f"precision {about['execution']['precision']}. Commits of the library: {commits}. `{about['weights']['file']}` holds "
-        f"{len(tensors)} tensors.",
+        f"{versions}, on {about['device']}, in {seconds:.{1 if seconds < 10 else 0}f} seconds and precision "
+        f"{about['execution']['precision']}. Commits of the library: {commits}. The weights are "
+        f"{len(about['weights']['tensors'])} tensors.",
         "To train it anew:",
         f"```sh\nbeyondprop train {recipe.id}{_flags(settings, defaults)} --seed {seed}\n```",
         "## Citation",

@@ -31,7 +31,7 @@ from beyondprop.training.run_folder import FILES, MOVABLE
 FORMAT = 1
 ABOUT, WEIGHTS = "export.json", "model.safetensors"
 OUTSIDE = (*FILES, *(name.removeprefix("settings.") for name in MOVABLE if name.startswith("settings.")))
-MOST_SAMPLES = 10**8  # of a data set that is described
+MOST = 10**7  # samples, classes or pixels along a side of a data set that is described
 
 _PARTS: dict[str, type] = {
     "recipe": str,
@@ -279,7 +279,7 @@ def _is_description(data: Any) -> bool:
         and isinstance(data["name"], str)
         and _is_count(data["samples"])
         and _is_count(data["classes"])
-        and data["dtype"] in {"uint8", "float32"}
+        and data["dtype"] in ["uint8", "float32"]
         and (data["high"] is None or _is_count(data["high"]))
         and all(isinstance(data[name], list) and len(data[name]) == shape[0] for name in ("mean", "std"))
         and all(isinstance(value, float) for value in (*channels, *data["std"]))
@@ -287,4 +287,4 @@ def _is_description(data: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_SAMPLES
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST

@@ -116,7 +116,7 @@ def _about(source: Path, stored: dict[str, Any], result: dict[str, Any], run: Lo
             "channels_last": execution.channels_last,
         },
         "stage": None if not hasattr(run.rule, "stage") else run.rule.stage,
-        "data": describe(run.splits.train, run.statistics) if named else None,
+        "data": describe(run.splits, run.statistics) if named else None,
         "runs": _runs(source, stored, result),
         "departures": run.recipe.departures_of(run.settings),
         "device": result["device"],

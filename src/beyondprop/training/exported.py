@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from beyondprop.data import DescribedSet, ImageSet, SequenceSet, Splits, image_set
+from beyondprop.data import DescribedSet, ImageSet, SequenceSet, Splits, Statistics, image_set
 from beyondprop.errors import RunError, UserError
 from beyondprop.recipes.recipe import Recipe
 from beyondprop.rule import Rule, evaluating
@@ -123,8 +123,8 @@ def rebuild(path: Path, about: dict[str, Any], weights: dict[str, Tensor], *, de
     described = about.get("data")
     splits = None
     if described is not None:
-        train = DescribedSet.of(described)
-        splits = Splits(train, train)
+        test = {**described, "samples": described["test_samples"]}
+        splits = Splits(DescribedSet.of(described), DescribedSet.of(test))
         about_built = {**about, "settings": {**about["settings"], "validation": 0}}  # there is nothing to hold out
     else:
         about_built = about
@@ -138,11 +138,13 @@ def is_export(folder: Path) -> bool:
     return (folder / ABOUT).exists()
 
 
-def describe(images: ImageSet, statistics: Any) -> dict[str, Any]:
-    """A named data set as export.json describes it."""
+def describe(splits: Splits, statistics: Statistics) -> dict[str, Any]:
+    """A named data set as export.json describes it; of the images held out nothing is told."""
+    images = splits.train
     return {
         "name": images.name,
         "samples": len(images),
+        "test_samples": len(splits.test),
         "shape": list(images.images.shape[1:]),
         "dtype": str(images.images.dtype).removeprefix("torch."),
         "high": images.high,
@@ -269,7 +271,7 @@ def _restored(path: Path, about: dict[str, Any], weights: dict[str, Tensor], run
 def _is_description(data: Any) -> bool:
     """Whether this is what `describe` gives."""
     if not isinstance(data, dict) or data.keys() != {
-        *("name", "samples", "shape", "dtype", "high", "classes", "mean", "std")
+        *("name", "samples", "test_samples", "shape", "dtype", "high", "classes", "mean", "std")
     }:
         return False
     shape, channels = data["shape"], data["mean"]
@@ -278,6 +280,7 @@ def _is_description(data: Any) -> bool:
         sizes
         and isinstance(data["name"], str)
         and _is_count(data["samples"])
+        and _is_count(data["test_samples"])
         and _is_count(data["classes"])
         and data["dtype"] in ["uint8", "float32"]
         and (data["high"] is None or _is_count(data["high"]))

@@ -129,8 +129,9 @@ def test_walks_through_stages_and_phases(iris, recorded):
 def test_each_call_of_partial_fit_draws_anew(iris, recorded):
     X, y = iris
     model = RuleClassifier(Recorder, batch_size=150, random_state=0).partial_fit(X, y, classes=[0, 1, 2])
-    model.partial_fit(X, y)
-    assert recorded[0][2] != recorded[4][2]
+    model.partial_fit(X, y).partial_fit(X, y)
+    orders = [recorded[first][2] for first in (0, 4, 8)]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
 @pytest.mark.parametrize(("validation", "count"), [(30, 30), (0.2, 30), (0, 0)])

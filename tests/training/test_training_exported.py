@@ -174,6 +174,12 @@ def test_what_takes_more_from_its_data_is_not_exported(run, tmp_path, monkeypatc
     assert not (tmp_path / "export").exists()
 
 
+def test_state_that_is_no_tensor_is_not_exported(run, tmp_path, monkeypatch, one_line):
+    monkeypatch.setattr("beyondprop.export.safe_tensors", lambda state: (state, {"network._extra_state": "a chip's"}))
+    with one_line(RunError, "'network._extra_state'", "no dense, real tensor"):
+        export_run(run, tmp_path / "export")
+
+
 @pytest.mark.parametrize("cut", [0, 1, 100, -1])
 @pytest.mark.parametrize("name", ["export.json", "model.safetensors"])
 def test_truncated_files(name, cut, export, one_line):

@@ -132,8 +132,8 @@ MUTANTS = (
     Mutant(
         "export: other people's files are overwritten",
         EXPORT,
-        "    if others:\n",
-        "    if False:\n",
+        '    if others:\n        raise RunError(f"{target} holds',
+        '    if False:\n        raise RunError(f"{target} holds',
         COMMAND,
     ),
     Mutant("export: an export gives way unasked", EXPORT, "if present and not replace:", "if False:", COMMAND),

@@ -114,7 +114,8 @@ def test_data_where_and_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["list"], ["list", "--json"], ["train", "bp/mnist", "--help"], ["data", "list"]]
+    "argv",
+    [["--help"], ["list"], ["list", "--json"], ["cite", "dfa"], ["train", "bp/mnist", "--help"], ["data", "list"]],
 )
 def test_answers_without_torch(argv: list[str]):
     code = (

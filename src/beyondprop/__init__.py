@@ -9,6 +9,7 @@ from beyondprop.lazy import lazy_names
 
 if TYPE_CHECKING:
     from beyondprop.errors import DeviceError, NonFiniteError, UnsupportedNetworkError, UserError
+    from beyondprop.estimators import RuleClassifier, SolverClassifier, ThresholdClassifier
     from beyondprop.layers.quaternion import QLSTM, QRNN, QuaternionConv2d, QuaternionLinear, to_quaternion
     from beyondprop.layers.sparse import (
         DynamicSparseTraining,
@@ -80,9 +81,8 @@ if TYPE_CHECKING:
     from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
     from beyondprop.solvers.rescnet.network import ResCNet
     from beyondprop.solvers.rescnet.pcanet import PCANet
-    from beyondprop.solvers.threshold.estimator import ThresholdClassifier
     from beyondprop.solvers.threshold.network import ThresholdNetwork
-    from beyondprop.training import evaluate, fit
+    from beyondprop.training import evaluate, fit, load_exported
 
 __version__ = "0.1.0"
 
@@ -150,10 +150,12 @@ _HOME = {
     "RecurrentEcho": "rules.relaxation.recurrent_echo",
     "ResCNet": "solvers.rescnet.network",
     "Rule": "rule",
+    "RuleClassifier": "estimators",
     "SemiImplicit": "rules.signals.semi_implicit",
     "SignDFA": "rules.signals.direct_feedback",
     "SignSymmetry": "rules.signals.feedback_alignment",
     "Solver": "solver",
+    "SolverClassifier": "estimators",
     "SparseConv2d": "layers.sparse",
     "SparseLinear": "layers.sparse",
     "SparseProp": "rules.signals.sparseprop",
@@ -165,7 +167,7 @@ _HOME = {
     "TPRI": "rules.signals.regularized_inversion",
     "TPSGD": "rules.signals.target_projection",
     "TPTT": "rules.signals.learned_inversion",
-    "ThresholdClassifier": "solvers.threshold.estimator",
+    "ThresholdClassifier": "estimators",
     "ThresholdNetwork": "solvers.threshold.network",
     "TimedBlock": "rules.local.noprop",
     "UnsupportedNetworkError": "errors",
@@ -174,6 +176,7 @@ _HOME = {
     "cosine_schedule": "rules.local.noprop",
     "evaluate": "training",
     "fit": "training",
+    "load_exported": "training",
     "prune": "layers.sparse",
     "sparsify": "layers.sparse",
     "to_sparse": "layers.sparse",
@@ -247,10 +250,12 @@ __all__ = [
     "RecurrentEcho",
     "ResCNet",
     "Rule",
+    "RuleClassifier",
     "SemiImplicit",
     "SignDFA",
     "SignSymmetry",
     "Solver",
+    "SolverClassifier",
     "SparseConv2d",
     "SparseLinear",
     "SparseProp",
@@ -268,6 +273,7 @@ __all__ = [
     "cosine_schedule",
     "evaluate",
     "fit",
+    "load_exported",
     "prune",
     "sparsify",
     "to_quaternion",

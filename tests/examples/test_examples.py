@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from beyondprop import DenoisingBlock, NoPropCT, NoPropDT, NoPropFM, TimedBlock
+from beyondprop import DTP, DenoisingBlock, NoPropCT, NoPropDT, NoPropFM, TimedBlock
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -99,3 +99,30 @@ def test_the_first_network_is_right_and_better_than_the_usual_one(example, capsy
     assert float(re.search(r"error of the gradient: (\S+)", printed)[1]) < 1e-8
     body = Path(EXAMPLES / "iris_from_scratch.py").read_text().partition("class FromScratch")[2].partition("\n\n\n")[0]
     assert len([line for line in body.splitlines()[2:] if line.strip()]) <= 21
+
+
+@pytest.mark.parametrize("example", ["plain_torch.py"], indirect=True)
+def test_a_loop_of_ones_own_learns_saves_and_reads(example, capsys):
+    accuracy = example["main"](epochs=4)
+    assert accuracy > 0.7
+    assert f"test accuracy {accuracy:.1%}" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning's about itself
+def test_lightning_walks_through_stages_and_phases(monkeypatch, tmp_path):
+    pytest.importorskip("lightning", reason="Lightning is not installed: pip install lightning")
+    monkeypatch.chdir(tmp_path)
+    calls = []
+    backward = DTP.backward
+
+    def noted(rule, x, y, phase=None):
+        calls.append((rule.stage, phase))
+        return backward(rule, x, y, phase)
+
+    monkeypatch.setattr(DTP, "backward", noted)
+    options = {"enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
+    accuracy = runpy.run_path(str(EXAMPLES / "lightning_module.py"))["main"](epochs=2, **options)
+    assert accuracy > 0.5
+    batches = 23  # of 64 among 1437 images; each has two phases
+    assert calls[::2] == [("feedback", "feedback")] * 2 * batches + [("both", "feedback")] * 2 * batches
+    assert calls[1::2] == [("feedback", None)] * 2 * batches + [("both", None)] * 2 * batches

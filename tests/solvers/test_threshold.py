@@ -11,8 +11,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from beyondprop import data
 from beyondprop.errors import UserError
+from beyondprop.estimators.threshold import ThresholdClassifier
 from beyondprop.solvers.threshold.arrangements import enumerated, priced, sampled
-from beyondprop.solvers.threshold.estimator import ThresholdClassifier
 from beyondprop.solvers.threshold.lasso import fit_arrangements, solve_lasso
 from beyondprop.solvers.threshold.network import METHODS, ThresholdNetwork
 from beyondprop.solvers.threshold.reconstruction import by_margin, by_pseudo_inverse, by_staircase

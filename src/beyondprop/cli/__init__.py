@@ -17,11 +17,13 @@ COMMANDS = {
     "train": ("train", "train a recipe once, into a run folder"),
     "merge": ("merge", "put together what processes that were started by hand have trained"),
     "evaluate": ("evaluate", "measure a trained run on a split of its data"),
+    "export": ("export", "write a trained rule into a folder that can be shared"),
     "reproduce": ("reproduce", "train several seeds and write the result beside the paper's number"),
     "device": ("device", "offer a simulated chip to a training in another process"),
     "compare": ("compare", "train several rules side by side and write one page about them"),
     "study": ("study", "compare rules on one network over several seeds, with pictures"),
     "report": ("report", "make the tables of the documentation from the result files"),
+    "cite": ("cite", "print the BibTeX entries of rules' papers"),
     "data": ("data", "say where the data sets lie and whether their files are intact"),
 }
 

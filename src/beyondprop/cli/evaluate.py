@@ -12,13 +12,15 @@ from beyondprop.catalogue import find_recipe
 from beyondprop.checks import check
 from beyondprop.cli.arguments import AS_THE_RUN, parse
 from beyondprop.cli.output import aligned, in_figures, in_words, say, say_json
+from beyondprop.cli.runs import find_run, look_for_run
 from beyondprop.errors import RunError, UserError
 from beyondprop.recipes.recipe import Recipe, SolverSettings
-from beyondprop.reproduce import runs_root
+
+EXPORT = "export.json"  # which tells an export from a run
 
 HELP = """Measures a trained run on a split of its data, with the weights of its last checkpoint: accuracy and loss by
 the recipe's own inference, and what else the recipe measures, such as each block alone beside the whole chain. RUN
-is a run folder, or its path below $BEYONDPROP_RUNS; it comes first.
+is a run folder, or its path below $BEYONDPROP_RUNS, or what `beyondprop export` has written; it comes first.
 
 What a recipe's settings say of its inference can be changed here, by flags of the same names: `beyondprop evaluate
 RUN --help` shows those of the run's recipe, and --chip where a chip may have moved. Several numbers of steps give a
@@ -45,7 +47,7 @@ class Output:
 def run(argv: list[str]) -> None:
     """Run the command."""
     first = argv[0] if argv and not argv[0].startswith("-") else ""
-    named = _look_for(first) if first else None
+    named = look_for_run(first) if first else None
     recipe, settings, device, movable = (None, None, "auto", ()) if named is None else _stored(named)
     groups: dict[str, Any] = {"output": Output(device=device)}
     hidden: tuple[str, ...] = ()
@@ -57,13 +59,16 @@ def run(argv: list[str]) -> None:
     if not words:
         raise UserError("evaluate needs a run folder: beyondprop evaluate RUN (see `beyondprop evaluate --help`)")
     output: Output = given.output
-    folder = _find(words[0])
+    folder = find_run(words[0])
     if output.steps and recipe is not None and "steps" not in recipe.inference:
         raise UserError(f"{recipe.id} does not choose its steps when it predicts: leave --steps out")
     for steps in output.steps:
         check(steps=steps)
-    moved = {name: getattr(given.recipe, name) for name in movable}
-    loaded = training.load_run(folder, device=output.device, moved=moved)
+    if (folder / EXPORT).exists():
+        loaded = training.load_exported_run(folder, device=output.device)
+    else:
+        moved = {name: getattr(given.recipe, name) for name in movable}
+        loaded = training.load_run(folder, device=output.device, moved=moved)
     chosen = {name: getattr(given.recipe, name) for name in loaded.recipe.inference if name != "steps"}
     changed = bool(output.steps) or any(getattr(settings, name) != value for name, value in chosen.items())
     loaded.experiment.inference |= chosen
@@ -84,7 +89,7 @@ def _tell(loaded: Any, folder: Path, output: Output, *, with_measures: bool) -> 
         say_json({**_about(loaded, folder, output), **figures, **measures})
         return
     say(f"{loaded.recipe.id}, {output.split} split: {figures['count']} samples, {folder}")
-    if not (folder / "result.json").exists():
+    if not any((folder / name).exists() for name in ("result.json", EXPORT)):
         say("the run is not finished: these are the weights of its last checkpoint")
     single = {name: figures[name] for name in ("accuracy", "loss") if name in figures}
     single |= {name: value for name, value in measures.items() if not isinstance(value, list)}
@@ -137,27 +142,18 @@ def _help(run: str, recipe: Recipe | None) -> str:
     return HELP + "".join(f"  beyondprop evaluate {shlex.quote(run)}{words}\n" for words in flags)
 
 
-def _look_for(word: str) -> Path | None:
-    return next((folder for folder in (Path(word), runs_root() / word) if folder.is_dir()), None)
-
-
-def _find(word: str) -> Path:
-    folder = _look_for(word)
-    if folder is None:
-        raise UserError(f"there is no run folder {word}, nor one of this name below {runs_root()}")
-    return folder
-
-
 def _stored(folder: Path) -> tuple[Recipe | None, SolverSettings | None, str, tuple[str, ...]]:
     """Recipe, settings for inference, device and movable settings of a run; None where loading it will tell why."""
-    from beyondprop.training.run_folder import MOVABLE, read_settings  # noqa: PLC0415  # it imports torch
+    from beyondprop.training.exported import read_about  # noqa: PLC0415  # they import torch
+    from beyondprop.training.run_folder import MOVABLE, read_settings  # noqa: PLC0415
 
+    exported = (folder / EXPORT).exists()
     try:
-        stored = read_settings(folder)
-        recipe, device = find_recipe(stored["recipe"]), str(stored["execution"]["device"])
+        stored = read_about(folder) if exported else read_settings(folder)
+        recipe, device = find_recipe(stored["recipe"]), str(stored["execution"].get("device", "auto"))
     except (RunError, UserError, KeyError):
         return None, None, "auto", ()
-    movable = tuple(f.name for f in fields(recipe.settings) if f"settings.{f.name}" in MOVABLE)
+    movable = tuple(f.name for f in fields(recipe.settings) if f"settings.{f.name}" in MOVABLE and not exported)
     known = {n: stored["settings"][n] for n in (*recipe.inference, *movable) if n in stored["settings"]}
     return recipe, replace(recipe.settings, **known), device, movable
 

@@ -7,6 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from beyondprop.report.figures import in_figures, in_words
+
+__all__ = ["aligned", "in_figures", "in_words", "note", "say", "say_json", "told_how_to_go_on"]
+
 
 def say(text: str = "") -> None:
     """Print a line of the result."""
@@ -39,20 +43,3 @@ def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     padded = [[cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=True)] for row in rows]
     return "\n".join(indent + "  ".join([*cells, row[-1]]).rstrip() for cells, row in zip(padded, rows, strict=True))
-
-
-def in_words(name: str) -> str:
-    """A figure's name for reading.
-
-    >>> in_words("accuracy_in_1_steps")
-    'accuracy in 1 step'
-    """
-    words = name.replace("_", " ")
-    return words.removesuffix("s") if words.endswith(" in 1 steps") else words
-
-
-def in_figures(name: str, value: float | None) -> str:
-    """A figure for reading, accuracies in per cent; a dash where there is none."""
-    if value is None:
-        return "-"
-    return f"{100 * value:.2f} %" if "accuracy" in name else f"{value:.4g}"

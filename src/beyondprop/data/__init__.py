@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from beyondprop.data.batches import Batches
     from beyondprop.data.files import verify, where
     from beyondprop.data.loading import load
-    from beyondprop.data.sets import ImageSet, SequenceSet, Splits, image_set
+    from beyondprop.data.sets import DescribedSet, ImageSet, SequenceSet, Splits, image_set
     from beyondprop.data.splitting import hold_out
     from beyondprop.data.statistics import Statistics
 
 __all__ = [
     "Batches",
+    "DescribedSet",
     "ImageSet",
     "SequenceSet",
     "Splits",
@@ -32,6 +33,7 @@ __all__ = [
 
 _HOME = {
     "Batches": "batches",
+    "DescribedSet": "sets",
     "ImageSet": "sets",
     "SequenceSet": "sets",
     "Splits": "sets",

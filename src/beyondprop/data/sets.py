@@ -109,6 +109,28 @@ class SequenceSet(ImageSet):
         return replace(self, images=images, labels=labels)
 
 
+@dataclass(frozen=True, eq=False)
+class DescribedSet(ImageSet):
+    """Stands for a set that is not there: sizes and statistics are right; a sample's pixels tell its class alone.
+
+    Attributes:
+        mean: Of the set, float64 `(C,)`; see `Statistics`, whose `of` takes these.
+        std: Likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, described: dict[str, Any]) -> "DescribedSet":
+        """Make it from its facts by name; the images take one number's memory each."""
+        count, classes, shape = described["samples"], described["classes"], described["shape"]
+        pixels = (torch.arange(count) % classes % 256).to(getattr(torch, described["dtype"]))
+        images = pixels.view(-1, *[1] * len(shape)).expand(count, *shape)
+        mean, std = (torch.tensor(described[name], dtype=torch.float64) for name in ("mean", "std"))
+        return cls(images, torch.arange(count) % classes, classes, described["name"], described["high"], mean, std)
+
+
 class Splits(NamedTuple):
     """A data set's training and test images."""
 

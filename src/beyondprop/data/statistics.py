@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beyondprop.data.sets import ImageSet
+from beyondprop.data.sets import DescribedSet, ImageSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,8 @@ class Statistics:
         >>> Statistics.of(data.load("digits").train).mean.round(decimals=2)
         tensor([0.3100], dtype=torch.float64)
         """
+        if isinstance(image_set, DescribedSet):
+            return cls(image_set.mean, image_set.std)
         # numpy, because its one thread stays fast on the many small chunks also where the processors are busy.
         images = image_set.images.cpu().numpy()
         channels = images.shape[1]

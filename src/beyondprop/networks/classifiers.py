@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
@@ -21,10 +22,10 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 def perceptron(
-    image: tuple[int, int, int],
+    image: tuple[int, ...],
     classes: int,
     *,
-    hidden: int = 1000,
+    hidden: int | Sequence[int] = 1000,
     depth: int = 2,
     activation: Activation = "tanh",
     batch_norm: bool = False,
@@ -35,15 +36,15 @@ def perceptron(
         flatten,  depth times (linear to `hidden`, [batch norm], activation, [dropout]),  linear to the classes
 
     Args:
-        image: Channels, height and width.
+        image: Channels, height and width; or any shape.
         classes: Scores a sample.
-        hidden: Width of each hidden layer.
+        hidden: Width of each hidden layer; or widths, whose number takes the place of `depth`.
         depth: Hidden layers.
         activation: Of the hidden layers.
         batch_norm: Whether hidden layers have one.
         dropout: Probability with which a hidden layer's output is dropped.
     """
-    widths = [math.prod(image), *[hidden] * depth]
+    widths = [math.prod(image), *([hidden] * depth if isinstance(hidden, int) else hidden)]
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in itertools.pairwise(widths):
         layers.append(nn.Linear(before, after, bias=not batch_norm))
@@ -82,9 +83,9 @@ def deep_perceptron(image: tuple[int, int, int], classes: int, *, hidden: int = 
     """Make the perceptron of arXiv 2006.14331: tanh, weights from Xavier's normal distribution, biases 0.
 
     Args:
-        image: Channels, height and width.
+        image: Channels, height and width; or any shape.
         classes: Scores a sample.
-        hidden: Width of each hidden layer.
+        hidden: Width of each hidden layer; or widths, whose number takes the place of `depth`.
         depth: Hidden layers.
     """
     return xavier_normal(perceptron(image, classes, hidden=hidden, depth=depth))

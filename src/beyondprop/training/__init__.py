@@ -11,6 +11,7 @@ from beyondprop.training.execution import Execution
 if TYPE_CHECKING:
     from beyondprop.training.assembly import LoadedRun, load_run
     from beyondprop.training.evaluation import evaluate
+    from beyondprop.training.exported import Exported, load_exported, load_exported_run
     from beyondprop.training.interrupts import Interrupted
     from beyondprop.training.loop import FitResult, fit
     from beyondprop.training.run_folder import RunFolder
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Execution",
+    "Exported",
     "FitResult",
     "Interrupted",
     "LoadedRun",
@@ -25,11 +27,14 @@ __all__ = [
     "RunFolder",
     "evaluate",
     "fit",
+    "load_exported",
+    "load_exported_run",
     "load_run",
     "train",
 ]
 
 _HOME = {
+    "Exported": "exported",
     "FitResult": "loop",
     "Interrupted": "interrupts",
     "LoadedRun": "assembly",
@@ -37,6 +42,8 @@ _HOME = {
     "RunFolder": "run_folder",
     "evaluate": "evaluation",
     "fit": "loop",
+    "load_exported": "exported",
+    "load_exported_run": "exported",
     "load_run": "assembly",
     "train": "runs",
 }

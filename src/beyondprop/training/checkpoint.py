@@ -64,7 +64,7 @@ def save(folder: Path, step: int, rule: nn.Module, state: dict[str, Any], keep: 
     Raises:
         RunError: The disk is full or refuses; the older checkpoints are as they were.
     """
-    tensors, others = _divide(rule.state_dict())
+    tensors, others = safe_tensors(rule.state_dict())
     buffer = io.BytesIO()
     torch.save({**state, "model_others": others}, buffer)
     contents = {MODEL: safetensors.torch.save(tensors), STATE: buffer.getvalue()}
@@ -146,8 +146,8 @@ def read(path: Path, step: int) -> Checkpoint:
     return Checkpoint(step, {**model, **state.pop("model_others")}, state)
 
 
-def _divide(model: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Part what safetensors can hold (dense real tensors, no two in the same memory) from what goes into state.pt."""
+def safe_tensors(model: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Part what safetensors can hold (dense real tensors, no two in the same memory) from all else."""
     tensors: dict[str, Tensor] = {}
     others: dict[str, Any] = {}
     storages: set[int] = set()

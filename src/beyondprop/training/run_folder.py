@@ -193,7 +193,7 @@ class RunFolder:
             refuse_other_settings(self.path, settings, present)
         self._sweep()
         if present is not None:
-            self.result = self._read_result()
+            self.result = read_result(self.path)
             self.settings = present
             if self.result is not None:
                 return
@@ -229,16 +229,6 @@ class RunFolder:
             with disk_errors(path):
                 os.truncate(path, length)
                 sync_folder(self.path)
-
-    def _read_result(self) -> dict[str, Any] | None:
-        path = self.path / RESULT
-        if not path.exists():
-            return None
-        try:
-            result: dict[str, Any] = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read ({error}): remove it and resume") from error
-        return result
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -276,6 +266,22 @@ def read_settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read ({error}): restore it, or start anew in another folder") from error
     return settings
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of a run, or None where it has not finished.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        result: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): remove it and resume") from error
+    return result
 
 
 def refuse_other_settings(path: Path, wanted: dict[str, Any], present: dict[str, Any]) -> None:

@@ -10,6 +10,13 @@ CONVEX = ("tests/solvers/test_threshold.py",)
 
 MUTANTS = (
     Mutant(
+        "pcanet: the mean of a patch is taken off one side alone",
+        f"{RESCNET}/filters.py",
+        "without @ products @ without",
+        "without @ products",
+        PCANET,
+    ),
+    Mutant(
         "rescnet: leverages without the intercept",
         f"{RESCNET}/ridge.py",
         "torch.cat(found) + 1 / self.count",

@@ -13,7 +13,7 @@ from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import check_labels
 from beyondprop.solver import Solver
 from beyondprop.solvers.rescnet.features import BITS, binary_codes, sliding_histograms
-from beyondprop.solvers.rescnet.filters import PatchCovariance, patches_of, principal_filters, respond
+from beyondprop.solvers.rescnet.filters import PatchCovariance, principal_filters, respond
 from beyondprop.solvers.rescnet.images import check_images, image_shape
 
 SMALL_CHUNK = 50  # samples whose patches are written down at a time
@@ -146,7 +146,7 @@ class PCANet(Solver):
         for some in x.split(SMALL_CHUNK):
             maps = some if number == 0 else respond(some, self.filters[0], None).flatten(0, 1).unsqueeze(1)
             for few in maps.split(8 * SMALL_CHUNK):
-                self._covariance.add(patches_of(few, self.filters[number].shape[-1], None))
+                self._covariance.add_maps(few, self.filters[number].shape[-1])
 
     def conclude(self, part: str) -> None:
         """Set a stage's filters."""

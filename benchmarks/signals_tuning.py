@@ -31,8 +31,8 @@ from _timing import Row, environment, write_results
 from beyondprop import training
 from beyondprop.catalogue import SYSTEMS, find_recipe
 from beyondprop.errors import NonFiniteError
+from beyondprop.recipe import Recipe
 from beyondprop.recipes.classifiers import ClassifierSettings
-from beyondprop.recipes.recipe import Recipe
 from beyondprop.training.execution import Execution
 
 OUT = Path(__file__).resolve().parent / "results" / "signals_tuning.json"

@@ -7,7 +7,7 @@ import pytest
 from beyondprop.checks import check, check_fields
 from beyondprop.cli import main
 from beyondprop.errors import UserError
-from beyondprop.recipes.recipe import Settings
+from beyondprop.recipe import Settings
 
 BAD = [
     # the command

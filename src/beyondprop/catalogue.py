@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from beyondprop.checks import closest, suggestion
 from beyondprop.errors import UserError
+from beyondprop.recipe import Recipe
 from beyondprop.recipes import (
     backprop,
     cascaded_forward,
@@ -44,7 +45,6 @@ from beyondprop.recipes import (
 from beyondprop.recipes.noprop import continuous as noprop_ct
 from beyondprop.recipes.noprop import discrete as noprop_dt
 from beyondprop.recipes.noprop import flow as noprop_fm
-from beyondprop.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from beyondprop.rule import Rule

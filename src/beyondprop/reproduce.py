@@ -15,7 +15,7 @@ from typing import Any
 from beyondprop import training
 from beyondprop.checks import check, check_fields
 from beyondprop.errors import UserError
-from beyondprop.recipes.recipe import Recipe, SolverSettings
+from beyondprop.recipe import Recipe, SolverSettings
 from beyondprop.report.results import read_result
 from beyondprop.training.atomic import write_file
 from beyondprop.training.execution import Execution

@@ -22,7 +22,7 @@ from beyondprop.checks import check_fields
 from beyondprop.errors import UserError
 from beyondprop.measure.activations import hidden_activations
 from beyondprop.measure.similarity import churn, error_overlap, kappa, linear_cka, matched_correlation, mean_kl
-from beyondprop.recipes.recipe import Recipe, SolverSettings
+from beyondprop.recipe import Recipe, SolverSettings
 from beyondprop.report.folder import refuse_other, write_document
 from beyondprop.report.study_page import PICTURES, draw_pictures, write_page
 from beyondprop.reproduce import environment_of, make_folder, seed_folder, spread

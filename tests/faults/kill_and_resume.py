@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from beyondprop.data import Splits, image_set
-from beyondprop.recipes.recipe import Experiment, Recipe, Settings
+from beyondprop.recipe import Experiment, Recipe, Settings
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training import Execution, train
 from beyondprop.training.checkpoint import Checkpoint, load, read, standing

@@ -10,10 +10,10 @@ from beyondprop import data
 from beyondprop.catalogue import find_recipe
 from beyondprop.layers.dropout import Dropout
 from beyondprop.networks.residual import ResidualBlock
+from beyondprop.recipe import Settings
 from beyondprop.recipes import backprop
 from beyondprop.recipes.noprop import discrete as noprop
 from beyondprop.recipes.noprop.blocks import BlockSettings
-from beyondprop.recipes.recipe import Settings
 from beyondprop.rules.local.noprop import ClassEmbedding, DenoisingBlock, NoPropDT
 
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from beyondprop import data
 from beyondprop.layers.dropout import Dropout
+from beyondprop.recipe import Settings
 from beyondprop.recipes.noprop import continuous, flow
 from beyondprop.recipes.noprop.blocks import STEP_COUNTS, accuracy_by_steps
-from beyondprop.recipes.recipe import Settings
 from beyondprop.rules.local.noprop import NoPropFM
 
 CT, FM = continuous.RECIPES[0], flow.RECIPES[0]

@@ -16,7 +16,7 @@ from torch import nn
 from beyondprop import cli, parallel
 from beyondprop.data import Splits, image_set
 from beyondprop.errors import NonFiniteError, RunError, UserError
-from beyondprop.recipes.recipe import Experiment, Recipe, SolverSettings
+from beyondprop.recipe import Experiment, Recipe, SolverSettings
 from beyondprop.report.tables import results_table
 from beyondprop.reproduce import reproduce
 from beyondprop.solver import Solver

@@ -14,7 +14,7 @@ from torch import nn
 
 from beyondprop.data import Splits, image_set
 from beyondprop.errors import RunError, UserError
-from beyondprop.recipes.recipe import Experiment, Recipe, Settings
+from beyondprop.recipe import Experiment, Recipe, Settings
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training import Execution, evaluate, load_run, train
 from beyondprop.training.assembly import make_optimizer, make_scheduler

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from beyondprop.checks import suggestion
 from beyondprop.errors import UserError
-from beyondprop.recipes.recipe import Recipe, Settings
+from beyondprop.recipe import Recipe, Settings
 
 # https://no-color.org; tyro knows a variable of its own and reads it when it is imported.
 if os.environ.get("NO_COLOR"):

@@ -13,8 +13,8 @@ from beyondprop.cli.arguments import parse
 from beyondprop.cli.output import aligned, note, say, say_json, told_how_to_go_on
 from beyondprop.cli.several import chosen_settings, shared_settings, split_words
 from beyondprop.errors import UserError
+from beyondprop.recipe import Recipe, Settings
 from beyondprop.recipes.classifiers import NetworkName
-from beyondprop.recipes.recipe import Recipe, Settings
 from beyondprop.training.execution import Execution
 
 RULES = "bp,fa,dfa,drtp,mono-forward,cafo,ff,ep"

@@ -14,7 +14,7 @@ from beyondprop.cli.arguments import AS_THE_RUN, parse
 from beyondprop.cli.output import aligned, in_figures, in_words, say, say_json
 from beyondprop.cli.runs import find_run, look_for_run
 from beyondprop.errors import RunError, UserError
-from beyondprop.recipes.recipe import Recipe, SolverSettings
+from beyondprop.recipe import Recipe, SolverSettings
 
 EXPORT = "export.json"  # which tells an export from a run
 

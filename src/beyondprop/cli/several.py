@@ -8,7 +8,7 @@ from dataclasses import field, fields, make_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from beyondprop.cli.arguments import SWITCHES
-from beyondprop.recipes.recipe import Recipe
+from beyondprop.recipe import Recipe
 
 AUTO = "auto"  # each recipe's own
 

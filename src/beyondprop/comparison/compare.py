@@ -15,7 +15,7 @@ from beyondprop.comparison.tuning import tune
 from beyondprop.data import Splits
 from beyondprop.errors import DataError, RunError, UserError
 from beyondprop.measure.alignment import alignment
-from beyondprop.recipes.recipe import Settings
+from beyondprop.recipe import Settings
 from beyondprop.report.comparison_page import PICTURES, draw_pictures, write_page
 from beyondprop.report.folder import refuse_other, write_document
 from beyondprop.reproduce import environment_of, make_folder, seed_folder, spread

@@ -8,7 +8,7 @@ from typing import Any
 
 from beyondprop.catalogue import compared_recipe, find_system
 from beyondprop.errors import UserError
-from beyondprop.recipes.recipe import Recipe, SolverSettings
+from beyondprop.recipe import Recipe, SolverSettings
 
 
 @dataclass(frozen=True)

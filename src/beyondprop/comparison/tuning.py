@@ -10,7 +10,7 @@ from typing import Any
 from beyondprop import training
 from beyondprop.comparison.contenders import Contender
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.recipes.recipe import Settings
+from beyondprop.recipe import Settings
 from beyondprop.reproduce import seed_folder
 from beyondprop.training.execution import Execution
 

@@ -23,7 +23,7 @@ from beyondprop.parallel.merging import merge, rank_folder
 from beyondprop.parallel.place import Place
 from beyondprop.parallel.seeds import SeedShare, share_of
 from beyondprop.parallel.share import Share, expecting_the_others
-from beyondprop.recipes.recipe import Recipe, SolverSettings
+from beyondprop.recipe import Recipe, SolverSettings
 from beyondprop.rule import Rule
 from beyondprop.training import checkpoint
 from beyondprop.training.assembly import assemble

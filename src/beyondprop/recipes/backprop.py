@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from beyondprop.recipe import Experiment, Recipe
 from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes, row_recipes
 from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
-from beyondprop.recipes.recipe import Experiment, Recipe
 from beyondprop.recipes.recurrent_echo import BASELINES as ECHOED
 from beyondprop.recipes.regularized_inversion import BASELINES as THROUGH_TIME
 from beyondprop.recipes.sequences import CopyingSettings, MackeyGlassSettings, SequenceSettings

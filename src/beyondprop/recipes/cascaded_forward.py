@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from beyondprop.recipe import Experiment, Published, Recipe, SolverSettings
 from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder, data_of, make_network
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, SolverSettings
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits

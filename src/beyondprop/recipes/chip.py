@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from beyondprop.errors import UserError
+from beyondprop.recipe import Experiment, Recipe
 from beyondprop.recipes.classifiers import NetworkSettings, make_network, make_optimizer
 from beyondprop.recipes.multiplexed import updates
-from beyondprop.recipes.recipe import Experiment, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from beyondprop.recipes.recipe import Experiment, Recipe, Schedule, Settings
+from beyondprop.recipe import Experiment, Recipe, Schedule, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

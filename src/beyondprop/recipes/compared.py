@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from beyondprop.checks import suggestion
 from beyondprop.errors import UserError
+from beyondprop.recipe import Experiment, Recipe, Settings, SolverSettings
 from beyondprop.recipes.classifiers import ClassifierSettings, builder
-from beyondprop.recipes.recipe import Experiment, Recipe, Settings, SolverSettings
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from beyondprop.recipe import Schedule
 from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, comparison_recipes
-from beyondprop.recipes.recipe import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from beyondprop.errors import UserError
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, Schedule, Settings
+from beyondprop.recipe import Experiment, Published, Recipe, Schedule, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

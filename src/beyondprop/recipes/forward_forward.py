@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from beyondprop.recipe import Experiment, Published, Recipe
 from beyondprop.recipes.classifiers import Activation, NetworkSettings, baseline, data_of, make_network, make_optimizer
-from beyondprop.recipes.recipe import Experiment, Published, Recipe
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from beyondprop.recipe import Recipe
 from beyondprop.recipes.classifiers import NetworkSettings, builder
-from beyondprop.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from beyondprop.recipe import Recipe
 from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, builder
-from beyondprop.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from beyondprop.recipes.recipe import Experiment, Recipe, Schedule, Settings
+from beyondprop.recipe import Experiment, Recipe, Schedule, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

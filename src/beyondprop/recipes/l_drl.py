@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from beyondprop.recipe import Experiment, Published, Recipe, Schedule
 from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, make_network
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, Schedule
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits

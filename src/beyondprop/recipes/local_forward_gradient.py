@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, Schedule, Settings
+from beyondprop.recipe import Experiment, Published, Recipe, Schedule, Settings
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from beyondprop.recipe import Published, Recipe
 from beyondprop.recipes.classifiers import Activation, NetworkName, NetworkSettings, baseline, builder, data_of
-from beyondprop.recipes.recipe import Published, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

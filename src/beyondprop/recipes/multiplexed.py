@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from beyondprop.recipe import Experiment, Published, Recipe, Settings
 from beyondprop.recipes.classifiers import NetworkSettings, baseline, make_network, make_optimizer
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

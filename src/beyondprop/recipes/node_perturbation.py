@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from beyondprop.recipe import Recipe
 from beyondprop.recipes import sequences
 from beyondprop.recipes.classifiers import NetworkSettings
 from beyondprop.recipes.classifiers import builder as classifier
-from beyondprop.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from beyondprop.networks.recurrent import Recurrent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from beyondprop.recipes.recipe import Experiment, Recipe, Schedule, Settings
+from beyondprop.recipe import Experiment, Recipe, Schedule, Settings
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits

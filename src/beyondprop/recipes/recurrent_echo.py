@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from beyondprop.checks import check_number, check_whole
-from beyondprop.recipes.recipe import Experiment, Recipe, Schedule, Settings
+from beyondprop.recipe import Experiment, Recipe, Schedule, Settings
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from beyondprop.checks import check_number, check_whole
-from beyondprop.recipes.recipe import Experiment, Recipe
+from beyondprop.recipe import Experiment, Recipe
 from beyondprop.recipes.through_time import Adding, Characters, Order, Pieces, ThroughTime
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, SolverSettings
+from beyondprop.recipe import Experiment, Published, Recipe, SolverSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from beyondprop.recipes.recipe import Experiment, Schedule, Settings
+from beyondprop.recipe import Experiment, Schedule, Settings
 from beyondprop.recipes.user_file import refuse_another, with_checksum
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from beyondprop.errors import UserError
+from beyondprop.recipe import Experiment, Recipe
 from beyondprop.recipes.classifiers import NetworkSettings, baseline, make_network, make_optimizer
-from beyondprop.recipes.recipe import Experiment, Recipe
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from beyondprop.checks import check_whole
-from beyondprop.recipes.recipe import Experiment, Recipe, Schedule, Settings
+from beyondprop.recipe import Experiment, Recipe, Schedule, Settings
 from beyondprop.recipes.sequences import baselines
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from beyondprop.recipe import Recipe
 from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, builder, data_of
-from beyondprop.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits
-    from beyondprop.recipes.recipe import Experiment
+    from beyondprop.recipe import Experiment
 
 MODULE = "beyondprop.rules.signals"
 

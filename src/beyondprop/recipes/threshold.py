@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from beyondprop.recipes.recipe import Experiment, Published, Recipe, SolverSettings
+from beyondprop.recipe import Experiment, Published, Recipe, SolverSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

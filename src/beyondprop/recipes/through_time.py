@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
-from beyondprop.recipes.recipe import Settings
+from beyondprop.recipe import Settings
 from beyondprop.recipes.user_file import refuse_another, with_checksum
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, O
 
 from beyondprop.data import Batches, ImageSet, Splits, Statistics, hold_out
 from beyondprop.errors import RunError, UserError
-from beyondprop.recipes.recipe import Experiment, Recipe, Settings, SolverSettings
+from beyondprop.recipe import Experiment, Recipe, Settings, SolverSettings
 from beyondprop.rule import Rule, without_trace
 from beyondprop.solver import Solver
 from beyondprop.training import checkpoint

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from beyondprop.data import DescribedSet, ImageSet, SequenceSet, Splits, Statistics, image_set
 from beyondprop.errors import RunError, UserError
-from beyondprop.recipes.recipe import Recipe
+from beyondprop.recipe import Recipe
 from beyondprop.rule import Rule, evaluating
 from beyondprop.solver import Solver
 from beyondprop.training.assembly import LoadedRun, assemble_stored

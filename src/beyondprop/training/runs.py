@@ -14,7 +14,7 @@ import torch
 from beyondprop.checks import check_fields
 from beyondprop.data import ImageSet, Splits
 from beyondprop.errors import UserError
-from beyondprop.recipes.recipe import Recipe, Settings, SolverSettings
+from beyondprop.recipe import Recipe, Settings, SolverSettings
 from beyondprop.solver import Solver
 from beyondprop.training.assembly import LoadedRun, assemble, make_optimizer, make_scheduler
 from beyondprop.training.curves import draw_curves

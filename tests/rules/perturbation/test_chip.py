@@ -15,7 +15,7 @@ from beyondprop import training
 from beyondprop.devices import DeviceServer, ModuleDevice, RemoteDevice, SimulatedChip
 from beyondprop.devices.patience import Patience
 from beyondprop.errors import DeviceError, NonFiniteError, UserError
-from beyondprop.recipes.recipe import Experiment, Recipe, Settings
+from beyondprop.recipe import Experiment, Recipe, Settings
 from beyondprop.rules.perturbation.chip import ChipMGD
 from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
 from beyondprop.training.checkpoint import load

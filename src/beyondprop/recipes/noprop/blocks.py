@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from beyondprop.recipes.recipe import Experiment, Published, Settings
+from beyondprop.recipe import Experiment, Published, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

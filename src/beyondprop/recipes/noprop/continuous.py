@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from beyondprop.recipe import Experiment, Recipe
 from beyondprop.recipes.noprop.blocks import (
     INFERENCE,
     VARIANTS,
@@ -15,7 +16,6 @@ from beyondprop.recipes.noprop.blocks import (
     timed_choices,
     timed_experiment,
 )
-from beyondprop.recipes.recipe import Experiment, Recipe
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from beyondprop.recipe import Experiment, Recipe
 from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
-from beyondprop.recipes.recipe import Experiment, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor

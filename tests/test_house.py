@@ -1,0 +1,111 @@
+"""How the house is built: imports run downwards, no module is long, no two modules import each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "beyondprop"
+MODULES = sorted(SOURCE.rglob("*.py"))
+MOST_LINES = 400
+
+# From the ground up: a module imports from its own floor and from those below.
+FLOORS = (
+    {"errors", "checks", "lazy", "generators"},
+    {"rule", "solver"},
+    {"layers", "networks", "rules", "solvers", "devices", "data", "dynamics", "point_processes"},
+    {"measure", "recipe"},
+    {"training"},
+    {"parallel"},
+    {"recipes"},
+    {"catalogue"},
+    {"report"},
+    {"estimators", "export", "reproduce", "study", "comparison"},
+    {"cli"},
+    {"__init__", "__main__"},
+)
+# Called late, inside a function: a run folder names its recipe, and whoever opens it needs the recipe itself.
+LATE = {("training.assembly", "catalogue"), ("training.exported", "catalogue")}
+
+
+def dotted(path):
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+
+
+KNOWN = {dotted(path).removesuffix(".__init__") for path in MODULES}
+
+
+def imports(path):
+    """What a module imports of the library when it runs, by name, and whether it does so inside a function."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    late = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("beyondprop"):
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]  # a module, or a name in one
+            names = [name if name.removeprefix("beyondprop.") in KNOWN else node.module for name in inner]
+        for name in names:
+            if name.startswith("beyondprop."):
+                yield name.removeprefix("beyondprop."), id(node) in late
+
+
+def floor(module):
+    top = module.partition(".")[0]
+    found = [number for number, floor in enumerate(FLOORS) if top in floor]
+    assert found, f"{top} stands on no floor: put it on one"
+    return found[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_imports_run_downwards(path):
+    module = dotted(path)
+    if module in {"__init__", "__main__"}:
+        pytest.skip("it gives names to all that stands below")
+    wrong = [
+        name
+        for name, _ in imports(path)
+        if (SOURCE / name.partition(".")[0]).exists() or (SOURCE / f"{name.partition('.')[0]}.py").exists()
+        if floor(name) > floor(module) and (module, name.partition(".")[0]) not in LATE
+    ]
+    assert not wrong, f"{module} imports from above: {', '.join(wrong)}"
+
+
+def test_no_two_modules_import_each_other():
+    edges = {
+        dotted(path).removesuffix(".__init__"): {name for name, late in imports(path) if name in KNOWN and not late}
+        for path in MODULES
+    }
+    done, under_way = set(), []
+
+    def visit(module):
+        if module in under_way:
+            pytest.fail(f"a circle: {' -> '.join([*under_way[under_way.index(module) :], module])}")
+        if module in done:
+            return
+        under_way.append(module)
+        for name in sorted(edges[module]):
+            visit(name)
+        under_way.pop()
+        done.add(module)
+
+    for module in sorted(edges):
+        visit(module)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_no_module_is_long(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MOST_LINES, f"{dotted(path)} has {lines} lines: cut it where its second subject begins"

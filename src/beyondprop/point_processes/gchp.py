@@ -6,15 +6,16 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
+from beyondprop.layers.dropout import Dropout
 from beyondprop.point_processes.gaps import GapName, gap_distribution
-from beyondprop.point_processes.graph import GraphConvolution, Kernel, adjacency, ages_of, normalised, windows_of
+from beyondprop.point_processes.graph import GraphConvolution, Kernel, ages_of, edges_of, windows_of
 from beyondprop.point_processes.process import Likelihood, Outlook, PointProcess, of_mark, targets_of
 
 Encoder = Literal["gcn", "lstm", "transformer", "gcn-lstm", "gcn-transformer"]
+LEAST_TIME = 1e-3  # in mean gaps: of what is shorter the logarithms look the same
 
 
 class GCHP(PointProcess):
@@ -39,8 +40,8 @@ class GCHP(PointProcess):
             convolutions below either.
         kernel: Of the graph's edges.
         bandwidth: Of the kernel, for times in mean gaps.
-        normalisations: How often A becomes :math:`D^{-1/2} A D^{-1/2}`. The paper's code does it twice; 0 keeps how
-            close events are to each other, which normalising takes away.
+        normalisations: How often A is multiplied by :math:`D^{-1/2}` from both sides, with its row sums D. The paper's
+            code does it twice, with the same D; 0 keeps how close events are to each other.
         times: Whether the nodes see the logarithm of the gap before them and of their age, and the readout the ages, in
             addition to the marks.
         gap: Distribution of the gap.
@@ -107,62 +108,57 @@ class GCHP(PointProcess):
             self.graph.extend(GraphConvolution(inputs if n == 0 else hidden, hidden) for n in range(layers))
             inputs = hidden
         self.sequence = _sequence(encoder.removeprefix("gcn").removeprefix("-"), inputs, hidden, layers)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.gap = gap_distribution(gap, shape=shape, learned=learned_shape, components=components)
-        read = (hidden + 1 + times) * window
-        self.to_gap, self.to_marks = nn.Linear(read, self.gap.outputs), nn.Linear(read, classes)
+        outputs = self.gap.outputs + classes
+        self.from_nodes = nn.Linear(hidden * window, outputs)
+        self.from_edges = nn.Linear((1 + times) * window, outputs, bias=False)
 
-    def read(self, x: Tensor, y: Tensor) -> Tensor:
-        """What the heads read before each target, shape (targets, features)."""
-        gaps, marks = windows_of(x, y, self.window).unbind(1)
+    def read(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The gap distribution's parameters (targets, outputs) and the marks' scores (targets, marks)."""
+        gaps, marks = windows_of(x, y, self.window)
         there = marks >= 0
         gaps = gaps / self.scale
-        ages = ages_of(gaps)
-        edges = adjacency(ages, there, self.kernel, self.bandwidth)
-        for _ in range(self.normalisations):
-            edges = normalised(edges)
+        edges = edges_of(gaps, there, self.kernel, self.bandwidth, self.normalisations)
         kinds = torch.arange(self.classes, device=x.device, dtype=x.dtype)
-        features = (marks.unsqueeze(2) == kinds).to(x.dtype)
-        last = [edges[:, -1]]
+        features = (marks.unsqueeze(1) == kinds.unsqueeze(1)).to(x.dtype)
+        row = edges.last_row()
         if self.times:
-            seen = torch.stack((torch.log(gaps + 1e-3), torch.log(ages + 1e-3)), 2) * there.unsqueeze(2)
-            features = torch.cat((features, seen), 2)
-            last.append(seen[..., 1])
+            ages = torch.log(ages_of(gaps) + LEAST_TIME) * there
+            features = torch.cat((features, (torch.log(gaps + LEAST_TIME) * there).unsqueeze(1), ages.unsqueeze(1)), 1)
+            row = torch.cat((row, ages))
         for layer in self.graph:
             features = self.dropout(layer(features, edges))
         if self.sequence is not None:
-            features = self.dropout(self.sequence(features))
-        return torch.cat((features.flatten(1), *last), 1)
+            features = self.dropout(self.sequence(features.permute(2, 0, 1))).permute(1, 2, 0).contiguous()
+        nodes, rest = self.from_nodes, self.from_edges
+        read = torch.addmm(nodes.bias.unsqueeze(1), nodes.weight, features.flatten(0, 1)).addmm(rest.weight, row)
+        outputs, scores = read.split((self.gap.outputs, self.classes))
+        return outputs.T, scores.T
 
     def likelihood(self, x: Tensor, y: Tensor) -> Likelihood:
         """As `EventModel.likelihood`; gap and mark are independent given what came before."""
-        return self._likelihood(self.read(x, y), y)
+        outputs, scores = self.read(x, y)
+        gap, mark = targets_of(y).unbind(1)
+        seen, gap = mark >= 0, gap / self.scale
+        in_time = self._in_time(outputs, gap, seen) - torch.log(self.scale) * seen
+        return Likelihood(in_time, of_mark(scores.log_softmax(1), mark), -self.gap.log_survival(gap, outputs))
 
     def outlook(self, x: Tensor, y: Tensor) -> Outlook:
         """As `EventModel.outlook`."""
-        read = self.read(x, y)
-        return Outlook(self.gap.mean(self.to_gap(read)) * self.scale, self.to_marks(read).log_softmax(1))
+        outputs, scores = self.read(x, y)
+        return Outlook(self.gap.mean(outputs) * self.scale, scores.log_softmax(1))
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The mean loss of a target."""
-        read = self.read(x, y)
-        gap, mark = targets_of(y).unbind(1)
-        seen = mark >= 0
-        outputs = self.to_gap(read)
-        if self.criterion == "squared":
-            in_time = (self.gap.mean(outputs) - gap / self.scale).square() * seen
-        else:
-            in_time = -self._in_time(outputs, gap / self.scale, seen)
-        by_mark = F.cross_entropy(self.to_marks(read), mark.long().clamp(min=0), reduction="none") * seen
-        return (self.eta * in_time + self.theta * by_mark).mean()
-
-    def _likelihood(self, read: Tensor, y: Tensor) -> Likelihood:
+        outputs, scores = self.read(x, y)
         gap, mark = targets_of(y).unbind(1)
         seen, gap = mark >= 0, gap / self.scale
-        outputs = self.to_gap(read)
-        in_time = self._in_time(outputs, gap, seen) - torch.log(self.scale) * seen
-        log_marks = self.to_marks(read).log_softmax(1)
-        return Likelihood(in_time, of_mark(log_marks, mark), -self.gap.log_survival(gap, outputs))
+        if self.criterion == "squared":
+            in_time = (self.gap.mean(outputs) - gap).square() * seen
+        else:
+            in_time = -self._in_time(outputs, gap, seen)
+        return (self.eta * in_time - self.theta * of_mark(scores.log_softmax(1), mark)).mean()
 
     def _in_time(self, outputs: Tensor, gap: Tensor, seen: Tensor) -> Tensor:
         """Log-density where an event was seen, else log-survival."""

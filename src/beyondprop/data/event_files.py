@@ -137,7 +137,11 @@ def load_events(name: str) -> tuple[EventSequences, EventSequences]:
         stored = _arrays(folder / "bookorder-fold1.npz", *(f"{kind}_1_{part}" for part in parts for kind in kinds))
         train, test = (
             event_sequences(
-                stored[f"times_1_{part}"], stored[f"marks_1_{part}"] - 1, stored[f"offsets_1_{part}"], labels=2, name=name
+                stored[f"times_1_{part}"],
+                stored[f"marks_1_{part}"] - 1,
+                stored[f"offsets_1_{part}"],
+                labels=2,
+                name=name,
             )
             for part in parts
         )

@@ -123,7 +123,9 @@ class EventSequences:
         chunks = -(-count // targets)
         owner = np.repeat(np.arange(len(self)), chunks)
         if len(owner) == 0:
-            raise DataError(f"{self.name}: no sequence has more than {first} events; lower `first`, or give longer ones")
+            raise DataError(
+                f"{self.name}: no sequence has more than {first} events; lower `first`, or give longer ones"
+            )
         number = np.arange(len(owner)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
         low = first + number * targets  # index of a piece's first target in its sequence
         high = np.minimum(low + targets, first + count[owner])
@@ -222,7 +224,9 @@ def event_sequences(
     known = tuple(str(n) for n in range(labels)) if isinstance(labels, int) else labels and tuple(labels)
     known = known or tuple(str(number) for number in range(int(m.max()) + 1))
     if m.min() < 0 or m.max() >= len(known):
-        raise DataError(f"{name}: marks must lie in 0..{len(known) - 1}, not {int(m.min() if m.min() < 0 else m.max())}")
+        raise DataError(
+            f"{name}: marks must lie in 0..{len(known) - 1}, not {int(m.min() if m.min() < 0 else m.max())}"
+        )
     last = t[o[1:] - 1]
     e = last if ends is None else np.asarray(ends, np.float64)
     if e.shape != last.shape or not np.isfinite(e).all() or (e < last).any():

@@ -39,7 +39,9 @@ def simulate_hawkes(
     alpha = alpha[..., None] if alpha.ndim == 2 else alpha
     marks = len(mu)
     if alpha.shape != (marks, marks, len(beta)) or mu.min() < 0 or alpha.min() < 0 or beta.min() <= 0:
-        raise UserError("base (marks,), excitation (marks, marks, decays) and decay must fit, and hold nothing negative")
+        raise UserError(
+            "base (marks,), excitation (marks, marks, decays) and decay must fit, and hold nothing negative"
+        )
     if (radius := np.abs(np.linalg.eigvals(alpha.sum(2))).max()) >= 1:
         raise UserError(f"an event has {radius:.3g} offspring on average: the process explodes; keep it below 1")
     generator = np.random.default_rng(seed)

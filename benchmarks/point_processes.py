@@ -13,8 +13,8 @@ Its own `fit` runs its own epoch. It cannot run without CUDA: its device is over
 replaced here, from outside, by the CPU; nothing else is patched. It needs pandas. Without a checkout its values are
 null.
 
-Its epoch reads graphs that were made beforehand, by a Python loop over all events (`EventSampler`), which takes a row of
-its own, measured on some of the sequences; ours makes them anew for every batch, and this is in its epoch. Before
+Its epoch reads graphs that were made beforehand, by a Python loop over all events (`EventSampler`). That has a row of
+its own, measured on some of the sequences. Ours makes them anew for every batch, and this is in its epoch. Before
 anything is timed, the graphs of both sides must agree. Sides take turns, figures are medians; glibc is told to keep
 freed memory, on both sides alike.
 """

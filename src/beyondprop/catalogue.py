@@ -28,6 +28,7 @@ from beyondprop.recipes import (
     local_losses,
     multiplexed,
     node_perturbation,
+    point_processes,
     quaternion,
     recurrent_echo,
     regularized_inversion,
@@ -882,6 +883,26 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.solvers.threshold.network:ThresholdNetwork",
         threshold.RECIPES,
+    ),
+    System(
+        "gchp",
+        "Graph-convolutional Hawkes processes",
+        "point processes",
+        Paper(
+            "Mitigating Performance Saturation in Neural Marked Point Processes: Architectures and Loss Functions",
+            "Tianbo Li, Tianze Luo, Yiping Ke, Sinno Jialin Pan",
+            2021,
+            "2107.03354",
+            """@inproceedings{li2021mitigating,
+  title     = {Mitigating Performance Saturation in Neural Marked Point Processes: Architectures and Loss Functions},
+  author    = {Li, Tianbo and Luo, Tianze and Ke, Yiping and Pan, Sinno Jialin},
+  booktitle = {ACM SIGKDD Conference on Knowledge Discovery and Data Mining},
+  year      = {2021}
+}""",
+        ),
+        "beyondprop.point_processes.gchp:GCHP",
+        point_processes.RECIPES,
+        quick="simulated",
     ),
 )
 

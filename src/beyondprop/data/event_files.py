@@ -64,9 +64,8 @@ def read_csv(
     """
     path, (sequence, time, mark) = Path(path), columns
     try:
-        opened = gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="", encoding="utf-8")
-        with opened as stream:
-            reader = csv.DictReader(io.StringIO(stream.read()))
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); give a CSV file in UTF-8") from error
     names = reader.fieldnames or []

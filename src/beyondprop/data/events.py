@@ -148,8 +148,8 @@ class EventSequences:
                 f"{self.name}: two events of a sequence have the same time, which has no density; name the tick of the "
                 "clock as the resolution"
             )
-        x, y = (torch.from_numpy(part).float() for part in (x, y))
-        return EventSet(x, y, self.classes, self.name, None)
+        inputs, outputs = (torch.from_numpy(part).float() for part in (x, y))
+        return EventSet(inputs, outputs, self.classes, self.name, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +221,9 @@ def event_sequences(
     falls = (np.diff(t) < 0) & (owner[1:] == owner[:-1])
     if falls.any():
         raise DataError(f"{name}: event {int(falls.argmax()) + 1} is earlier than the one before it; sort by time")
-    known = tuple(str(n) for n in range(labels)) if isinstance(labels, int) else labels and tuple(labels)
-    known = known or tuple(str(number) for number in range(int(m.max()) + 1))
+    if labels is None:
+        labels = int(m.max()) + 1
+    known = tuple(str(n) for n in range(labels)) if isinstance(labels, int) else tuple(labels)
     if m.min() < 0 or m.max() >= len(known):
         raise DataError(
             f"{name}: marks must lie in 0..{len(known) - 1}, not {int(m.min() if m.min() < 0 else m.max())}"
@@ -232,3 +233,9 @@ def event_sequences(
     if e.shape != last.shape or not np.isfinite(e).all() or (e < last).any():
         raise DataError(f"{name}: give one end a sequence, none before its last event")
     return EventSequences(t, m.astype(np.int64), o, e, known, name)
+
+
+def targets_and_last(events: EventSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mark of the event before each target, (targets,), and the targets, (targets, 2): gap and mark."""
+    places = events.labels[..., 1] > NO_TARGET
+    return events.images[..., 1][places], events.labels[places]

@@ -64,8 +64,9 @@ class MomentMatched(nn.Module):
         else:
             self.register_buffer("log_shape", logarithm)
 
-    def mean(self, outputs: Tensor) -> Tensor:
-        """Expected gaps, shape (n,), from outputs of shape (n, 1); above 0."""
+    def mean(self, outputs: Tensor, horizon: Tensor | None = None) -> Tensor:
+        """Expected gaps, shape (n,), from outputs of shape (n, 1); above 0. All there are: the horizon does not count."""
+        del horizon
         return F.softplus(outputs.squeeze(1)) + LEAST_MEAN
 
     def log_density(self, gap: Tensor, outputs: Tensor) -> Tensor:
@@ -114,10 +115,10 @@ class MomentMatched(nn.Module):
         """
         shape = self.log_shape.exp()
         best = {
-            "rayleigh": math.sqrt(math.pi) / 2,
+            "rayleigh": torch.full_like(shape, math.sqrt(math.pi) / 2),
             "weibull": torch.exp(torch.lgamma(1 + 1 / shape)),
             "log-normal": torch.exp(shape.square() / 2),
-        }.get(self.family, 1.0)
+        }.get(self.family, torch.ones_like(shape))
         return self.log_density_at(gap, best * gap) - self.log_density_at(gap, mean)
 
     def _standardised(self, gap: Tensor, mean: Tensor) -> Tensor:
@@ -163,10 +164,13 @@ class LogNormalMixture(nn.Module):
             weights + torch.special.log_ndtr((centres - torch.log(gap).unsqueeze(1)) / deviations), dim=1
         )
 
-    def mean(self, outputs: Tensor) -> Tensor:
-        """Expected gaps, shape (n,)."""
+    def mean(self, outputs: Tensor, horizon: Tensor) -> Tensor:
+        """Expected gaps, shape (n,), of those up to the horizon: a wide component's tail alone would carry the mean."""
         weights, centres, deviations = self.parts(outputs)
-        return torch.exp(weights + centres + deviations.square() / 2).sum(1)
+        z = (torch.log(horizon) - centres) / deviations
+        shares = torch.logsumexp(weights + torch.special.log_ndtr(z), dim=1)
+        moments = weights + centres + deviations.square() / 2 + torch.special.log_ndtr(z - deviations)
+        return torch.exp(torch.logsumexp(moments, dim=1) - shares)
 
 
 def gap_distribution(

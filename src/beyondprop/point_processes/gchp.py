@@ -147,7 +147,7 @@ class GCHP(PointProcess):
     def outlook(self, x: Tensor, y: Tensor) -> Outlook:
         """As `EventModel.outlook`."""
         outputs, scores = self.read(x, y)
-        return Outlook(self.gap.mean(outputs) * self.scale, scores.log_softmax(1))
+        return Outlook(self.gap.mean(outputs, self.horizon) * self.scale, scores.log_softmax(1))
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The mean loss of a target."""
@@ -155,7 +155,7 @@ class GCHP(PointProcess):
         gap, mark = targets_of(y).unbind(1)
         seen, gap = mark >= 0, gap / self.scale
         if self.criterion == "squared":
-            in_time = (self.gap.mean(outputs) - gap).square() * seen
+            in_time = (self.gap.mean(outputs, self.horizon) - gap).square() * seen
         else:
             in_time = -self._in_time(outputs, gap, seen)
         return (self.eta * in_time - self.theta * of_mark(scores.log_softmax(1), mark)).mean()

@@ -122,7 +122,7 @@ class ChainEdges(Edges):
 
     def product(self, features: Tensor) -> Tensor:
         """As `Edges.product`."""
-        found: Tensor = _ChainProduct.apply(features, self.decay, self.scale, self.bandwidth)  # type: ignore[no-untyped-call]
+        found: Tensor = _ChainProduct.apply(features, self.decay, self.scale, self.bandwidth)
         return found
 
     def last_row(self) -> Tensor:
@@ -151,7 +151,7 @@ class _ChainProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         decay, scale = ctx.saved_tensors
-        found: Tensor = _ChainProduct.apply(gradients[0], decay, scale, ctx.bandwidth)  # type: ignore[no-untyped-call]
+        found: Tensor = _ChainProduct.apply(gradients[0], decay, scale, ctx.bandwidth)
         return found, None, None, None
 
 
@@ -192,7 +192,13 @@ class GraphConvolution(nn.Module):
 
     def forward(self, features: Tensor, edges: Edges) -> Tensor:
         """Features (K, inputs, windows) to (K, outputs, windows)."""
-        return edges.product(torch.matmul(self.weight, features)).add_(self.bias.unsqueeze(1)).relu_()
+        # By bmm: matmul would turn the features round, and copy them.
+        weight = self.weight.expand(len(features), *self.weight.shape)
+        if features.requires_grad or features.shape[1] > len(self.weight):
+            mixed = edges.product(torch.bmm(weight, features))
+        else:  # no gradient has to come back through the product
+            mixed = torch.bmm(weight, edges.product(features))
+        return mixed.add_(self.bias.unsqueeze(1)).relu_()
 
     def extra_repr(self) -> str:
         """Its sizes."""

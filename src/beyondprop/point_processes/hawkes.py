@@ -109,7 +109,7 @@ class HawkesMLE(EventModel, Solver):
             decay = logarithm.exp() if self.fit_decays else self.decay.double()
             state = states(decay) if fixed is None else fixed
             alpha = excitation.view(marks, marks, decays)
-            return -_log_likelihood(base, alpha, decay, state, gap, mark).sum() / count
+            return -_log_likelihood((base, alpha, decay), state, gap, mark).sum() / count
 
         taken_up = marks + marks * marks * decays
         frequency = torch.bincount(mark[mark >= 0], minlength=marks).double() / gap.sum()
@@ -149,18 +149,16 @@ class HawkesMLE(EventModel, Solver):
     def outlook(self, x: Tensor, y: Tensor) -> Outlook:
         """As `EventModel.outlook`, by quadrature."""
         nodes, weights = quadrature(self.horizon)
-        parts = []
-        for state in at_targets(self._states(x, self.decay), y).split(CHUNK):
-            parts.append(
-                outlook_of(
-                    self.cumulative(state, nodes),
-                    self.intensities(state, nodes),
-                    nodes,
-                    weights,
-                    self.cumulative(state, self.horizon.view(1)).squeeze(1),
-                    self.horizon,
-                )
+        parts = [
+            outlook_of(
+                self.cumulative(state, nodes),
+                self.intensities(state, nodes),
+                (nodes, weights),
+                self.cumulative(state, self.horizon.view(1)).squeeze(1),
+                self.horizon,
             )
+            for state in at_targets(self._states(x, self.decay), y).split(CHUNK)
+        ]
         gap, marks = (torch.cat(part) for part in zip(*parts, strict=True))
         return Outlook(gap * self.scale, marks)
 
@@ -216,10 +214,9 @@ def decayed_sums(gaps: Tensor, values: Tensor, decay: Tensor) -> Tensor:
     return sums
 
 
-def _log_likelihood(
-    base: Tensor, excitation: Tensor, decay: Tensor, state: Tensor, gap: Tensor, mark: Tensor
-) -> Tensor:
-    """Of each target, up to the unit; shape (targets,)."""
+def _log_likelihood(parameters: tuple[Tensor, Tensor, Tensor], state: Tensor, gap: Tensor, mark: Tensor) -> Tensor:
+    """Of each target under base rates, excitation and decays, up to the unit; shape (targets,)."""
+    base, excitation, decay = parameters
     left = torch.exp(-gap.unsqueeze(1) * decay)
     own = mark.clamp(min=0)
     weighted = (excitation * decay)[own]  # what excites the mark that was seen

@@ -114,7 +114,7 @@ class EventModel(nn.Module, ABC):
         found = self.outlook(x, y)
         return torch.cat((found.gap.unsqueeze(1), found.marks), 1)
 
-    def measured(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    def own_figures(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Measure the model on batches of pieces.
 
         Returns:
@@ -216,7 +216,7 @@ def quadrature(horizon: Tensor, count: int = NODES) -> tuple[Tensor, Tensor]:
 
 
 def outlook_of(
-    cumulative: Tensor, intensities: Tensor, nodes: Tensor, weights: Tensor, at_horizon: Tensor, horizon: Tensor
+    cumulative: Tensor, intensities: Tensor, rule: tuple[Tensor, Tensor], at_horizon: Tensor, horizon: Tensor
 ) -> Outlook:
     """The outlook of intensities, by quadrature; both times are in mean gaps.
 
@@ -225,12 +225,11 @@ def outlook_of(
     Args:
         cumulative: The intensity of all marks integrated up to each node, shape (targets, nodes).
         intensities: Of each mark at each node, shape (targets, nodes, marks).
-        nodes: Shape (nodes,).
-        weights: Likewise.
+        rule: Nodes and weights, as `quadrature` gives them.
         at_horizon: The integral up to the horizon, shape (targets,).
         horizon: Up to where it is looked.
     """
-    density = weights * torch.exp(-cumulative)
+    density = rule[1] * torch.exp(-cumulative)
     none = torch.exp(-at_horizon)
     gap = (density.sum(1) - horizon * none) / (1 - none).clamp(min=SMALLEST)
     marks = torch.einsum("ng,ngm->nm", density, intensities)

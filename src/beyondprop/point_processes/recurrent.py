@@ -65,7 +65,7 @@ class RMTPP(PointProcess):
         intensity = torch.exp(level.unsqueeze(1) + self.slope * nodes)
         cumulative = self._cumulative(level.unsqueeze(1), nodes)
         at_horizon = self._cumulative(level, self.horizon)
-        found = outlook_of(cumulative, intensity.unsqueeze(2), nodes, weights, at_horizon, self.horizon)
+        found = outlook_of(cumulative, intensity.unsqueeze(2), (nodes, weights), at_horizon, self.horizon)
         return Outlook(found.gap * self.scale, log_marks)
 
     def _read(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,8 +102,7 @@ class THP(PointProcess):
                 outlook_of(
                     cumulative[:, :-1],
                     self._intensities(level, nodes),
-                    nodes,
-                    weights,
+                    (nodes, weights),
                     cumulative[:, -1],
                     self.horizon,
                 )
@@ -112,7 +111,7 @@ class THP(PointProcess):
         return Outlook(gap * self.scale, marks)
 
     def _levels(self, x: Tensor, y: Tensor) -> Tensor:
-        """w h + b after the last event before each target, shape (targets, marks)."""
+        """Levels w h + b after the last event before each target, shape (targets, marks)."""
         gaps, marks = x.unbind(2)
         scaled = gaps / self.scale
         angles = scaled.cumsum(1).unsqueeze(2) * self.rates

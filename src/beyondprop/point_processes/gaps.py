@@ -65,7 +65,7 @@ class MomentMatched(nn.Module):
             self.register_buffer("log_shape", logarithm)
 
     def mean(self, outputs: Tensor, horizon: Tensor | None = None) -> Tensor:
-        """Expected gaps, shape (n,), from outputs of shape (n, 1); above 0. All there are: the horizon does not count."""
+        """Expected gaps, shape (n,), from outputs of shape (n, 1); above 0, whatever the horizon."""
         del horizon
         return F.softplus(outputs.squeeze(1)) + LEAST_MEAN
 

@@ -243,13 +243,13 @@ def _gchp_choices(settings: GCHPSettings) -> tuple[str, ...]:
 
 
 OURS = GCHPSettings(
-    epochs=12,
+    epochs=8,
     batch_size=256,
     learning_rate=3e-3,
     lr_schedule="one-cycle",
     history=10,
     gap="mixture",
-    normalisations=0,
+    normalisations=1,
     times=True,
 )
 SETS: dict[Source, str] = {
@@ -300,13 +300,9 @@ def recipes() -> tuple[Recipe, ...]:
         short = {"epochs": 5} if events in ("stackoverflow", "bookorder") else {}
         reading: dict[str, Any] = {"events": events, **READING[events], **short}
         decays = (0.05, 1.0, 20.0) if events in ("stackoverflow", "bookorder") else (2.0,)
+        hawkes = HawkesSettings(decays=decays, events=events, **READING[events])
         peers: tuple[tuple[str, str, Any, Any], ...] = (
-            (
-                "mle",
-                "a Hawkes process by maximum likelihood",
-                HawkesSettings(decays=decays, events=events, **READING[events]),
-                build_hawkes,
-            ),
+            ("mle", "a Hawkes process by maximum likelihood", hawkes, build_hawkes),
             ("rmtpp", "RMTPP, a recurrent process", RMTPPSettings(**reading), build_rmtpp),
             ("thp", "THP, a self-attentive process", THPSettings(**reading), build_thp),
         )

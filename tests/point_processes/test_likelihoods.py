@@ -158,7 +158,8 @@ def test_figures_are_sums_over_events_with_the_survival_at_the_end(name, batch):
     x, y = batch
     model = MODELS[name]
     found = model.own_figures([(x[:1], y[:1]), (x[1:], y[1:])])
-    likelihood, outlook = model.likelihood(x, y), model.outlook(x, y)
+    with torch.no_grad():
+        likelihood, outlook = model.likelihood(x, y), model.outlook(x, y)
     targets = y[y[..., 1] > NO_TARGET]
     events = targets[:, 1] >= 0
     assert found["count"] == int(events.sum()) == 6

@@ -37,7 +37,7 @@ def read_events(path: str | Path, *, labels: Sequence[str] | None = None) -> Eve
     if path.suffix != ".npz":
         return read_csv(path, labels=labels)
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in ("times", "marks", "offsets", "ends") if key in stored}
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); give a CSV file or an npz file that is whole") from error
@@ -163,7 +163,7 @@ def _require(*files: Path) -> None:
 def _arrays(file: Path, *names: str) -> dict[str, np.ndarray]:
     _require(file)
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file}: damaged ({error}); put the whole file there") from error

@@ -57,7 +57,7 @@ def test_subset_division_and_units():
 
 def test_ticks_are_spread_within_themselves():
     events = event_sequences([1.0, 1.0, 2.0, 0.0], [0, 1, 0, 1], [0, 3, 4])
-    with pytest.raises(DataError, match="same time.*resolution"):
+    with pytest.raises(DataError, match=r"same time.*resolution"):
         events.pieces(history=2)
     spread = events.spread(0.5, seed=0)
     assert (np.diff(spread.times[:3]) > 0).all()

@@ -99,17 +99,21 @@ class HawkesMLE(EventModel, Solver):
         if count == 0:
             raise UserError("there is no event to fit to: all targets are ends of sequences")
 
-        def states(decay: Tensor) -> Tensor:
-            return torch.cat([at_targets(self._states(x.double(), decay), y) for x, y in taken])
+        def features(decay: Tensor) -> tuple[Tensor, Tensor]:
+            state = torch.cat([at_targets(self._states(x.double(), decay), y) for x, y in taken])
+            left = torch.exp(-gap.unsqueeze(1) * decay).unsqueeze(1)
+            return (state * left * decay).flatten(1), (state * (1 - left)).sum(0)
 
-        fixed = None if self.fit_decays else states(self.decay.double())
+        fixed = None if self.fit_decays else features(self.decay.double())
+        time, own = gap.sum(), mark.clamp(min=0).unsqueeze(1)
 
         def cost(parameters: Tensor) -> Tensor:
             base, excitation, logarithm = parameters.split((marks, marks * marks * decays, len(parameters) - taken_up))
-            decay = logarithm.exp() if self.fit_decays else self.decay.double()
-            state = states(decay) if fixed is None else fixed
             alpha = excitation.view(marks, marks, decays)
-            return -_log_likelihood((base, alpha, decay), state, gap, mark).sum() / count
+            kept, gone = features(logarithm.exp()) if fixed is None else fixed
+            rates = (base + kept @ alpha.flatten(1).T).gather(1, own).squeeze(1)
+            hazard = base.sum() * time + (alpha.sum(0) * gone).sum()
+            return (hazard - torch.where(mark >= 0, torch.log(rates), torch.zeros_like(rates)).sum()) / count
 
         taken_up = marks + marks * marks * decays
         frequency = torch.bincount(mark[mark >= 0], minlength=marks).double() / gap.sum()
@@ -212,17 +216,6 @@ def decayed_sums(gaps: Tensor, values: Tensor, decay: Tensor) -> Tensor:
         apart = torch.cat((apart[:, :span], apart[:, span:] + apart[:, :-span]), 1)
         span *= 2
     return sums
-
-
-def _log_likelihood(parameters: tuple[Tensor, Tensor, Tensor], state: Tensor, gap: Tensor, mark: Tensor) -> Tensor:
-    """Of each target under base rates, excitation and decays, up to the unit; shape (targets,)."""
-    base, excitation, decay = parameters
-    left = torch.exp(-gap.unsqueeze(1) * decay)
-    own = mark.clamp(min=0)
-    weighted = (excitation * decay)[own]  # what excites the mark that was seen
-    rate = base[own] + torch.einsum("nkd,nkd,nd->n", weighted, state, left)
-    hazard = base.sum() * gap + torch.einsum("kd,nkd,nd->n", excitation.sum(0), state, 1 - left)
-    return torch.where(mark >= 0, torch.log(rate), torch.zeros_like(rate)) - hazard
 
 
 def _with_gradient(

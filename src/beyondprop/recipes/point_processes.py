@@ -269,6 +269,11 @@ READING: dict[Source, dict[str, Any]] = {
     "bookorder": {"history": 64, "targets": 64, "batch_size": 64},
     "file": {"history": 64, "targets": 64, "batch_size": 16},
 }
+# Attention pays for the square of a piece's length.
+ATTENTIVE: dict[Source, dict[str, Any]] = {
+    "simulated": {"history": 32, "targets": 64, "batch_size": 16},
+    "hawkes": {"history": 32, "targets": 64, "batch_size": 32},
+}
 LARGE: dict[str, Any] = {"epochs": 3, "batch_size": 512}
 BANDWIDTH = 5.5  # of the synthetic Hawkes set, whose mean gap is 2.77: the 2 of the paper's code in the set's own unit
 SETTINGS: dict[Source, GCHPSettings] = {
@@ -307,7 +312,7 @@ def recipes() -> tuple[Recipe, ...]:
         peers: tuple[tuple[str, str, Any, Any], ...] = (
             ("mle", "a Hawkes process by maximum likelihood", hawkes, build_hawkes),
             ("rmtpp", "RMTPP, a recurrent process", RMTPPSettings(**reading), build_rmtpp),
-            ("thp", "THP, a self-attentive process", THPSettings(**reading), build_thp),
+            ("thp", "THP, a self-attentive process", THPSettings(**reading | ATTENTIVE.get(events, {})), build_thp),
         )
         for suffix, model, settings, build in peers:
             add(f"{name}-{suffix}", f"{model}: {about}", settings, build)

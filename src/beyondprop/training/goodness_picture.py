@@ -39,7 +39,7 @@ def draw_goodness(gaps: Mapping[str, np.ndarray], title: str) -> bytes:
         longest = max(longest, float(-np.log1p(-ranks[-1])))
     left.plot([0, longest], [0, longest], color="#404040", linewidth=1.0, zorder=0)
     left.set(xlabel="unit exponential, quantiles", ylabel="rescaled gaps, quantiles", title="Quantiles")
-    left.set_ylim(0, 2 * longest)
+    left.set_ylim(0, min(2 * longest, 1.05 * max(longest, *(float(each.max()) for each in gaps.values()))))
     right.axhspan(-band, band, color="#404040", alpha=0.12, linewidth=0, label="95 % band")
     right.axhline(0, color="#404040", linewidth=1.0, zorder=0)
     right.set(xlabel="share of the gaps", ylabel="distribution function, model less data", title="Kolmogorov-Smirnov")

@@ -43,5 +43,6 @@ def draw_goodness(gaps: Mapping[str, np.ndarray], title: str) -> bytes:
     right.axhspan(-band, band, color="#404040", alpha=0.12, linewidth=0, label="95 % band")
     right.axhline(0, color="#404040", linewidth=1.0, zorder=0)
     right.set(xlabel="share of the gaps", ylabel="distribution function, model less data", title="Kolmogorov-Smirnov")
-    right.legend(frameon=False)
+    handles, names = right.get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, ncols=len(names), loc="outside lower center")
     return png(figure, left, right)

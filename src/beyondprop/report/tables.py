@@ -45,6 +45,7 @@ _EVENT_HEADS = (
     "Epochs",
     "Time a seed",
 )
+_IN_TIME = {"gap_nll": ".3f", "nll": ".3f", "gap_rmse": ".4g"}
 _CONSTANT, _REPEAT = "constant", "repeat the last mark"
 _FLOORS = ("memoryless_mse", "linear_filter_mse", "target_variance")
 MOST_RECIPES = 20  # of one system in a table: back-propagation has one beside nearly every other recipe
@@ -172,13 +173,13 @@ def events_table(results: Sequence[dict[str, Any]]) -> str:
         metrics, events = result["metrics"], result["settings"]["events"]
         if events not in told:
             told.append(events)
-            floors = [f"{metrics[f'constant_{name}']['mean']:.3f}" for name in ("gap_nll", "nll", "gap_rmse")]
+            floors = [f"{metrics[f'constant_{name}']['mean']:{form}}" for name, form in _IN_TIME.items()]
             right = [f"{100 * metrics[f'{name}_mark_accuracy']['mean']:.1f}" for name in ("constant", "repeat")]
             rows.append((f"{events}: {_CONSTANT}", *floors, right[0], "", "", "", ""))
             rows.append((f"{events}: {_REPEAT}", "", "", "", right[1], "", "", "", ""))
         spread = [
-            f"{metrics[name]['mean']:.3f}" + (f" ± {metrics[name]['std']:.3f}" if len(result["seeds"]) > 1 else "")
-            for name in ("gap_nll", "nll", "gap_rmse")
+            f"{metrics[name]['mean']:{form}}" + (f" ± {metrics[name]['std']:.1g}" if len(result["seeds"]) > 1 else "")
+            for name, form in _IN_TIME.items()
         ]
         rows.append(
             (

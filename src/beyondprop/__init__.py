@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from beyondprop.layers.spiking.encoders import LatencyEncoder, PoissonEncoder, PopulationEncoder
     from beyondprop.layers.spiking.linear import SpikingLinear
     from beyondprop.layers.spiking.readouts import FirstSpike, FirstSpikeLoss, SpikeCount, SpikeCountLoss
+    from beyondprop.point_processes import GCHP, HawkesMLE
     from beyondprop.rule import Rule
     from beyondprop.rules.local.cascaded_feedback import CascadedForwardDFA
     from beyondprop.rules.local.cascaded_forward import CascadedForward
@@ -116,8 +117,10 @@ _HOME = {
     "FirstSpikeLoss": "layers.spiking.readouts",
     "ForwardForward": "rules.local.forward_forward",
     "ForwardGradient": "rules.perturbation.forward_gradient",
+    "GCHP": "point_processes.gchp",
     "GaussNewtonTargets": "rules.signals.gauss_newton",
     "GradualPruning": "layers.sparse",
+    "HawkesMLE": "point_processes.hawkes",
     "HamiltonianEcho": "rules.relaxation.hamiltonian_echo",
     "HamiltonianSystem": "rules.relaxation.hamiltonian",
     "KolenPollack": "rules.signals.feedback_alignment",
@@ -190,6 +193,7 @@ __all__ = [
     "DRTP",
     "DTP",
     "DTPDR",
+    "GCHP",
     "LDRL",
     "QLSTM",
     "QRNN",
@@ -223,6 +227,7 @@ __all__ = [
     "GradualPruning",
     "HamiltonianEcho",
     "HamiltonianSystem",
+    "HawkesMLE",
     "KolenPollack",
     "LatencyEncoder",
     "LayerwisePerturbation",

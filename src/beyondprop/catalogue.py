@@ -30,6 +30,7 @@ from beyondprop.recipes import (
     local_losses,
     multiplexed,
     node_perturbation,
+    point_processes,
     quaternion,
     recurrent_echo,
     regularized_inversion,
@@ -81,7 +82,8 @@ class System:
         family: How it assigns credit: signals, local, perturbation, relaxation; or solvers.
         paper: Where it was published.
         rule: `module:Class` of a `Rule` or `Solver`.
-        recipes: Its experiments; `ID/digits` is the one that trains in seconds with nothing to download.
+        recipes: Its experiments.
+        quick: Variant of the recipe that trains in seconds with nothing to download.
     """
 
     id: str
@@ -90,6 +92,7 @@ class System:
     paper: Paper
     rule: str
     recipes: tuple[Recipe, ...]
+    quick: str = "digits"
 
     def load(self) -> type[Rule] | type[Solver]:
         """Import the class."""
@@ -881,6 +884,26 @@ SYSTEMS: tuple[System, ...] = (
         ),
         "beyondprop.solvers.threshold.network:ThresholdNetwork",
         threshold.RECIPES,
+    ),
+    System(
+        "gchp",
+        "Graph-convolutional Hawkes processes",
+        "point processes",
+        Paper(
+            "Mitigating Performance Saturation in Neural Marked Point Processes: Architectures and Loss Functions",
+            "Tianbo Li, Tianze Luo, Yiping Ke, Sinno Jialin Pan",
+            2021,
+            "2107.03354",
+            """@inproceedings{li2021mitigating,
+  title     = {Mitigating Performance Saturation in Neural Marked Point Processes: Architectures and Loss Functions},
+  author    = {Li, Tianbo and Luo, Tianze and Ke, Yiping and Pan, Sinno Jialin},
+  booktitle = {ACM SIGKDD Conference on Knowledge Discovery and Data Mining},
+  year      = {2021}
+}""",
+        ),
+        "beyondprop.point_processes.gchp:GCHP",
+        point_processes.RECIPES,
+        quick="simulated",
     ),
 )
 

@@ -35,6 +35,19 @@ _SOLVED_HEADS = (
     "Time a seed",
     "Departures",
 )
+_EVENT_HEADS = (
+    "Recipe",
+    "NLL of the gap",
+    "NLL of gap and mark",
+    "RMSE of the gap",
+    "Marks right, %",
+    "KS distance",
+    "Seeds",
+    "Epochs",
+    "Time a seed",
+)
+_IN_TIME = {"gap_nll": ".3f", "nll": ".3f", "gap_rmse": ".4g"}
+_CONSTANT, _REPEAT = "constant", "repeat the last mark"
 _FLOORS = ("memoryless_mse", "linear_filter_mse", "target_variance")
 MOST_RECIPES = 20  # of one system in a table: back-propagation has one beside nearly every other recipe
 _BENCHMARK_HEADS = ("Case", "Measured", "beyondprop", "Beside", "Theirs", "Ratio")
@@ -57,6 +70,7 @@ def tables(results: Path) -> dict[str, str]:
         "results": results_table(classified),
         "summary": summary_table(found),
         "sequence-results": errors_table(predicted),
+        "event-results": events_table([result for result in found if "gap_nll" in result["metrics"]]),
         "solved-results": solved_table([result for result in found if "solved" in result["metrics"]]),
         "systems": systems_table(),
     }
@@ -183,6 +197,42 @@ def errors_table(results: Sequence[dict[str, Any]]) -> str:
             )
         )
     return markdown_table(_ERROR_HEADS, rows)
+
+
+def events_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a result on events in time; before the first one on a set of events, what needs no model of the past.
+
+    Args:
+        results: Documents of the result files, in the order of their rows.
+    """
+    if not results:
+        return "No results yet."
+    rows: list[tuple[str, ...]] = []
+    told: list[str] = []
+    for result in results:
+        metrics, events = result["metrics"], result["settings"]["events"]
+        if events not in told:
+            told.append(events)
+            floors = [f"{metrics[f'constant_{name}']['mean']:{form}}" for name, form in _IN_TIME.items()]
+            right = [f"{100 * metrics[f'{name}_mark_accuracy']['mean']:.1f}" for name in ("constant", "repeat")]
+            rows.append((f"{events}: {_CONSTANT}", *floors, right[0], "", "", "", ""))
+            rows.append((f"{events}: {_REPEAT}", "", "", "", right[1], "", "", "", ""))
+        spread = [
+            f"{metrics[name]['mean']:{form}}" + (f" ± {metrics[name]['std']:.1g}" if len(result["seeds"]) > 1 else "")
+            for name, form in _IN_TIME.items()
+        ]
+        rows.append(
+            (
+                _label(result),
+                *spread,
+                f"{100 * metrics['mark_accuracy']['mean']:.1f}",
+                f"{metrics['ks_distance']['mean']:.3f}",
+                str(len(result["seeds"])),
+                str(result["settings"].get("epochs", "")),
+                duration(result["cost"]["train_seconds"]),
+            )
+        )
+    return markdown_table(_EVENT_HEADS, rows)
 
 
 def solved_table(results: Sequence[dict[str, Any]]) -> str:

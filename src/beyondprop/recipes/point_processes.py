@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from beyondprop.recipes.recipe import Experiment, Recipe, Schedule, Settings, SolverSettings
+from beyondprop.recipe import Experiment, Recipe, Schedule, Settings, SolverSettings
 from beyondprop.recipes.user_file import refuse_another, with_checksum
 
 if TYPE_CHECKING:

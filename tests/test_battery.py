@@ -1,4 +1,4 @@
-"""What every stepped rule must do, run over every entry of the catalogue. Nothing here knows a rule by name."""
+"""What every stepped rule must do, run over every entry of the catalogue that trains classifiers. Nothing here knows a rule by name."""
 
 import copy
 import weakref
@@ -13,7 +13,7 @@ from beyondprop.catalogue import SYSTEMS
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import Rule
 
-RULES = {system.id: system.load() for system in SYSTEMS if issubclass(system.load(), Rule)}
+RULES = {system.id: kind for system in SYSTEMS if issubclass(kind := system.load(), Rule) and kind.classifies}
 
 
 @pytest.fixture(params=RULES.values(), ids=RULES.keys())

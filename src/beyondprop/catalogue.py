@@ -80,7 +80,8 @@ class System:
         family: How it assigns credit: signals, local, perturbation, relaxation; or solvers.
         paper: Where it was published.
         rule: `module:Class` of a `Rule` or `Solver`.
-        recipes: Its experiments; `ID/digits` is the one that trains in seconds with nothing to download.
+        recipes: Its experiments.
+        quick: Variant of the recipe that trains in seconds with nothing to download.
     """
 
     id: str
@@ -89,6 +90,7 @@ class System:
     paper: Paper
     rule: str
     recipes: tuple[Recipe, ...]
+    quick: str = "digits"
 
     def load(self) -> type[Rule] | type[Solver]:
         """Import the class."""

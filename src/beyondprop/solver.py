@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,11 @@ class Solver(nn.Module, ABC):
 
     Attributes:
         passes: Names of the passes, in order; one for each time that the data are gone over.
+        classifies: As of a `Rule`.
     """
 
     passes: tuple[str, ...] = ("solve",)
+    classifies: ClassVar[bool] = True
 
     @classmethod
     def supports_classifier(cls, network: nn.Module, example: Tensor) -> str | None:

@@ -86,7 +86,7 @@ def _tell(loaded: Any, folder: Path, output: Output, *, with_measures: bool) -> 
     say(f"{loaded.recipe.id}, {output.split} split: {figures['count']} samples, {folder}")
     if not (folder / "result.json").exists():
         say("the run is not finished: these are the weights of its last checkpoint")
-    single = {name: figures[name] for name in ("accuracy", "loss") if name in figures}
+    single = {name: value for name, value in figures.items() if name != "count"}
     single |= {name: value for name, value in measures.items() if not isinstance(value, list)}
     say(aligned([(in_words(name), in_figures(name, value)) for name, value in single.items()]))
     for name, values in measures.items():

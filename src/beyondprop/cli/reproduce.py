@@ -74,7 +74,7 @@ def run(argv: list[str]) -> None:
 
 def _summarise(path: Path, result: dict[str, Any]) -> None:
     metrics, seeds = result["metrics"], f"(seeds: {len(result['seeds'])})"
-    if "test_mse" in metrics:
+    if "test_accuracy" not in metrics:
         for name, figure in metrics.items():
             say(f"{name:15}{figure['mean']:.4g} ± {figure['std']:.2g} {seeds}")
     else:

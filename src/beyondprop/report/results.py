@@ -20,6 +20,7 @@ _FIELDS = {
     "environment": dict,
 }
 
+OWN = ("nll",)  # what rules that measure themselves tell first
 
 _ROW_FIELDS = {"case", "metric", "ours", "peer", "peer_value", "ratio"}
 
@@ -33,7 +34,7 @@ def read_result(path: Path) -> dict[str, Any]:
     document = _read_json(path)
     whole = isinstance(document, dict) and document.keys() >= _FIELDS.keys()
     whole = whole and all(isinstance(document[name], kind) for name, kind in _FIELDS.items())
-    if not whole or not document["metrics"].keys() & {"test_accuracy", "test_mse"} or not document["settings"]:
+    if not whole or not document["metrics"].keys() & {"test_accuracy", "test_mse", *OWN} or not document["settings"]:
         raise UserError(f"{path} is no result file of `beyondprop reproduce`: move it elsewhere")
     return document
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import platform
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,14 @@ from beyondprop.training.sources import Source, device_of
 
 PRECISIONS = ("float32", "bf16")
 logger = logging.getLogger("beyondprop.training")
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A rule or solver whose predictions are neither classes nor the targets' own numbers, and that measures itself."""
+
+    def own_figures(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Its figures on a split: `count`, `loss`, and others of its own, which results tell by their names."""
 
 
 def evaluate(
@@ -37,7 +46,8 @@ def evaluate(
 
     Returns:
         `count`, the number of samples, or of steps where each has a class; `accuracy` in 0..1 and `loss`, the mean
-        cross-entropy in nats. For regression there is no accuracy, and `loss` is the mean squared error.
+        cross-entropy in nats. For regression there is no accuracy, and `loss` is the mean squared error. Of a `Measured`
+        rule, what it tells itself.
 
     Raises:
         UserError: There are no batches, one is no pair, targets and scores do not fit, or a label is no class index.
@@ -47,6 +57,9 @@ def evaluate(
     0.5
     """
     device = device_of(rule)
+    if isinstance(rule, Measured):
+        with evaluating(rule), torch.inference_mode(), autocast(device, precision):
+            return rule.own_figures(Source(batches, device).open(0))
     count, classified = 0, True
     correct, loss = torch.zeros(2, device=device)  # read once, at the end
     with evaluating(rule), torch.inference_mode(), autocast(device, precision):

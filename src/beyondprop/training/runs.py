@@ -33,8 +33,9 @@ class Outcome:
 
     Attributes:
         metrics: `test_accuracy` (of the last epoch), `train_accuracy` (on at most 10000 images), `validation_accuracy`
-            where images were held out, all in 0..1; for regression `test_mse` and so on, mean squared errors; and the
-            experiment's own measures.
+            where images were held out, all in 0..1; for regression `test_mse` and so on, mean squared errors; of a
+            rule that measures itself its own figures, without `test_` in their names; and the experiment's own
+            measures.
         folder: The run folder.
         train_seconds: Spent in training steps, over all pieces of the run.
         images_per_second: Training images, over the same time.
@@ -197,11 +198,22 @@ def _final_metrics(built: LoadedRun) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for name, images in splits.items():
         if images is not None:
-            figures = built.evaluate(images)
-            metrics |= (
-                {f"{name}_accuracy": figures["accuracy"]} if "accuracy" in figures else {f"{name}_mse": figures["loss"]}
-            )
+            metrics |= _named(built.evaluate(images), name)
     return metrics | built.measures(built.splits.test)
+
+
+def _named(figures: dict[str, float], split: str) -> dict[str, float]:
+    """The figures of a split that results tell; those of a rule that measures itself keep their names on the test split.
+
+    >>> _named({"accuracy": 0.9, "loss": 0.1, "count": 5}, "test"), _named({"loss": 0.1, "count": 5}, "train")
+    ({'test_accuracy': 0.9}, {'train_mse': 0.1})
+    """
+    if "accuracy" in figures:
+        return {f"{split}_accuracy": figures["accuracy"]}
+    own = {name: value for name, value in figures.items() if name not in ("loss", "count")}
+    if not own:
+        return {f"{split}_mse": figures["loss"]}
+    return own if split == "test" else {f"{split}_{name}": value for name, value in own.items()}
 
 
 def headline(metrics: dict[str, Any]) -> tuple[str, str]:
@@ -212,7 +224,10 @@ def headline(metrics: dict[str, Any]) -> tuple[str, str]:
     """
     if "test_accuracy" in metrics:
         return "test accuracy", f"{100 * metrics['test_accuracy']:.2f} %"
-    return "test error", f"{metrics['test_mse']:.4g} (mean squared)"
+    if "test_mse" in metrics:
+        return "test error", f"{metrics['test_mse']:.4g} (mean squared)"
+    name, value = next(iter(metrics.items()))  # of a rule that measures itself, what it tells first
+    return f"test {name}", f"{value:.4g}"
 
 
 def outcome_of(run: RunFolder) -> Outcome:

@@ -1,4 +1,4 @@
-"""What every stepped rule must do, run over every entry of the catalogue that trains classifiers. Nothing here knows a rule by name."""
+"""What every stepped rule must do, run over every catalogue entry that classifies. Nothing here knows one by name."""
 
 import copy
 import weakref

@@ -36,8 +36,8 @@ class Rule(nn.Module, ABC):
             one.
         follows_gradient: Whether a small enough step against `.grad` lowers the loss that `backward` returns. Rules
             whose direction only agrees with the gradient on average, or not at all, say False.
-        classifies: Whether it can train a classifier; else `for_classifier` refuses, and it measures itself (`own_figures`,
-            see `beyondprop.training.evaluation.evaluate`).
+        classifies: Whether it can train a classifier; else `for_classifier` refuses, and it measures itself
+            (`own_figures`, see `beyondprop.training.evaluation.evaluate`).
         stage_span: How long a stage lasts: `"training"` gives each stage its epochs before the next one begins,
             `"epoch"` walks through all stages in every epoch, one pass over the data for each.
     """

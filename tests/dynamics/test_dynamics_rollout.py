@@ -9,6 +9,7 @@ from beyondprop.dynamics.local_model import LocalModel
 from beyondprop.dynamics.rollout import coupling_input, roll_out
 
 NODES, STEPS, H = 4, 12, 0.05
+WANTED = {"interval": H, "coupled": (0,), "drive": None, "kept": 1, "parameters": True}
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,7 @@ def loss_of(model, weights, starts, target, **options):
 
 
 def forward_sensitivities(model, weights, start, coupled):
-    """The recursion, node by node and weight by weight: S_k(t + 1) = (I + h Df(x_k)) S_k
-    + h e_c [d_ki (x_j - x_i) + sum_l w_kl (S_l - S_k)], of Euler's scheme."""
+    """Euler's recursion: S_k(t + 1) = (I + h Df(x_k)) S_k + h e_c [d_ki (x_j - x_i) + sum_l w_kl (S_l - S_k)]."""
     x, s = start, torch.zeros(NODES, NODES, NODES, 3)  # s[i, j, k]: dx_k / dw_ij
     states, found = [x], [s]
     for _ in range(STEPS):
@@ -94,7 +94,7 @@ def test_gradients_of_windows_equal_finite_differences(substeps):
         (at(weights, starts + step) - at(weights, starts - step)) / (2 * e), rel=1e-5
     )
     with torch.no_grad():
-        last = list(model.parameters())[0]
+        last = next(iter(model.parameters()))
         last[1, 2] += e
         above = at(weights, starts)
         last[1, 2] -= 2 * e
@@ -119,7 +119,9 @@ def test_runge_and_kutta_have_order_four_and_euler_one():
 def test_a_drive_is_read_at_start_middle_and_end():
     """dx/dt = u(t) alone: Simpson's rule, exact for cubics."""
     t = torch.linspace(0, 1, 2 * 4 + 1)
-    found = roll_out(lambda x: x[..., 1:], torch.zeros(2, 2), torch.zeros(1, 2, 1), 4, 0.25, drive=(t**3)[None, :, None])
+    found = roll_out(
+        lambda x: x[..., 1:], torch.zeros(2, 2), torch.zeros(1, 2, 1), 4, 0.25, drive=t[None, :, None] ** 3
+    )
     torch.testing.assert_close(found[0, :, 0, 0], torch.arange(5) ** 4 / 4**5)
 
 
@@ -146,9 +148,9 @@ def test_sensitivities_are_those_of_the_trajectory():
         return roll_out(lambda x: torch.func.functional_call(model, named, (x,)), weights, starts, steps, 0.01)[0]
 
     arguments = (starts[:1], none, *own.values())
-    by_start, by_weights, *by_parameters = torch.func.jacfwd(run, tuple(range(len(arguments))))(*arguments)
+    by_start, by_weights, *by_parameters = torch.func.jacrev(run, tuple(range(len(arguments))))(*arguments)
     states = run(*arguments).detach()[None]
-    found = sensitivities(model, none, states, torch.arange(NODES), 0.01, (0,), None, 1, parameters=True)
+    found = sensitivities(model, none, states, torch.arange(NODES), **WANTED | {"interval": 0.01})
     shape, others = (NODES, steps + 1, 3), others_of(NODES)
     exact = torch.stack([by_start[:, k, :, 0, k] for k in range(NODES)])
     torch.testing.assert_close(found.start.view(*shape, 3), exact, rtol=1e-3, atol=1e-5)
@@ -163,8 +165,8 @@ def test_curvature_is_that_of_the_squared_error_without_the_starts():
     model, weights, starts = problem()
     scale = torch.tensor([1.0, 2.0, 0.5])
     states = roll_out(model, weights, starts, STEPS, H).detach()
-    found = curvature(model, weights, states, scale, H, (0,), None, stride=1, kept=1, parameters=True, chunk=3)
-    s = sensitivities(model, weights, states, torch.arange(NODES), H, (0,), None, 1, parameters=True)
+    found = curvature(model, weights, states, scale, stride=1, chunk=3, **WANTED)
+    s = sensitivities(model, weights, states, torch.arange(NODES), **WANTED)
     units = 1 / scale.repeat(STEPS + 1)[:, None]
     for k in range(NODES):
         gram, mixed = 0, 0

@@ -14,7 +14,7 @@ from beyondprop.dynamics.local_model import LocalModel
 from beyondprop.dynamics.rollout import roll_out
 
 RIDGE = 1e-6  # of the curvature by weights, relative to its mean: for nodes that move together
-LEAST_GAIN = 1e-4  # a round that lowers the loss by less, relatively, is the last
+LEAST_GAIN = 1e-3  # a round that lowers the loss by less, relatively, is the last
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Windows:
 
     @property
     def drive_at_samples(self) -> Tensor | None:
-        """u at the samples alone."""
+        """U at the samples alone."""
         return None if self.drive is None else self.drive[:, :: 2 * self.substeps]
 
 
@@ -152,7 +152,9 @@ class Alternation:
         that the local model does not creep towards what the weights are to explain.
         """
         here, found = self._at, self._curvature_at(self._at, parameters=True)
-        assert found.local is not None and found.mixed is not None and found.following is not None
+        assert found.local is not None
+        assert found.mixed is not None
+        assert found.following is not None
         held, mixed = self._held(found.rows), found.mixed * self._free[:, :, None]
         rows = (here.by_weights.gather(1, self._others) - self._followed(found.across, here.by_starts)) * self._free
         own = here.by_parameters - torch.einsum("wkcp,wkc->p", found.following, here.by_starts)
@@ -222,9 +224,9 @@ class Alternation:
             here.weights,
             here.states,
             windows.scale,
-            windows.interval,
-            windows.coupled,
-            windows.drive_at_samples,
+            interval=windows.interval,
+            coupled=windows.coupled,
+            drive=windows.drive_at_samples,
             stride=self._stride,
             kept=self._kept,
             parameters=parameters,

@@ -15,7 +15,9 @@ Array = NDArray[np.float64]
 Slope = Callable[[float, Array], Array]
 
 
-def free_run(slope: Slope, starts: Array, steps: int, interval: float, begin: float = 0.0, substeps: int = 4) -> Array:
+def free_run(
+    slope: Slope, starts: Array, steps: int, interval: float, *, begin: float = 0.0, substeps: int = 4
+) -> Array:
     """Integrate by RK4 from many starts side by side.
 
     Args:
@@ -44,7 +46,7 @@ def free_run(slope: Slope, starts: Array, steps: int, interval: float, begin: fl
 
 
 def noisy_starts(
-    series: NetworkSeries, interval: float, noise: float, count: int, horizon: int, seed: int = 0
+    series: NetworkSeries, interval: float, noise: float, *, count: int, horizon: int, seed: int = 0
 ) -> tuple[Array, Array]:
     """Starts on a test series with noise, at whole periods of the drive, and what truly follows.
 
@@ -59,7 +61,8 @@ def noisy_starts(
     Returns:
         Starts, shape (count, nodes, components); the truth, shape (count, horizon + 1, nodes, components).
     """
-    assert series.clean is not None and series.system is not None
+    assert series.clean is not None
+    assert series.system is not None
     period = round(series.system.period / interval) if series.system.period else 1
     last = len(series.clean) - 1 - horizon
     firsts = np.unique(np.linspace(0, last, count).astype(int) // period * period)
@@ -77,7 +80,8 @@ def valid_time(run: Array, truth: Array, scale: Array, interval: float) -> float
 def true_run(series: NetworkSeries, starts: Array, steps: int, interval: float, coupled: tuple[int, ...]) -> Array:
     """The true network from these starts, at the time of the series' first sample."""
     system, weights = series.system, series.weights
-    assert system is not None and weights is not None
+    assert system is not None
+    assert weights is not None
     return free_run(
-        lambda t, x: network_slope(system, weights, coupled, t, x), starts, steps, interval, series.begin
+        lambda t, x: network_slope(system, weights, coupled, t, x), starts, steps, interval, begin=series.begin
     )

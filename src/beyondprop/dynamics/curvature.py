@@ -52,11 +52,11 @@ def sensitivities(
     weights: Tensor,
     states: Tensor,
     nodes: Tensor,
+    *,
     interval: float,
     coupled: tuple[int, ...],
     drive: Tensor | None,
     kept: int,
-    *,
     parameters: bool,
 ) -> _Sensitivities:
     """Carry dx_k/d(start), dx_k/dw_kj and dx_k/dtheta along a trajectory.
@@ -126,10 +126,10 @@ def curvature(
     weights: Tensor,
     states: Tensor,
     scale: Tensor,
+    *,
     interval: float,
     coupled: tuple[int, ...],
     drive: Tensor | None,
-    *,
     stride: int,
     kept: int,
     parameters: bool,
@@ -152,11 +152,23 @@ def curvature(
     """
     windows, samples, count, components = states.shape
     thinned = None if drive is None else drive[:, ::stride]
-    rows, starts, across, mixed, following = ([] for _ in range(5))  # type: tuple[list[Tensor], ...]
+    rows: list[Tensor] = []
+    starts: list[Tensor] = []
+    across: list[Tensor] = []
+    mixed: list[Tensor] = []
+    following: list[Tensor] = []
     local: Tensor | None = None
     for nodes in torch.arange(count, device=states.device).split(chunk):
         found = sensitivities(
-            model, weights, states[:, ::stride], nodes, stride * interval, coupled, thinned, kept, parameters=parameters
+            model,
+            weights,
+            states[:, ::stride],
+            nodes,
+            interval=stride * interval,
+            coupled=coupled,
+            drive=thinned,
+            kept=kept,
+            parameters=parameters,
         )
         units = (samples / -(-samples // stride)) ** 0.5 / scale.repeat(found.start.shape[1] // components)[:, None]
         start, shape = found.start * units, (windows, len(nodes), components)

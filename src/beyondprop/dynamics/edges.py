@@ -33,8 +33,8 @@ class Edges(NamedTuple):
 def sparse_posterior(precision: Array, found: Array, *, sweeps: int = 400, seed: int = 0) -> Edges:
     """Draw from the posterior of sparse rows by Gibbs sampling, all rows side by side.
 
-    A weight is zero with probability 1 - s, and else drawn from N(c, v^2) (spike and slab: George and McCulloch 1993); s,
-    c and v are the same for all weights and are drawn along. The data speak through exp(-(w - w^)' P (w - w^) / 2).
+    A weight is zero with probability 1 - s, and else drawn from N(c, v^2) (spike and slab: George and McCulloch 1993);
+    s, c and v are the same for all weights and are drawn along. The data speak through exp(-(w - w^)' P (w - w^) / 2).
 
     Args:
         precision: P of each row, shape (rows, weights, weights).

@@ -15,7 +15,13 @@ SAMPLES = 4000  # that the local model is first fitted to
 
 
 def first_guess(
-    model: LocalModel, states: Tensor, slopes: Tensor, drive: Tensor | None, coupled: tuple[int, ...], steps: int = 40
+    model: LocalModel,
+    states: Tensor,
+    slopes: Tensor,
+    *,
+    drive: Tensor | None,
+    coupled: tuple[int, ...],
+    steps: int = 40,
 ) -> Tensor:
     """Guess the weights over random features as local model, and fit the local model to what is left of the slopes.
 
@@ -83,15 +89,15 @@ def _levenberg_marquardt(model: LocalModel, x: Tensor, slopes: Tensor, steps: in
     found = residual()
     loss = float(found.square().sum())
     for _ in range(steps):
-        jacobian = (model.jacobians(x)[1] / model.rate[:, None]).flatten(0, 1)  # type: ignore[operator]
+        by_parameters = model.jacobians(x)[1]
+        assert by_parameters is not None
+        jacobian = (by_parameters / model.rate[:, None]).flatten(0, 1)
         gram, moment = (jacobian.T @ jacobian).double(), (jacobian.T @ found.flatten()).double()
         floor = gram.diagonal() + 1e-9 * gram.diagonal().max()
         before = [p.clone() for p in parameters]
         for _ in range(8):
             step = -torch.linalg.solve(gram + damping * torch.diag(floor), moment)
-            torch.nn.utils.vector_to_parameters(
-                torch.cat([p.flatten() for p in before]) + step.to(x), parameters
-            )
+            torch.nn.utils.vector_to_parameters(torch.cat([p.flatten() for p in before]) + step.to(x), parameters)
             tried = residual()
             if float(tried.square().sum()) < loss:
                 break

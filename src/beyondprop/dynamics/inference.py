@@ -22,7 +22,7 @@ LIKELY = 0.05  # an edge with a smaller probability is held at zero in the last 
 
 
 class NetworkInference(Solver):
-    """Backpropagation on Dynamical Networks (Tan, Correa, Stemler, Small, arXiv 2207.03093): weights and local dynamics.
+    """Backpropagation on Dynamical Networks (Tan, Correa, Stemler, Small, arXiv 2207.03093): weights, local dynamics.
 
     Every node follows the same unknown equation, and is pulled by others:
 
@@ -79,7 +79,7 @@ class NetworkInference(Solver):
         period: float = 0.0,
         hidden: int = 16,
         windows: tuple[int, ...] = (16, 32, 48),
-        rounds: int = 4,
+        rounds: int = 8,
         sparse: bool = True,
         substeps: int = 1,
     ) -> None:
@@ -205,7 +205,9 @@ class NetworkInference(Solver):
         self.scale.copy_(states.flatten(0, 2).std(0).clamp(min=1e-12))
         drive = self._drive(torch.arange(series.shape[1]), 1)
         at_samples = None if drive is None else drive[:, 0].repeat(len(series), 1)
-        guess = first_guess(self.local, states.flatten(0, 1), slopes.flatten(0, 1), at_samples, self.coupled)
+        guess = first_guess(
+            self.local, states.flatten(0, 1), slopes.flatten(0, 1), drive=at_samples, coupled=self.coupled
+        )
         self.weights.copy_(guess)
 
     def _alternate(self, series: Tensor, length: int, sparse: bool) -> None:

@@ -43,7 +43,9 @@ def cubics(x: Array) -> Array:
     """`polynomials` and every product of three."""
     count = x.shape[-1]
     triples = [(i, j, k) for i in range(count) for j in range(i, count) for k in range(j, count)]
-    return np.concatenate((polynomials(x), np.stack([x[..., i] * x[..., j] * x[..., k] for i, j, k in triples], -1)), -1)
+    return np.concatenate(
+        (polynomials(x), np.stack([x[..., i] * x[..., j] * x[..., k] for i, j, k in triples], -1)), -1
+    )
 
 
 def least_squares(
@@ -84,7 +86,7 @@ def least_squares(
         weights[k, others] = np.linalg.lstsq(triangle, basis.T @ (wanted - blocks @ own), rcond=1e-12)[0]
     coefficients = np.linalg.lstsq(functions.reshape(-1, count), slopes.reshape(-1, states.shape[2]), rcond=1e-12)[0]
     coefficients[:, coupled] = own.reshape(len(coupled), count).T
-    return Regression(weights, coefficients, library)
+    return Regression(weights, np.asarray(coefficients, np.float64), library)
 
 
 def sparse_regression(

@@ -1,9 +1,10 @@
-"""Figures and a picture of an inferred network beside the truth and beside closed forms."""
+"""Figures of an inferred network beside the truth and beside closed forms."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from beyondprop.data import Splits
 from beyondprop.dynamics.comparison import free_run, noisy_starts, true_run, valid_time
 from beyondprop.dynamics.inference import NetworkInference
-from beyondprop.dynamics.pictures import draw_network
 from beyondprop.dynamics.regression import Regression, cubics, least_squares, polynomials, sparse_regression
 from beyondprop.dynamics.scores import edge_auc, weight_rmse
 from beyondprop.dynamics.series import NetworkSeries
 from beyondprop.dynamics.smoothing import central_differences, smooth
+from beyondprop.dynamics.systems import Chua
 
 Array = NDArray[np.float64]
 
@@ -47,19 +48,18 @@ def report(inference: NetworkInference, asked: Asked, splits: Splits) -> dict[st
         splits: As `network_series` makes them.
 
     Returns:
-        `edge_auc`, by the size of the weights; `weight_rmse`; `local_rmse`, of f on the attractor of one node alone,
-        in units of the true slopes' deviation; `valid_time` and `true_valid_time` of free runs from the same noisy starts,
-        and `valid_time_ratio`. The same with the prefixes `least_squares_` and `sparse_regression_`, from central
-        differences, and with `smoothed_` before those, from the series that the inference begins with.
+        `edge_auc`, by the size of the weights, and `probability_auc`; `weight_rmse`; `local_rmse`, of f on the
+        attractor of one node alone, in units of the true slopes' deviation; `valid_time` and `true_valid_time` of free
+        runs from the same noisy starts, and `valid_time_ratio`. The same with the prefixes `least_squares_` and
+        `sparse_regression_`, from central differences, and with `smoothed_` before those, from the smoothed series.
     """
     train, test = splits
-    assert isinstance(train, NetworkSeries) and isinstance(test, NetworkSeries)
-    assert train.clean is not None and train.weights is not None
-    starts, truth = noisy_starts(test, asked.interval, max(asked.noise, asked.start_noise), asked.starts, asked.horizon)
-    scale = truth.std((0, 1, 2))
-    reference = valid_time(true_run(test, starts, asked.horizon, asked.interval, inference.coupled), truth, scale,
-                           asked.interval)  # fmt: skip
-    own = inference.predict(starts, asked.horizon).double().numpy()
+    assert isinstance(train, NetworkSeries)
+    assert isinstance(test, NetworkSeries)
+    assert train.weights is not None
+    truth, true, own = free_runs(inference, asked, test)
+    starts, scale = true[:, 0], truth.std((0, 1, 2))
+    reference = valid_time(true, truth, scale, asked.interval)
     found = {
         "edge_auc": edge_auc(inference.weights.abs().numpy(), train.weights),
         "probability_auc": edge_auc(inference.probability.numpy(), train.weights),
@@ -81,7 +81,7 @@ def report(inference: NetworkInference, asked: Asked, splits: Splits) -> dict[st
                 given[..., c] += x[..., c] @ weights.T - weights.sum(1) * x[..., c]
             return given
 
-        run = free_run(coupled, starts, asked.horizon, asked.interval, test.begin, substeps=1)
+        run = free_run(coupled, starts, asked.horizon, asked.interval, begin=test.begin, substeps=1)
         found |= {
             f"{name}_edge_auc": edge_auc(np.abs(weights), train.weights),
             f"{name}_weight_rmse": weight_rmse(weights, train.weights),
@@ -91,17 +91,27 @@ def report(inference: NetworkInference, asked: Asked, splits: Splits) -> dict[st
     return found
 
 
-def picture(inference: NetworkInference, asked: Asked, splits: Splits) -> bytes:
-    """Draw weights, a free run on the attractor, and the error of free runs over time."""
-    train, test = splits
-    assert isinstance(train, NetworkSeries) and isinstance(test, NetworkSeries)
-    assert train.weights is not None
-    noise = max(asked.noise, asked.start_noise)
-    starts, truth = noisy_starts(test, asked.interval, noise, asked.starts, asked.horizon)
+class Runs(NamedTuple):
+    """Free runs from the same noisy starts, all of shape (starts, time, nodes, components).
+
+    Attributes:
+        truth: What truly follows the starts without noise.
+        true: The true network.
+        own: The inferred one.
+    """
+
+    truth: Array
+    true: Array
+    own: Array
+
+
+def free_runs(inference: NetworkInference, asked: Asked, test: NetworkSeries) -> Runs:
+    """Run both networks from starts on a test series."""
+    starts, truth = noisy_starts(
+        test, asked.interval, max(asked.noise, asked.start_noise), count=asked.starts, horizon=asked.horizon
+    )
     true = true_run(test, starts, asked.horizon, asked.interval, inference.coupled)
-    own = inference.predict(starts, asked.horizon).double().numpy()
-    return draw_network(train.weights, inference.weights.numpy(), truth, true, own, asked.interval,
-                        title=f"{inference.nodes} nodes, {100 * asked.noise:g} % noise, starts {100 * noise:g} %")  # fmt: skip
+    return Runs(truth, true, inference.predict(starts, asked.horizon).double().numpy())
 
 
 class _Library(Protocol):
@@ -128,7 +138,7 @@ def _closed_forms(
         phase = np.broadcast_to(omega * np.asarray(t), x.shape[:-1])
         return np.concatenate((found, np.cos(phase)[..., None], np.sin(phase)[..., None]), axis=-1)
 
-    times = train.begin + asked.interval * np.arange(len(series))[:, None]
+    times: Array = np.asarray(train.begin + asked.interval * np.arange(len(series))[:, None], np.float64)
     smoothed = smooth(series, asked.interval)
     sources = (
         ("", times[1:-1], *central_differences(series, asked.interval)),
@@ -158,13 +168,12 @@ def _slope(inference: NetworkInference, t: float, x: Array) -> Array:
 
 def _local_rmse(series: NetworkSeries, interval: float, slope: _Slope) -> float:
     """Of f at states of a node alone, each at its phase of the drive; the true parameters are those of the first."""
-    assert series.alone is not None and series.system is not None
-    step = round(series.system.period / interval / 8) if series.system.period else len(series.alone)
+    assert series.alone is not None
+    assert series.system is not None
+    period = round(series.system.period / interval)
     differences, sizes = [], []
-    for first in range(8 if series.system.period else 1):
-        states = series.alone[first * step :: round(series.system.period / interval)] if series.system.period else (
-            series.alone)  # fmt: skip
-        t = first * step * interval
+    for first in range(0, period, max(1, period // 8)) if period else (0,):
+        states, t = (series.alone[first::period] if period else series.alone), first * interval
         true = _true_slope(series, t, states)
         differences.append(slope(t, states[:, None])[:, 0] - true)
         sizes.append(true)
@@ -174,10 +183,8 @@ def _local_rmse(series: NetworkSeries, interval: float, slope: _Slope) -> float:
 
 def _true_slope(series: NetworkSeries, t: float, states: Array) -> Array:
     """Of identical nodes, or of the mean parameter."""
-    from dataclasses import replace  # noqa: PLC0415
-
     system = series.system
     assert system is not None
-    if isinstance(getattr(system, "a", 0.0), tuple):
-        system = replace(system, a=float(np.mean(system.a)))  # type: ignore[union-attr]
+    if isinstance(system, Chua):
+        system = replace(system, a=float(np.mean(system.a)))
     return system.slope(t, states)

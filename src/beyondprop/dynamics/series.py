@@ -106,10 +106,7 @@ def network_series(
         )
         seen = clean if part else observe(clean, noise, seed=seed)
         flat = torch.from_numpy(seen).float().flatten(1)[None]
-        sets.append(
-            NetworkSeries(
-                flat[:, :-1].contiguous(), flat[:, 1:].contiguous(), flat.shape[2], "network-series", None,
-                system=own, weights=weights, clean=clean, alone=alone, begin=washout,
-            )  # fmt: skip
-        )
+        truth = {"system": own, "weights": weights, "clean": clean, "alone": alone, "begin": washout}
+        inputs, targets = flat[:, :-1].contiguous(), flat[:, 1:].contiguous()
+        sets.append(NetworkSeries(inputs, targets, flat.shape[2], "network-series", None, **truth))  # type: ignore[arg-type]
     return Splits(*sets)

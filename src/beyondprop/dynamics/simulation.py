@@ -1,8 +1,9 @@
-"""Simulated networks: random graphs, and integration by scipy's solvers, with noise in the process and in what is seen."""
+"""Simulated networks: random graphs, and integration by scipy's solvers, with noise of process and observation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +108,14 @@ def simulate(
     first = begin + washout
     times = first + interval * np.arange(steps)
     if process_noise:
-        found = _noisy(system, weights, coupled, starts, begin, times, interval, process_noise, random)
+        found = _noisy(
+            lambda t, x: network_slope(system, weights, coupled, t, x),
+            starts,
+            np.concatenate(([begin], times)),
+            step=interval / 10,
+            noise=process_noise,
+            random=random,
+        )
     else:
         solved = solve_ivp(
             lambda t, s: network_slope(system, weights, coupled, t, s.reshape(nodes, -1)).ravel(),
@@ -125,34 +133,33 @@ def simulate(
 
 
 def _noisy(
-    system: System,
-    weights: Array,
-    coupled: Sequence[int],
+    slope: Callable[[float, Array], Array],
     x: Array,
-    begin: float,
     times: Array,
-    interval: float,
+    *,
+    step: float,
     noise: float,
     random: np.random.Generator,
-    substeps: int = 10,
 ) -> Array:
-    h, t, found = interval / substeps, begin, []
-
-    def drift(t: float, x: Array, h: float) -> Array:
-        k1 = network_slope(system, weights, coupled, t, x)
-        k2 = network_slope(system, weights, coupled, t + h / 2, x + h / 2 * k1)
-        k3 = network_slope(system, weights, coupled, t + h / 2, x + h / 2 * k2)
-        k4 = network_slope(system, weights, coupled, t + h, x + h * k3)
-        return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-
-    for until in times:
-        while t < until - h / 2:
-            x = drift(t, x, h / 2)
+    """States at all times but the first, at which x is the state; in steps of about `step`."""
+    found = []
+    for t, until in pairwise(times):
+        count = round((until - t) / step)
+        h = (until - t) / max(count, 1)
+        for number in range(count):
+            x = _drift(slope, t + h * number, x, h / 2)
             x = x + noise * np.sqrt(h) * random.standard_normal(x.shape)
-            x = drift(t + h / 2, x, h / 2)
-            t += h
+            x = _drift(slope, t + h * (number + 0.5), x, h / 2)
         found.append(x)
     return np.stack(found)
+
+
+def _drift(slope: Callable[[float, Array], Array], t: float, x: Array, h: float) -> Array:
+    k1 = slope(t, x)
+    k2 = slope(t + h / 2, x + h / 2 * k1)
+    k3 = slope(t + h / 2, x + h / 2 * k2)
+    k4 = slope(t + h, x + h * k3)
+    return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
 
 def observe(series: Array, noise: float, *, seed: int = 0) -> Array:

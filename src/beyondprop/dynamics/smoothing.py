@@ -64,12 +64,16 @@ def smooth(series: NDArray[np.floating], interval: float, half_widths: Sequence[
     return Smoothed(states, slopes, tuple(chosen))
 
 
-def central_differences(series: NDArray[np.floating], interval: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def central_differences(
+    series: NDArray[np.floating], interval: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """States without the first and last sample, and their slopes (x(t + h) - x(t - h)) / 2h.
 
     Args:
         series: Shape (..., time, nodes, components), at least three samples in time.
         interval: h.
     """
-    series = np.asarray(series, np.float64)
-    return series[..., 1:-1, :, :], (series[..., 2:, :, :] - series[..., :-2, :, :]) / (2 * interval)
+    values: NDArray[np.float64] = np.asarray(series, np.float64)
+    return values[..., 1:-1, :, :], np.asarray(
+        (values[..., 2:, :, :] - values[..., :-2, :, :]) / (2 * interval), np.float64
+    )

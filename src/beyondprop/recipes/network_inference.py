@@ -48,7 +48,7 @@ class NetworkSettings(SolverSettings):
     """Width of the local model's two hidden layers."""
     windows: tuple[int, ...] = (16, 32, 48)
     """Steps of a window, pass by pass."""
-    rounds: int = 4
+    rounds: int = 8
     """Of the alternation in each pass, at most."""
     substeps: int = 1
     """Of the local model's integration between two samples."""
@@ -115,9 +115,19 @@ def build(settings: NetworkSettings, splits: Splits) -> Experiment:
         return report(inference, settings, splits)
 
     def files(_batches: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, bytes]:
-        from beyondprop.dynamics.report import picture
+        from beyondprop.dynamics.report import free_runs
+        from beyondprop.training.network_picture import draw_network
 
-        return {"network.png": picture(inference, settings, splits)}
+        test: Any = splits.test
+        noise = max(settings.noise, settings.start_noise)
+        content = draw_network(
+            test.weights,
+            inference.weights.numpy(),
+            *free_runs(inference, settings, test),
+            interval=settings.interval,
+            title=f"{settings.nodes} nodes, {100 * settings.noise:g} % noise, free runs from {100 * noise:g} % noise",
+        )
+        return {"network.png": content}
 
     return Experiment(inference, measures=measures, files=files)
 

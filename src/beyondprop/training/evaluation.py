@@ -46,8 +46,8 @@ def evaluate(
 
     Returns:
         `count`, the number of samples, or of steps where each has a class; `accuracy` in 0..1 and `loss`, the mean
-        cross-entropy in nats. For regression there is no accuracy, and `loss` is the mean squared error. Of a `Measured`
-        rule, what it tells itself.
+        cross-entropy in nats. For regression there is no accuracy, and `loss` is the mean squared error. Of a
+        `Measured` rule, what it tells itself.
 
     Raises:
         UserError: There are no batches, one is no pair, targets and scores do not fit, or a label is no class index.

@@ -203,7 +203,7 @@ def _final_metrics(built: LoadedRun) -> dict[str, Any]:
 
 
 def _named(figures: dict[str, float], split: str) -> dict[str, float]:
-    """The figures of a split that results tell; those of a rule that measures itself keep their names on the test split.
+    """The figures of a split that results tell; those of a `Measured` rule keep their names on the test split.
 
     >>> _named({"accuracy": 0.9, "loss": 0.1, "count": 5}, "test"), _named({"loss": 0.1, "count": 5}, "train")
     ({'test_accuracy': 0.9}, {'train_mse': 0.1})

@@ -13,7 +13,7 @@ Array = NDArray[np.floating]
 
 
 def draw_network(
-    weights: Array, found: Array, truth: Array, true: Array, own: Array, interval: float, *, title: str
+    weights: Array, found: Array, truth: Array, true: Array, own: Array, *, interval: float, title: str
 ) -> bytes:
     """Draw the weights, true and inferred; one node's free run on the attractor; and free runs' errors over time.
 
@@ -60,5 +60,4 @@ def draw_network(
     errors.set(yscale="log", ylim=(1e-4, 4))
     for axes in (attractor, series, errors):
         axes.legend(frameon=False, fontsize=8)
-    content = png(figure, scatter, attractor, errors, series)
-    return content
+    return png(figure, scatter, attractor, errors, series)

@@ -121,6 +121,7 @@ def test_coupling_acts_in_its_components_alone():
 def test_series_of_a_seed_are_its_own():
     def made(seed, **changes):
         options = {"nodes": 3, "probability": 0.5, "mean": 0.3, "deviation": 0.1, "steps": 40, "interval": 0.02}
+        options["samples_alone"] = 100
         return network_series(Lorenz(), **options, washout=2, seed=seed, **changes)
 
     train, test = made(0, noise=0.1)
@@ -132,7 +133,7 @@ def test_series_of_a_seed_are_its_own():
     assert (made(0, noise=0.1).train.images == train.images).all()
     assert (made(1).train.weights != train.weights).any()
     different = network_series(Chua(), nodes=3, probability=0.5, mean=-0.05, deviation=0.01, steps=5, interval=0.05,
-                               washout=1, spread=0.1)  # fmt: skip
+                               washout=1, spread=0.1, samples_alone=50)  # fmt: skip
     assert len(set(different.train.system.a)) == 3
 
 

@@ -177,6 +177,11 @@ class Alternation:
         self._set(here.parameters)
 
     @property
+    def usable(self) -> bool:
+        """Whether all windows can be integrated from here."""
+        return self._at.usable
+
+    @property
     def states(self) -> Tensor:
         """The trajectories that the model explains the windows by."""
         return self._at.states

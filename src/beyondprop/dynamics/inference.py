@@ -18,6 +18,7 @@ from beyondprop.dynamics.smoothing import smooth
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.solver import Solver
 
+WORSE = 4.0  # a pass after which the mean squared residual has grown by this is undone
 LIKELY = 0.05  # an edge with a smaller probability is held at zero in the last passes
 
 
@@ -68,6 +69,7 @@ class NetworkInference(Solver):
     deviation: Tensor
     states: Tensor
     scale: Tensor
+    residual: Tensor
 
     def __init__(
         self,
@@ -105,6 +107,7 @@ class NetworkInference(Solver):
             self.register_buffer(name, torch.zeros(nodes, nodes))
         self.register_buffer("scale", torch.ones(components))
         self.register_buffer("states", torch.zeros(0, 0, nodes, components))
+        self.register_buffer("residual", torch.zeros(()))
         self._given: list[Tensor] = []
 
     @classmethod
@@ -164,7 +167,7 @@ class NetworkInference(Solver):
         if part == "first guess":
             self._guess(series)
         else:
-            self._alternate(series, *self._plan[part])
+            self._alternate(series, *self._plan[part], last=part == self.passes[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict one sample ahead at every sample, of series (series, time, nodes * components) from time zero."""
@@ -210,10 +213,35 @@ class NetworkInference(Solver):
         )
         self.weights.copy_(guess)
 
-    def _alternate(self, series: Tensor, length: int, sparse: bool) -> None:
+    def _alternate(self, series: Tensor, length: int, sparse: bool, last: bool) -> None:
         allowed = ~torch.eye(self.nodes, dtype=torch.bool, device=series.device)
         if sparse:
             allowed = allowed & (self.probability > LIKELY)
+        first, search = self._search(series, length, allowed)
+        while not search.usable and length > 2:  # longer than what the model can be integrated over as it stands
+            length //= 2
+            first, search = self._search(series, length, allowed)
+        if not search.usable:
+            raise NonFiniteError("no window can be integrated: sample at shorter intervals, or raise `substeps`")
+        before = {name: value.clone() for name, value in self.state_dict().items()}
+        search.run(self.rounds)
+        residual = torch.tensor(2 * search.losses[-1] / search.states.numel()).to(self.residual)
+        if float(self.residual) and not float(residual) < WORSE * float(self.residual):
+            self.load_state_dict(before)  # the search was lost: what was known before stands
+            return
+        self.residual.copy_(residual)
+        explained = search.states.unflatten(0, (len(series), len(first)))[:, :, :-1].flatten(1, 2)
+        self.states[:, : explained.shape[1]] = explained
+        edges = search.posterior()
+        others = others_of(self.nodes, series.device)
+        for name, found in (("probability", edges.probability), ("deviation", edges.deviation)):
+            getattr(self, name).zero_().scatter_(1, others, torch.from_numpy(found).to(self.weights))
+        self.weights.copy_(search.found)
+        if sparse and last:  # unlikely ones shrink
+            self.weights.scatter_(1, others, torch.from_numpy(edges.mean).to(self.weights))
+
+    def _search(self, series: Tensor, length: int, allowed: Tensor) -> tuple[Tensor, Alternation]:
+        """The windows' first samples, and the search over them from where things stand."""
         first = torch.arange((series.shape[1] - 1) // length, device=series.device) * length
         index = first[:, None] + torch.arange(length + 1, device=series.device)
         drive = self._drive(first, length)
@@ -226,19 +254,7 @@ class NetworkInference(Solver):
             self.substeps,
             None if drive is None else drive.repeat(len(series), 1, 1),
         )
-        search = Alternation(self.local, self.weights * allowed, allowed, windows)
-        search.run(self.rounds)
-        if not math.isfinite(search.losses[-1]):
-            raise NonFiniteError("the windows cannot be integrated: shorten them, or lower `interval`")
-        explained = search.states.unflatten(0, (len(series), len(first)))[:, :, :-1].flatten(1, 2)
-        self.states[:, : explained.shape[1]] = explained
-        edges = search.posterior()
-        others = others_of(self.nodes, series.device)
-        for name, found in (("probability", edges.probability), ("deviation", edges.deviation)):
-            getattr(self, name).zero_().scatter_(1, others, torch.from_numpy(found).to(self.weights))
-        self.weights.copy_(search.found)
-        if sparse:  # unlikely ones shrink
-            self.weights.scatter_(1, others, torch.from_numpy(edges.mean).to(self.weights))
+        return first, Alternation(self.local, self.weights * allowed, allowed, windows)
 
     def _rolled(self, starts: Tensor, steps: int, drive: Tensor | None) -> Tensor:
         return roll_out(

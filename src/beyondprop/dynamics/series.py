@@ -50,6 +50,7 @@ def network_series(
     washout: float = 30.0,
     tolerance: float = 1e-8,
     spread: float = 0.0,
+    samples_alone: int = 4000,
     seed: int = 0,
 ) -> Splits:
     """Simulate a network twice from different starts: to learn from, with noise, and to test on.
@@ -70,6 +71,7 @@ def network_series(
         washout: Time before the first sample; raised to a multiple of the drive's period.
         tolerance: Of the solver.
         spread: Relative deviation of Chua's `a` from node to node, 0 for identical nodes.
+        samples_alone: Of the series of one node without coupling.
         seed: Of the graph, the starts and the noise.
 
     Returns:
@@ -83,7 +85,9 @@ def network_series(
     weights = random_weights(nodes, probability, mean=mean, deviation=deviation, seed=seed)
     if system.period:
         washout = system.period * math.ceil(washout / system.period - 1e-9)
-    alone = simulate(system, np.zeros((1, 1)), 4000, interval, washout=10 * washout, tolerance=1e-6, seed=seed)[:, 0]
+    alone = simulate(
+        system, np.zeros((1, 1)), samples_alone, interval, washout=10 * washout, tolerance=1e-6, seed=seed
+    )[:, 0]
     random = np.random.default_rng(seed + 2**20)
     sets, own = [], system
     if spread:

@@ -14,6 +14,7 @@ from beyondprop.dynamics.systems import System
 from beyondprop.errors import UserError
 
 Array = NDArray[np.float64]
+FAR = 1e6  # where states count as lost
 
 
 def random_weights(
@@ -117,6 +118,11 @@ def simulate(
             random=random,
         )
     else:
+
+        def within(_t: float, s: Array) -> float:
+            return FAR - float(np.abs(s).max())
+
+        within.terminal = True  # type: ignore[attr-defined]  # what runs away takes ever smaller steps
         solved = solve_ivp(
             lambda t, s: network_slope(system, weights, coupled, t, s.reshape(nodes, -1)).ravel(),
             (begin, max(times[-1], begin + 1e-12)),
@@ -125,6 +131,7 @@ def simulate(
             times,
             rtol=tolerance,
             atol=tolerance,
+            events=within,
         )
         found = solved.y.T.reshape(-1, nodes, system.components)
     if len(found) < steps or not np.isfinite(found).all():

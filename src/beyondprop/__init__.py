@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from beyondprop.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from beyondprop.dynamics.inference import NetworkInference
     from beyondprop.errors import DeviceError, NonFiniteError, UnsupportedNetworkError, UserError
     from beyondprop.estimators import RuleClassifier, SolverClassifier, ThresholdClassifier
     from beyondprop.layers.quaternion import QLSTM, QRNN, QuaternionConv2d, QuaternionLinear, to_quaternion
@@ -137,6 +138,7 @@ _HOME = {
     "NoPropDT": "rules.local.noprop",
     "NoPropFM": "rules.local.noprop",
     "NodePerturbation": "rules.perturbation.node_perturbation",
+    "NetworkInference": "dynamics.inference",
     "NonFiniteError": "errors",
     "Overlay": "rules.local.label_input",
     "PoissonEncoder": "layers.spiking.encoders",
@@ -237,6 +239,7 @@ __all__ = [
     "LocalLosses",
     "MonoForward",
     "MultiplexedGradientDescent",
+    "NetworkInference",
     "NoPropCT",
     "NoPropDT",
     "NoPropFM",

@@ -29,6 +29,7 @@ from beyondprop.recipes import (
     local_forward_gradient,
     local_losses,
     multiplexed,
+    network_inference,
     node_perturbation,
     point_processes,
     quaternion,
@@ -904,6 +905,26 @@ SYSTEMS: tuple[System, ...] = (
         "beyondprop.point_processes.gchp:GCHP",
         point_processes.RECIPES,
         quick="simulated",
+    ),
+    System(
+        "network-inference",
+        "Networks inferred from series, by back-propagation through time",
+        "dynamics",
+        Paper(
+            "Backpropagation on Dynamical Networks",
+            "Eugene Tan, Débora Corrêa, Thomas Stemler, Michael Small",
+            2022,
+            "2207.03093",
+            """@article{tan2022backpropagation,
+  title   = {Backpropagation on Dynamical Networks},
+  author  = {Tan, Eugene and Corrêa, Débora and Stemler, Thomas and Small, Michael},
+  journal = {arXiv preprint arXiv:2207.03093},
+  year    = {2022}
+}""",
+        ),
+        "beyondprop.dynamics.inference:NetworkInference",
+        network_inference.RECIPES,
+        quick="lorenz-5",
     ),
 )
 

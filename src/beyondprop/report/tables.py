@@ -48,6 +48,29 @@ _EVENT_HEADS = (
 )
 _IN_TIME = {"gap_nll": ".3f", "nll": ".3f", "gap_rmse": ".4g"}
 _CONSTANT, _REPEAT = "constant", "repeat the last mark"
+_NETWORK_HEADS = (
+    "Recipe",
+    "Edge AUC",
+    "Least squares",
+    "Sparse regression",
+    "Weight RMSE",
+    "Least squares, RMSE",
+    "Smoothed, RMSE",
+    "f, RMSE",
+    "Valid time / true",
+    "Seeds",
+    "Time a seed",
+)
+_NETWORK_FIGURES = (
+    "edge_auc",
+    "least_squares_edge_auc",
+    "sparse_regression_edge_auc",
+    "weight_rmse",
+    "least_squares_weight_rmse",
+    "smoothed_least_squares_weight_rmse",
+    "local_rmse",
+    "valid_time_ratio",
+)
 _FLOORS = ("memoryless_mse", "linear_filter_mse", "target_variance")
 MOST_RECIPES = 20  # of one system in a table: back-propagation has one beside nearly every other recipe
 _BENCHMARK_HEADS = ("Case", "Measured", "beyondprop", "Beside", "Theirs", "Ratio")
@@ -65,13 +88,14 @@ def tables(results: Path) -> dict[str, str]:
     """
     found = read_results(results)
     classified = [result for result in found if "test_accuracy" in result["metrics"]]
-    predicted = [result for result in found if "test_mse" in result["metrics"]]
+    predicted = [r for r in found if "test_mse" in r["metrics"] and "edge_auc" not in r["metrics"]]
     return {
         "results": results_table(classified),
         "summary": summary_table(found),
         "sequence-results": errors_table(predicted),
         "event-results": events_table([result for result in found if "gap_nll" in result["metrics"]]),
         "solved-results": solved_table([result for result in found if "solved" in result["metrics"]]),
+        "network-results": networks_table([result for result in found if "edge_auc" in result["metrics"]]),
         "systems": systems_table(),
     }
 
@@ -260,6 +284,26 @@ def solved_table(results: Sequence[dict[str, Any]]) -> str:
             )
         )
     return markdown_table(_SOLVED_HEADS, rows)
+
+
+def networks_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a result of an inferred network, beside closed forms on the same series.
+
+    Args:
+        results: Documents of the result files, in the order of their rows.
+    """
+    if not results:
+        return "No results yet."
+    rows = [
+        (
+            _label(result),
+            *(f"{result['metrics'][name]['mean']:.3g}" for name in _NETWORK_FIGURES),
+            str(len(result["seeds"])),
+            duration(result["cost"]["train_seconds"]),
+        )
+        for result in results
+    ]
+    return markdown_table(_NETWORK_HEADS, rows)
 
 
 def benchmark_table(document: dict[str, Any]) -> str:

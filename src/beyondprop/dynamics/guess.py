@@ -1,0 +1,109 @@
+"""A first guess without integration: slopes of the smoothed series by a closed form, then by the local model."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from beyondprop.dynamics.local_model import LocalModel
+from beyondprop.dynamics.regression import least_squares
+
+FEATURES = 80  # random ones, of the closed form
+SAMPLES = 4000  # that the local model is first fitted to
+
+
+def first_guess(
+    model: LocalModel,
+    states: Tensor,
+    slopes: Tensor,
+    *,
+    drive: Tensor | None,
+    coupled: tuple[int, ...],
+    steps: int = 40,
+) -> Tensor:
+    """Guess the weights over random features as local model, and fit the local model to what is left of the slopes.
+
+    Args:
+        model: Set here, its scales too.
+        states: Smoothed, shape (samples, nodes, components).
+        slopes: Of the same shape.
+        drive: Shape (samples, drives), or None.
+        coupled: Components that couple.
+        steps: Of Levenberg and Marquardt, each time.
+
+    Returns:
+        The weights, shape (nodes, nodes).
+    """
+    given = states if drive is None else torch.cat((states, drive[:, None].expand(-1, states.shape[1], -1)), dim=2)
+    model.mean.copy_(given.mean((0, 1)))
+    model.scale.copy_(given.std((0, 1)).clamp(min=1e-12))
+    model.rate.copy_(slopes.std((0, 1)).clamp(min=1e-12))
+    z = ((given - model.mean) / model.scale).double().numpy()
+    draw = torch.randn(z.shape[-1] + 1, FEATURES, dtype=torch.float64).numpy()
+    features = np.concatenate((np.ones_like(z[..., :1]), z, np.tanh(z @ draw[:-1] + draw[-1])), axis=-1)
+    numbers, rates = states.double().numpy(), slopes.double().numpy()
+    weights = least_squares(numbers, rates, coupled, lambda _x: features).weights
+    chosen = torch.randperm(given.shape[0] * given.shape[1])[:SAMPLES]
+    for repeat in range(2):
+        rest = rates - _coupling(numbers, weights, coupled)
+        _levenberg_marquardt(
+            model, given.flatten(0, 1)[chosen], torch.from_numpy(rest).to(states).flatten(0, 1)[chosen], steps
+        )
+        with torch.no_grad():
+            own = model(given).double().numpy()
+        if repeat == 0:
+            weights = _rows(numbers, rates - own, coupled)
+    return torch.from_numpy(_rows(numbers, rates - own, coupled)).to(states)
+
+
+def _rows(states: NDArray[np.float64], rest: NDArray[np.float64], coupled: tuple[int, ...]) -> NDArray[np.float64]:
+    """Every node's weights for a known local model."""
+    nodes = states.shape[1]
+    weights = np.zeros((nodes, nodes))
+    for k in range(nodes):
+        others = np.arange(nodes) != k
+        matrix = np.concatenate([states[:, others, c] - states[:, [k], c] for c in coupled])
+        weights[k, others] = np.linalg.lstsq(matrix, np.concatenate([rest[:, k, c] for c in coupled]), rcond=1e-6)[0]
+    return weights
+
+
+def _coupling(
+    states: NDArray[np.float64], weights: NDArray[np.float64], coupled: tuple[int, ...]
+) -> NDArray[np.float64]:
+    given = np.zeros_like(states)
+    for c in coupled:
+        given[..., c] = states[..., c] @ weights.T - weights.sum(1) * states[..., c]
+    return given
+
+
+@torch.no_grad()
+def _levenberg_marquardt(model: LocalModel, x: Tensor, slopes: Tensor, steps: int) -> None:
+    """Least squares of slopes, each component in units of its deviation."""
+    damping, parameters = 1e-2, list(model.parameters())
+
+    def residual() -> Tensor:
+        return (model(x) - slopes) / model.rate
+
+    found = residual()
+    loss = float(found.square().sum())
+    for _ in range(steps):
+        by_parameters = model.jacobians(x)[1]
+        assert by_parameters is not None
+        jacobian = (by_parameters / model.rate[:, None]).flatten(0, 1)
+        gram, moment = (jacobian.T @ jacobian).double(), (jacobian.T @ found.flatten()).double()
+        floor = gram.diagonal() + 1e-9 * gram.diagonal().max()
+        before = [p.clone() for p in parameters]
+        for _ in range(8):
+            step = -torch.linalg.solve(gram + damping * torch.diag(floor), moment)
+            torch.nn.utils.vector_to_parameters(torch.cat([p.flatten() for p in before]) + step.to(x), parameters)
+            tried = residual()
+            if float(tried.square().sum()) < loss:
+                break
+            damping *= 6
+        else:
+            for own, base in zip(parameters, before, strict=True):
+                own.copy_(base)
+            return
+        found, loss, damping = tried, float(tried.square().sum()), max(damping / 4, 1e-10)

@@ -1,0 +1,284 @@
+"""Inference of a network and of what its nodes do alone, from a series of all nodes' states."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from beyondprop.checks import check_number, check_whole
+from beyondprop.dynamics.alternation import Alternation, Windows
+from beyondprop.dynamics.curvature import others_of
+from beyondprop.dynamics.guess import first_guess
+from beyondprop.dynamics.local_model import LocalModel
+from beyondprop.dynamics.rollout import roll_out
+from beyondprop.dynamics.smoothing import smooth
+from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.solver import Solver
+
+WORSE = 4.0  # a pass after which the mean squared residual has grown by this is undone
+LIKELY = 0.05  # an edge with a smaller probability is held at zero in the last passes
+
+
+class NetworkInference(Solver):
+    """Backpropagation on Dynamical Networks (Tan, Correa, Stemler, Small, arXiv 2207.03093): weights, local dynamics.
+
+    Every node follows the same unknown equation, and is pulled by others:
+
+        dx_k/dt = f(x_k) + sum_j w_kj (x_j - x_k)        (the sum in the coupled components alone)
+
+    f is a small neural network that all nodes share, and w is unknown. The series is cut into short windows. Rounds
+    alternate: the weights are regressed by back-propagation through time over all windows; then the local model moves,
+    by a damped Gauss-Newton step from which is taken out what weights could explain. Windows become longer from pass to
+    pass, and where each begins is estimated along with everything else (multiple shooting): so noise is averaged
+    over a window instead of being differentiated. Because coupling acts through differences alone, rows of the coupling
+    matrix sum to zero, and f cannot take over a part of it.
+
+    Args:
+        nodes: Their number, at least 2.
+        components: Numbers of a node's state.
+        interval: Time between two samples.
+        coupled: Components that couple, each into itself, all by the same weights.
+        period: Of a drive that all nodes feel, in units of time; 0 for none. f then sees its cosine and sine, counted
+            from the first sample.
+        hidden: Width of f's two hidden layers.
+        windows: Steps of a window, pass by pass.
+        rounds: Of the alternation in each pass, at most.
+        sparse: Whether edges that are unlikely are then held at zero, in as many passes more as there are windows from
+            the second on.
+        substeps: Of the integration (Runge-Kutta, order 4) between two samples.
+
+    Attributes:
+        weights: w_kj, from node j to node k, shape (nodes, nodes), zero diagonal.
+        probability: That there is an edge, of the same shape.
+        deviation: Standard deviation of the weights, given the series.
+        local: f.
+
+    Raises:
+        UserError: A number is out of range.
+
+    >>> NetworkInference(3, 2, windows=(8, 16)).passes
+    ('first guess', 'windows of 8', 'windows of 16', 'likely edges, windows of 16')
+    """
+
+    classifies: ClassVar[bool] = False
+    weights: Tensor
+    probability: Tensor
+    deviation: Tensor
+    states: Tensor
+    scale: Tensor
+    residual: Tensor
+
+    def __init__(
+        self,
+        nodes: int,
+        components: int,
+        *,
+        interval: float = 1.0,
+        coupled: tuple[int, ...] = (0,),
+        period: float = 0.0,
+        hidden: int = 16,
+        windows: tuple[int, ...] = (16, 32, 48),
+        rounds: int = 8,
+        sparse: bool = True,
+        substeps: int = 1,
+    ) -> None:
+        super().__init__()
+        check_whole(2, nodes=nodes)
+        check_whole(1, components=components, hidden=hidden, rounds=rounds, substeps=substeps)
+        check_number(interval=interval, above=True)
+        check_number(period=period)
+        for window in windows:
+            check_whole(2, windows=window)
+        if not coupled or any(not 0 <= c < components for c in coupled) or len(set(coupled)) < len(coupled):
+            raise UserError(f"coupled must name different components from 0 to {components - 1}, got {coupled}")
+        if not windows:
+            raise UserError("windows must name at least one length")
+        self.nodes, self.components, self.interval, self.period = nodes, components, interval, period
+        self.coupled, self.windows, self.rounds, self.substeps = tuple(coupled), tuple(windows), rounds, substeps
+        self.local = LocalModel(components, 2 if period else 0, hidden)
+        self._plan: dict[str, tuple[int, bool]] = {f"windows of {n}": (n, False) for n in windows}
+        if sparse:
+            self._plan |= {f"likely edges, windows of {n}": (n, True) for n in windows[1:] or windows}
+        self.passes = ("first guess", *self._plan)
+        for name in ("weights", "probability", "deviation"):
+            self.register_buffer(name, torch.zeros(nodes, nodes))
+        self.register_buffer("scale", torch.ones(components))
+        self.register_buffer("states", torch.zeros(0, 0, nodes, components))
+        self.register_buffer("residual", torch.zeros(()))
+        self._given: list[Tensor] = []
+
+    @classmethod
+    def supports_classifier(cls, network: nn.Module, example: Tensor) -> str | None:
+        """It classifies nothing."""
+        del network, example
+        return "NetworkInference explains series of coupled nodes; it is no classifier"
+
+    @classmethod
+    def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
+        """Refuse: see `supports_classifier`."""
+        del classes, options
+        raise UnsupportedNetworkError(str(cls.supports_classifier(network, example)))
+
+    def fit(self, x: Any, y: Tensor | None = None, *, batch_size: int = 1000) -> Self:
+        """Infer from a series, or from several of one length.
+
+        Args:
+            x: States of all nodes at equal intervals: an array or a tensor of shape (time, nodes, components), or
+                (series, time, nodes, components).
+            y: Not used.
+            batch_size: Not used.
+
+        Raises:
+            UserError: The shape is another one, or the series is shorter than the longest window.
+            NonFiniteError: There is NaN or infinity in it.
+        """
+        del y, batch_size
+        series = torch.as_tensor(x)
+        series = series.to(self.weights) if not series.is_complex() else series
+        if series.ndim == 3:
+            series = series[None]
+        if series.ndim != 4 or series.shape[2:] != (self.nodes, self.components):
+            raise UserError(
+                f"a series must have shape (time, {self.nodes} nodes, {self.components} components), got "
+                f"{tuple(series.shape)}"
+            )
+        return self.fit_batches([(series[:, :-1], series[:, 1:])])
+
+    def begin(self, part: str) -> None:
+        """Forget what an unfinished pass has read."""
+        self._given = []
+
+    def absorb(self, x: Tensor, y: Tensor, part: str) -> None:
+        """Take in series (series, time, nodes * components), and the same one step later."""
+        x, y = (each.view(*each.shape[:2], self.nodes, self.components) for each in (x, y))
+        self._given.append(torch.cat((x, y[:, -1:]), dim=1))
+
+    def conclude(self, part: str) -> None:
+        """Guess, or alternate on windows."""
+        series, self._given = torch.cat(self._given), []
+        if series.shape[1] <= max(*self.windows, 7):
+            raise UserError(
+                f"the series has {series.shape[1]} samples, and the longest window {max(self.windows) + 1}: give a "
+                "longer series, or shorter windows"
+            )
+        if part == "first guess":
+            self._guess(series)
+        else:
+            self._alternate(series, *self._plan[part], last=part == self.passes[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict one sample ahead at every sample, of series (series, time, nodes * components) from time zero."""
+        states = x.view(*x.shape[:2], self.nodes, self.components)
+        moments = self._drive(torch.arange(x.shape[1], device=x.device), 1)
+        drive = None if moments is None else moments.repeat(len(x), 1, 1)
+        ahead = self._rolled(states.flatten(0, 1), 1, drive)
+        return ahead[:, 1].view(x.shape)
+
+    @torch.no_grad()
+    def predict(self, start: Any, steps: int, *, at: int = 0) -> Tensor:
+        """Run the network freely.
+
+        Args:
+            start: States of all nodes, shape (nodes, components), or (starts, nodes, components).
+            steps: Samples after the start.
+            at: The number of the sample that the start is, for driven systems.
+
+        Returns:
+            The start and what follows, shape (steps + 1, nodes, components), or (starts, steps + 1, ...).
+
+        Raises:
+            UserError: The start has another shape.
+        """
+        check_whole(1, steps=steps)
+        begin = torch.as_tensor(start).to(self.weights)
+        if begin.shape[-2:] != (self.nodes, self.components) or begin.ndim not in (2, 3):
+            raise UserError(f"start must have shape ({self.nodes}, {self.components}), got {tuple(begin.shape)}")
+        drive = self._drive(torch.tensor([at]), steps)
+        many = begin if begin.ndim == 3 else begin[None]
+        found = self._rolled(many, steps, None if drive is None else drive.expand(len(many), -1, -1))
+        return found if begin.ndim == 3 else found[0]
+
+    def _guess(self, series: Tensor) -> None:
+        found = smooth(series.double().cpu().numpy(), self.interval)
+        states, slopes = (torch.from_numpy(part).to(series) for part in (found.states, found.slopes))
+        self.states = states
+        self.scale.copy_(states.flatten(0, 2).std(0).clamp(min=1e-12))
+        drive = self._drive(torch.arange(series.shape[1]), 1)
+        at_samples = None if drive is None else drive[:, 0].repeat(len(series), 1)
+        guess = first_guess(
+            self.local, states.flatten(0, 1), slopes.flatten(0, 1), drive=at_samples, coupled=self.coupled
+        )
+        self.weights.copy_(guess)
+
+    def _alternate(self, series: Tensor, length: int, sparse: bool, last: bool) -> None:
+        allowed = ~torch.eye(self.nodes, dtype=torch.bool, device=series.device)
+        if sparse:
+            allowed = allowed & (self.probability > LIKELY)
+        first, search = self._search(series, length, allowed)
+        while not search.usable and length > 2:  # longer than what the model can be integrated over as it stands
+            length //= 2
+            first, search = self._search(series, length, allowed)
+        if not search.usable:
+            raise NonFiniteError("no window can be integrated: sample at shorter intervals, or raise `substeps`")
+        before = {name: value.clone() for name, value in self.state_dict().items()}
+        search.run(self.rounds)
+        residual = torch.tensor(2 * search.losses[-1] / search.states.numel()).to(self.residual)
+        if float(self.residual) and not float(residual) < WORSE * float(self.residual):
+            self.load_state_dict(before)  # the search was lost: what was known before stands
+            return
+        self.residual.copy_(residual)
+        explained = search.states.unflatten(0, (len(series), len(first)))[:, :, :-1].flatten(1, 2)
+        self.states[:, : explained.shape[1]] = explained
+        edges = search.posterior()
+        others = others_of(self.nodes, series.device)
+        for name, found in (("probability", edges.probability), ("deviation", edges.deviation)):
+            getattr(self, name).zero_().scatter_(1, others, torch.from_numpy(found).to(self.weights))
+        self.weights.copy_(search.found)
+        if sparse and last:  # unlikely ones shrink
+            self.weights.scatter_(1, others, torch.from_numpy(edges.mean).to(self.weights))
+
+    def _search(self, series: Tensor, length: int, allowed: Tensor) -> tuple[Tensor, Alternation]:
+        """The windows' first samples, and the search over them from where things stand."""
+        first = torch.arange((series.shape[1] - 1) // length, device=series.device) * length
+        index = first[:, None] + torch.arange(length + 1, device=series.device)
+        drive = self._drive(first, length)
+        windows = Windows(
+            series[:, index].flatten(0, 1),
+            self.states[:, first].flatten(0, 1),
+            self.scale,
+            self.interval,
+            self.coupled,
+            self.substeps,
+            None if drive is None else drive.repeat(len(series), 1, 1),
+        )
+        return first, Alternation(self.local, self.weights * allowed, allowed, windows)
+
+    def _rolled(self, starts: Tensor, steps: int, drive: Tensor | None) -> Tensor:
+        return roll_out(
+            self.local,
+            self.weights,
+            starts,
+            steps,
+            self.interval,
+            coupled=self.coupled,
+            drive=drive,
+            substeps=self.substeps,
+        )
+
+    def _drive(self, first: Tensor, steps: int) -> Tensor | None:
+        """Cosine and sine of the drive's phase at the start, middle and end of all substeps from some samples on."""
+        if not self.period:
+            return None
+        halves = torch.arange(2 * steps * self.substeps + 1) / (2 * self.substeps)
+        phase = (first.cpu()[:, None] + halves).double() * (2 * math.pi * self.interval / self.period)
+        return torch.stack((phase.cos(), phase.sin()), dim=2).to(self.weights)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """The states that are explained have the length of the series, which only the fit knows."""
+        saved = state_dict.get(f"{prefix}states")
+        if isinstance(saved, Tensor) and saved.shape[2:] == self.states.shape[2:]:
+            self.states = self.states.new_zeros(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,190 @@
+"""Figures of an inferred network beside the truth and beside closed forms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from beyondprop.data import Splits
+from beyondprop.dynamics.comparison import free_run, noisy_starts, true_run, valid_time
+from beyondprop.dynamics.inference import NetworkInference
+from beyondprop.dynamics.regression import Regression, cubics, least_squares, polynomials, sparse_regression
+from beyondprop.dynamics.scores import edge_auc, weight_rmse
+from beyondprop.dynamics.series import NetworkSeries
+from beyondprop.dynamics.smoothing import central_differences, smooth
+from beyondprop.dynamics.systems import Chua
+
+Array = NDArray[np.float64]
+
+
+class Asked(Protocol):
+    """What a report needs of a recipe's settings."""
+
+    @property
+    def interval(self) -> float: ...  # noqa: D102
+    @property
+    def noise(self) -> float: ...  # noqa: D102
+    @property
+    def start_noise(self) -> float: ...  # noqa: D102
+    @property
+    def starts(self) -> int: ...  # noqa: D102
+    @property
+    def horizon(self) -> int: ...  # noqa: D102
+    @property
+    def threshold(self) -> float: ...  # noqa: D102
+
+
+def report(inference: NetworkInference, asked: Asked, splits: Splits) -> dict[str, float]:
+    """Measure an inferred network, and closed forms on the same series.
+
+    Args:
+        inference: Fitted.
+        asked: Interval, noise, and how free runs are made.
+        splits: As `network_series` makes them.
+
+    Returns:
+        `edge_auc`, by the size of the weights, and `probability_auc`; `weight_rmse`; `local_rmse`, of f on the
+        attractor of one node alone, in units of the true slopes' deviation; `valid_time` and `true_valid_time` of free
+        runs from the same noisy starts, and `valid_time_ratio`. The same with the prefixes `least_squares_` and
+        `sparse_regression_`, from central differences, and with `smoothed_` before those, from the smoothed series.
+    """
+    train, test = splits
+    assert isinstance(train, NetworkSeries)
+    assert isinstance(test, NetworkSeries)
+    assert train.weights is not None
+    truth, true, own = free_runs(inference, asked, test)
+    starts, scale = true[:, 0], truth.std((0, 1, 2))
+    reference = valid_time(true, truth, scale, asked.interval)
+    found = {
+        "edge_auc": edge_auc(inference.weights.abs().numpy(), train.weights),
+        "probability_auc": edge_auc(inference.probability.numpy(), train.weights),
+        "weight_rmse": weight_rmse(inference.weights.double().numpy(), train.weights),
+        "local_rmse": _local_rmse(train, asked.interval, lambda t, x: _slope(inference, t, x)),
+        "valid_time": valid_time(own, truth, scale, asked.interval),
+        "true_valid_time": reference,
+    }
+    found["valid_time_ratio"] = found["valid_time"] / reference
+    for name, regression, library in _closed_forms(inference, asked, train):
+        coefficients, weights = regression.coefficients, regression.weights
+
+        def slope(t: float, x: Array, library: _Library = library, coefficients: Array = coefficients) -> Array:
+            return library(x, t) @ coefficients
+
+        def coupled(t: float, x: Array, weights: Array = weights, alone: _Slope = slope) -> Array:
+            given = alone(t, x)
+            for c in inference.coupled:
+                given[..., c] += x[..., c] @ weights.T - weights.sum(1) * x[..., c]
+            return given
+
+        run = free_run(coupled, starts, asked.horizon, asked.interval, begin=test.begin, substeps=1)
+        found |= {
+            f"{name}_edge_auc": edge_auc(np.abs(weights), train.weights),
+            f"{name}_weight_rmse": weight_rmse(weights, train.weights),
+            f"{name}_local_rmse": _local_rmse(train, asked.interval, slope),
+            f"{name}_valid_time_ratio": valid_time(run, truth, scale, asked.interval) / reference,
+        }
+    return found
+
+
+class Runs(NamedTuple):
+    """Free runs from the same noisy starts, all of shape (starts, time, nodes, components).
+
+    Attributes:
+        truth: What truly follows the starts without noise.
+        true: The true network.
+        own: The inferred one.
+    """
+
+    truth: Array
+    true: Array
+    own: Array
+
+
+def free_runs(inference: NetworkInference, asked: Asked, test: NetworkSeries) -> Runs:
+    """Run both networks from starts on a test series."""
+    starts, truth = noisy_starts(
+        test, asked.interval, max(asked.noise, asked.start_noise), count=asked.starts, horizon=asked.horizon
+    )
+    true = true_run(test, starts, asked.horizon, asked.interval, inference.coupled)
+    return Runs(truth, true, inference.predict(starts, asked.horizon).double().numpy())
+
+
+class _Library(Protocol):
+    def __call__(self, x: Array, t: float | Array) -> Array: ...
+
+
+class _Slope(Protocol):
+    def __call__(self, t: float, x: Array) -> Array: ...
+
+
+def _closed_forms(
+    inference: NetworkInference, asked: Asked, train: NetworkSeries
+) -> list[tuple[str, Regression, _Library]]:
+    """Least squares and sparse regression, from raw and from smoothed slopes. Cubic terms except for Lorenz."""
+    flat = torch.cat((train.images[0], train.labels[0, -1:]))
+    series = flat.view(len(flat), inference.nodes, inference.components).double().numpy()
+    quadratic = type(train.system).__name__ == "Lorenz"
+    omega = 2 * math.pi / inference.period if inference.period else 0.0
+
+    def library(x: Array, t: float | Array) -> Array:
+        found = polynomials(x) if quadratic else cubics(x)
+        if not omega:
+            return found
+        phase = np.broadcast_to(omega * np.asarray(t), x.shape[:-1])
+        return np.concatenate((found, np.cos(phase)[..., None], np.sin(phase)[..., None]), axis=-1)
+
+    times: Array = np.asarray(train.begin + asked.interval * np.arange(len(series))[:, None], np.float64)
+    smoothed = smooth(series, asked.interval)
+    sources = (
+        ("", times[1:-1], *central_differences(series, asked.interval)),
+        ("smoothed_", times, smoothed.states, smoothed.slopes),
+    )
+    found = []
+    for prefix, when, states, slopes in sources:
+
+        def at(x: Array, when: Array = when) -> Array:
+            return library(x, when)
+
+        plain = least_squares(states, slopes, inference.coupled, at)
+        sparse = sparse_regression(states, slopes, inference.coupled, at, threshold=asked.threshold)
+        found += [(f"{prefix}least_squares", plain, library), (f"{prefix}sparse_regression", sparse, library)]
+    return found
+
+
+def _slope(inference: NetworkInference, t: float, x: Array) -> Array:
+    given = torch.from_numpy(x).to(inference.weights)
+    if inference.period:
+        phase = 2 * math.pi * t / inference.period
+        drive = torch.tensor([math.cos(phase), math.sin(phase)]).to(given)
+        given = torch.cat((given, drive.expand(*given.shape[:-1], 2)), dim=-1)
+    with torch.no_grad():
+        return inference.local(given).double().numpy()
+
+
+def _local_rmse(series: NetworkSeries, interval: float, slope: _Slope) -> float:
+    """Of f at states of a node alone, each at its phase of the drive; the true parameters are those of the first."""
+    assert series.alone is not None
+    assert series.system is not None
+    period = round(series.system.period / interval)
+    differences, sizes = [], []
+    for first in range(0, period, max(1, period // 8)) if period else (0,):
+        states, t = (series.alone[first::period] if period else series.alone), first * interval
+        true = _true_slope(series, t, states)
+        differences.append(slope(t, states[:, None])[:, 0] - true)
+        sizes.append(true)
+    error, true = np.concatenate(differences), np.concatenate(sizes)
+    return float(np.sqrt(np.mean((error / true.std(0)) ** 2)))
+
+
+def _true_slope(series: NetworkSeries, t: float, states: Array) -> Array:
+    """Of identical nodes, or of the mean parameter."""
+    system = series.system
+    assert system is not None
+    if isinstance(system, Chua):
+        system = replace(system, a=float(np.mean(system.a)))
+    return system.slope(t, states)

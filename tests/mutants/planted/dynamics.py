@@ -1,0 +1,32 @@
+"""Planted defects of networks in time."""
+
+from mutant import Mutant
+
+HOME = "dynamics"
+ROLLOUT = ("tests/dynamics/test_dynamics_rollout.py",)
+SIMULATION = ("tests/dynamics/test_dynamics_simulation.py",)
+INFERENCE = ("tests/dynamics/test_dynamics_inference.py",)
+
+MUTANTS = (
+    Mutant("roll-out: coupling pushes", f"{HOME}/rollout.py", "signal) - degrees", "signal) + degrees", ROLLOUT),
+    Mutant("roll-out: weights transposed", f"{HOME}/rollout.py", '"kj,wjc->wkc"', '"jk,wjc->wkc"', ROLLOUT),
+    Mutant("roll-out: a stage is skipped", f"{HOME}/rollout.py", "(k1 + 2 * k2 + 2 * k3", "(k1 + 4 * k2", ROLLOUT),
+    Mutant("local model: Jacobian without the linear path", f"{HOME}/local_model.py", "self.first.weight + linear)", "self.first.weight)", ROLLOUT),
+    Mutant("local model: by the second layer, not the first", f"{HOME}/local_model.py", '"rci,rj->rcij", by_second, h1', '"rci,rj->rcij", by_second, h2', ROLLOUT),
+    Mutant("curvature: forces without the node's own state", f"{HOME}/curvature.py", " - own[:, :, c, None]", " - 0 * own[:, :, c, None]", ROLLOUT),
+    Mutant("curvature: starts are not taken out", f"{HOME}/curvature.py", "part = part - start @ follows", "part = part + 0 * start @ follows", ROLLOUT),
+    Mutant("simulation: coupling without the pull back", f"{HOME}/simulation.py", "@ weights.T - weights.sum(1) * x[..., c]", "@ weights.T", SIMULATION),
+    Mutant("simulation: process noise by the step, not its root", f"{HOME}/simulation.py", "np.sqrt(h) * random", "h * random", SIMULATION),
+    Mutant("simulation: noise of the variance's size", f"{HOME}/simulation.py", "noise * series.std(", "noise * series.var(", SIMULATION),
+    Mutant("Chua: outer segments as the middle ones", f"{HOME}/systems.py", "(self.m1 - 1) * (np.abs", "0 * (np.abs", SIMULATION),
+    Mutant("FitzHugh-Nagumo: the drive by sine", f"{HOME}/systems.py", "math.cos(w * t)", "math.sin(w * t)", SIMULATION),
+    Mutant("Lyapunov: growth is not averaged", f"{HOME}/lyapunov.py", "return grown / time", "return grown", SIMULATION),
+    Mutant("least squares: rows stay in the library", f"{HOME}/regression.py", "blocks - basis @ (basis.T @ blocks)", "blocks", INFERENCE),
+    Mutant("sparse regression: never thresholds", f"{HOME}/regression.py", "np.abs(weights) >= threshold,", "np.abs(weights) >= 0,", INFERENCE),
+    Mutant("smoothing: slopes by samples", f"{HOME}/smoothing.py", "delta=interval", "delta=1.0", INFERENCE),
+    Mutant("edges: the prior's mean is forgotten", f"{HOME}/edges.py", "peak = (rest + centre / width**2) / total", "peak = rest / total", INFERENCE),
+    Mutant("alternation: weights that are not allowed move", f"{HOME}/alternation.py", "(rows * self._free).double()", "rows.double()", INFERENCE),
+    Mutant("inference: the drive's phase by half", f"{HOME}/inference.py", "(2 * math.pi * self.interval / self.period)", "(math.pi * self.interval / self.period)", INFERENCE),
+    Mutant("inference: explained states are lost", f"{HOME}/inference.py", "self.states = self.states.new_zeros(saved.shape)", "pass", INFERENCE),
+    Mutant("scores: ties count for", f"{HOME}/scores.py", "rankdata(np.asarray(confidence)[off])", 'rankdata(np.asarray(confidence)[off], "max")', INFERENCE),
+)  # fmt: skip

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from beyondprop.report.tables import markdown_table
+from beyondprop.report.markdown import markdown_table
 from signals_report import BP, RESULTS, Rows, memory_table, write
 
 PEERS = {"loeweX": "Forward-Forward", "dah33": "explore_forward_forward", "Graph-ZKY": "CaFo"}

@@ -25,8 +25,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
+from beyondprop.report.markdown import markdown_table
 from beyondprop.report.results import read_results
-from beyondprop.report.tables import markdown_table, regenerate
+from beyondprop.report.tables import regenerate
 from beyondprop.training.atomic import write_file
 from noprop_theory import CHAIN_PEERS, ONE_CLASSIFIER, OUT, SAME_BLOCKS, Size, through_steps
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from beyondprop.report.tables import markdown_table
+from beyondprop.report.markdown import markdown_table
 from signals_report import RESULTS, write
 
 

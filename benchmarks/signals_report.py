@@ -15,7 +15,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from beyondprop.report.tables import markdown_table, regenerate
+from beyondprop.report.markdown import markdown_table
+from beyondprop.report.tables import regenerate
 from beyondprop.training.atomic import write_file
 
 ROOT = Path(__file__).resolve().parents[1]

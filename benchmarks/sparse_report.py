@@ -17,7 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from beyondprop.report.tables import markdown_table
+from beyondprop.report.markdown import markdown_table
 from beyondprop.training.atomic import write_file
 from noprop_report import PICTURES, svg
 from signals_report import RESULTS, ROOT, write

@@ -10,13 +10,13 @@ import pytest
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.cli import main
 from beyondprop.errors import UserError
+from beyondprop.report.other_tables import solved_table
 from beyondprop.report.results import read_results
 from beyondprop.report.tables import (
     benchmark_table,
     benchmark_tables,
     regenerate,
     results_table,
-    solved_table,
     systems_table,
     tables,
 )

@@ -3,78 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.errors import UserError
+from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
+from beyondprop.report.other_tables import errors_table, events_table, networks_table, solved_table
 from beyondprop.report.results import read_benchmark, read_results
 
 _RESULT_HEADS = ("Recipe", "Test accuracy, %", "Seeds", "Epochs", "Paper, %", "Difference", "Time a seed", "Departures")
 _SUMMARY_HEADS = ("System", "Recipe", "Test accuracy, %", "Paper, %", "Difference", "Seeds", "Time a seed", "Hardware")
-_ERROR_HEADS = (
-    "Recipe",
-    "Test error (MSE)",
-    "Memoryless",
-    "Linear filter",
-    "Variance",
-    "Seeds",
-    "Epochs",
-    "Time a seed",
-    "Departures",
-)
-_SOLVED_HEADS = (
-    "Recipe",
-    "Seeds that solved it",
-    "After, % of the training",
-    "Stayed solved, %",
-    "Right at the end, %",
-    "Epochs",
-    "Time a seed",
-    "Departures",
-)
-_EVENT_HEADS = (
-    "Recipe",
-    "NLL of the gap",
-    "NLL of gap and mark",
-    "RMSE of the gap",
-    "Marks right, %",
-    "KS distance",
-    "Seeds",
-    "Epochs",
-    "Time a seed",
-)
-_IN_TIME = {"gap_nll": ".3f", "nll": ".3f", "gap_rmse": ".4g"}
-_CONSTANT, _REPEAT = "constant", "repeat the last mark"
-_NETWORK_HEADS = (
-    "Recipe",
-    "Edge AUC",
-    "Least squares",
-    "Sparse regression",
-    "Weight RMSE",
-    "Least squares, RMSE",
-    "Smoothed, RMSE",
-    "f, RMSE",
-    "Valid time / true",
-    "Seeds",
-    "Time a seed",
-)
-_NETWORK_FIGURES = (
-    "edge_auc",
-    "least_squares_edge_auc",
-    "sparse_regression_edge_auc",
-    "weight_rmse",
-    "least_squares_weight_rmse",
-    "smoothed_least_squares_weight_rmse",
-    "local_rmse",
-    "valid_time_ratio",
-)
-_FLOORS = ("memoryless_mse", "linear_filter_mse", "target_variance")
 MOST_RECIPES = 20  # of one system in a table: back-propagation has one beside nearly every other recipe
 _BENCHMARK_HEADS = ("Case", "Measured", "beyondprop", "Beside", "Theirs", "Ratio")
-_WORDS = {"Recipe", "Departures", "System", "Family", "Paper", "Recipes", "Case", "Measured", "Beside"}  # on the left
 
 
 def tables(results: Path) -> dict[str, str]:
@@ -154,7 +96,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
         numbers = sorted(_numbered(notes, departure) for departure in result["departures"])
         rows.append((*_measured(result), ", ".join(map(str, numbers)) or "none"))
     table = markdown_table(_RESULT_HEADS, rows)
-    listed = "\n".join(f"{number}. {_escaped(text)}" for number, text in enumerate(notes, 1))
+    listed = "\n".join(f"{number}. {escaped(text)}" for number, text in enumerate(notes, 1))
     return f"{table}\n\nDepartures from the paper:\n\n{listed}" if notes else table
 
 
@@ -182,128 +124,20 @@ def summary_table(results: Sequence[dict[str, Any]]) -> str:
             _, accuracy, seeds, _, paper, difference, _ = _measured(result)
             figures = (accuracy, paper, difference, seeds)
         hardware = where["device"] if where["device"] != "cpu" else f"CPU, {threads}"
-        rows.append((f"`{system.id}`", _label(result), *figures, duration(result["cost"]["train_seconds"]), hardware))
+        rows.append(
+            (f"`{system.id}`", result_label(result), *figures, duration(result["cost"]["train_seconds"]), hardware)
+        )
     return markdown_table(_SUMMARY_HEADS, rows, left=("System", "Recipe", "Hardware"))
 
 
 def _says(result: dict[str, Any]) -> tuple[bool, bool, bool, bool, int]:
     return (
         "test_accuracy" in (result["paper"] or {}),
-        "(" not in _label(result),
+        "(" not in result_label(result),
         "test_accuracy" in result["metrics"],
         "digits" not in result["recipe"],
         len(result["seeds"]),
     )
-
-
-def errors_table(results: Sequence[dict[str, Any]]) -> str:
-    """One row a result of regression: the test error, beside what was measured without a network that has memory.
-
-    Args:
-        results: Documents of the result files, in the order of their rows.
-    """
-    if not results:
-        return "No results yet."
-    rows = []
-    for result in results:
-        metrics, many = result["metrics"], len(result["seeds"]) > 1
-        error = metrics["test_mse"]
-        floors = [f"{metrics[name]['mean']:.3g}" if name in metrics else "" for name in _FLOORS]
-        rows.append(
-            (
-                _label(result),
-                f"{error['mean']:.3g}" + (f" ± {error['std']:.1g}" if many else ""),
-                *floors,
-                str(len(result["seeds"])),
-                str(result["settings"].get("epochs", "")),
-                duration(result["cost"]["train_seconds"]),
-                _escaped("; ".join(result["departures"])) or "none",
-            )
-        )
-    return markdown_table(_ERROR_HEADS, rows)
-
-
-def events_table(results: Sequence[dict[str, Any]]) -> str:
-    """One row a result on events in time; before the first one on a set of events, what needs no model of the past.
-
-    Args:
-        results: Documents of the result files, in the order of their rows.
-    """
-    if not results:
-        return "No results yet."
-    rows: list[tuple[str, ...]] = []
-    told: list[str] = []
-    for result in results:
-        metrics, events = result["metrics"], result["settings"]["events"]
-        if events not in told:
-            told.append(events)
-            floors = [f"{metrics[f'constant_{name}']['mean']:{form}}" for name, form in _IN_TIME.items()]
-            right = [f"{100 * metrics[f'{name}_mark_accuracy']['mean']:.1f}" for name in ("constant", "repeat")]
-            rows.append((f"{events}: {_CONSTANT}", *floors, right[0], "", "", "", ""))
-            rows.append((f"{events}: {_REPEAT}", "", "", "", right[1], "", "", "", ""))
-        spread = [
-            f"{metrics[name]['mean']:{form}}" + (f" ± {metrics[name]['std']:.1g}" if len(result["seeds"]) > 1 else "")
-            for name, form in _IN_TIME.items()
-        ]
-        rows.append(
-            (
-                _label(result),
-                *spread,
-                f"{100 * metrics['mark_accuracy']['mean']:.1f}",
-                f"{metrics['ks_distance']['mean']:.3f}",
-                str(len(result["seeds"])),
-                str(result["settings"].get("epochs", "")),
-                duration(result["cost"]["train_seconds"]),
-            )
-        )
-    return markdown_table(_EVENT_HEADS, rows)
-
-
-def solved_table(results: Sequence[dict[str, Any]]) -> str:
-    """One row a result of a task that is either solved or not: how many seeds did, when, and whether they kept it.
-
-    Args:
-        results: Documents of the result files, in the order of their rows.
-    """
-    if not results:
-        return "No results yet."
-    rows = []
-    for result in results:
-        metrics, seeds = result["metrics"], len(result["seeds"])
-        right = next(metrics[name]["mean"] for name in ("test_accuracy", "test_within") if name in metrics)
-        rows.append(
-            (
-                _label(result),
-                f"{sum(metrics['solved']['values']):.0f} of {seeds}",
-                f"{100 * metrics['solved_after']['mean']:.0f}",
-                f"{100 * metrics['stayed_solved']['mean']:.1f}",
-                f"{100 * right:.2f}",
-                str(result["settings"]["epochs"]),
-                duration(result["cost"]["train_seconds"]),
-                _escaped("; ".join(result["departures"])) or "none",
-            )
-        )
-    return markdown_table(_SOLVED_HEADS, rows)
-
-
-def networks_table(results: Sequence[dict[str, Any]]) -> str:
-    """One row a result of an inferred network, beside closed forms on the same series.
-
-    Args:
-        results: Documents of the result files, in the order of their rows.
-    """
-    if not results:
-        return "No results yet."
-    rows = [
-        (
-            _label(result),
-            *(f"{result['metrics'][name]['mean']:.3g}" for name in _NETWORK_FIGURES),
-            str(len(result["seeds"])),
-            duration(result["cost"]["train_seconds"]),
-        )
-        for result in results
-    ]
-    return markdown_table(_NETWORK_HEADS, rows)
 
 
 def benchmark_table(document: dict[str, Any]) -> str:
@@ -317,10 +151,10 @@ def benchmark_table(document: dict[str, Any]) -> str:
     """
     rows = [
         (
-            _escaped(row["case"]),
-            _escaped(row["metric"].replace("_", " ")),
+            escaped(row["case"]),
+            escaped(row["metric"].replace("_", " ")),
             _short(row["ours"]),
-            _escaped(row["peer"] or ""),
+            escaped(row["peer"] or ""),
             _short(row["peer_value"]),
             _short(row["ratio"]),
         )
@@ -349,13 +183,13 @@ def systems_table() -> str:
     """One row a system: its name, family, paper and recipes, of which a long list is cut short."""
     rows = []
     for system in SYSTEMS:
-        paper = f"{_escaped(system.paper.title)}, {system.paper.year}"
+        paper = f"{escaped(system.paper.title)}, {system.paper.year}"
         link = f"[{paper}]({system.paper.url})" if system.paper.url else paper
         told = [f"`{recipe.id}`" for recipe in system.recipes]
         if len(told) > MOST_RECIPES:
             told[MOST_RECIPES - 1 :] = [f"and {len(told) - MOST_RECIPES + 1} more (`beyondprop list`)"]
         recipes = ", ".join(told)
-        rows.append((f"`{system.id}`: {_escaped(system.name)}", system.family, link, recipes))
+        rows.append((f"`{system.id}`: {escaped(system.name)}", system.family, link, recipes))
     return markdown_table(("System", "Family", "Paper", "Recipes"), rows)
 
 
@@ -364,7 +198,7 @@ def _measured(result: dict[str, Any]) -> tuple[str, ...]:
     accuracy = result["metrics"]["test_accuracy"]
     published = (result["paper"] or {}).get("test_accuracy")
     return (
-        _label(result),
+        result_label(result),
         f"{100 * accuracy['mean']:.2f}" + (f" ± {100 * accuracy['std']:.2f}" if len(result["seeds"]) > 1 else ""),
         str(len(result["seeds"])),
         str(result["settings"].get("epochs", "")),  # a solver has none
@@ -374,46 +208,8 @@ def _measured(result: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _label(result: dict[str, Any]) -> str:
-    """The recipe, with the suffix of its file where it has one."""
-    extra = result["file"].stem.removeprefix(result["recipe"].split("/")[1]).removeprefix("-")
-    return f"`{result['recipe']}`" + (f" ({extra})" if extra else "")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a unit that gives a readable number.
-
-    >>> duration(5.4), duration(312), duration(9000)
-    ('5.4 s', '5.2 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def _numbered(notes: list[str], text: str) -> int:
     """The number of a note, which is added if it is new."""
     if text not in notes:
         notes.append(text)
     return notes.index(text) + 1
-
-
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = _WORDS) -> str:
-    """Set cells in columns.
-
-    Args:
-        heads: Of the columns.
-        rows: Of cells.
-        left: Heads of the columns that stand on the left, because they hold words.
-
-    >>> print(markdown_table(["Rule", "Steps"], [["`bp`", "10"]], left=["Rule"]))
-    | Rule | Steps |
-    | :--- | ---: |
-    | `bp` | 10 |
-    """
-    rule = [":---" if head in left else "---:" for head in heads]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([|*_\[\]<>`])", r"\\\1", text)

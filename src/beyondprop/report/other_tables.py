@@ -1,0 +1,177 @@
+"""Tables of what is measured otherwise than by accuracy: errors, tasks that are solved or not, events, networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
+
+_ERROR_HEADS = (
+    "Recipe",
+    "Test error (MSE)",
+    "Memoryless",
+    "Linear filter",
+    "Variance",
+    "Seeds",
+    "Epochs",
+    "Time a seed",
+    "Departures",
+)
+_SOLVED_HEADS = (
+    "Recipe",
+    "Seeds that solved it",
+    "After, % of the training",
+    "Stayed solved, %",
+    "Right at the end, %",
+    "Epochs",
+    "Time a seed",
+    "Departures",
+)
+_EVENT_HEADS = (
+    "Recipe",
+    "NLL of the gap",
+    "NLL of gap and mark",
+    "RMSE of the gap",
+    "Marks right, %",
+    "KS distance",
+    "Seeds",
+    "Epochs",
+    "Time a seed",
+)
+_IN_TIME = {"gap_nll": ".3f", "nll": ".3f", "gap_rmse": ".4g"}
+_CONSTANT, _REPEAT = "constant", "repeat the last mark"
+_NETWORK_HEADS = (
+    "Recipe",
+    "Edge AUC",
+    "Least squares",
+    "Sparse regression",
+    "Weight RMSE",
+    "Least squares, RMSE",
+    "Smoothed, RMSE",
+    "f, RMSE",
+    "Valid time / true",
+    "Seeds",
+    "Time a seed",
+)
+_NETWORK_FIGURES = (
+    "edge_auc",
+    "least_squares_edge_auc",
+    "sparse_regression_edge_auc",
+    "weight_rmse",
+    "least_squares_weight_rmse",
+    "smoothed_least_squares_weight_rmse",
+    "local_rmse",
+    "valid_time_ratio",
+)
+_FLOORS = ("memoryless_mse", "linear_filter_mse", "target_variance")
+
+
+def errors_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a result of regression: the test error, beside what was measured without a network that has memory.
+
+    Args:
+        results: Documents of the result files, in the order of their rows.
+    """
+    if not results:
+        return "No results yet."
+    rows = []
+    for result in results:
+        metrics, many = result["metrics"], len(result["seeds"]) > 1
+        error = metrics["test_mse"]
+        floors = [f"{metrics[name]['mean']:.3g}" if name in metrics else "" for name in _FLOORS]
+        rows.append(
+            (
+                result_label(result),
+                f"{error['mean']:.3g}" + (f" ± {error['std']:.1g}" if many else ""),
+                *floors,
+                str(len(result["seeds"])),
+                str(result["settings"].get("epochs", "")),
+                duration(result["cost"]["train_seconds"]),
+                escaped("; ".join(result["departures"])) or "none",
+            )
+        )
+    return markdown_table(_ERROR_HEADS, rows)
+
+
+def solved_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a result of a task that is either solved or not: how many seeds did, when, and whether they kept it.
+
+    Args:
+        results: Documents of the result files, in the order of their rows.
+    """
+    if not results:
+        return "No results yet."
+    rows = []
+    for result in results:
+        metrics, seeds = result["metrics"], len(result["seeds"])
+        right = next(metrics[name]["mean"] for name in ("test_accuracy", "test_within") if name in metrics)
+        rows.append(
+            (
+                result_label(result),
+                f"{sum(metrics['solved']['values']):.0f} of {seeds}",
+                f"{100 * metrics['solved_after']['mean']:.0f}",
+                f"{100 * metrics['stayed_solved']['mean']:.1f}",
+                f"{100 * right:.2f}",
+                str(result["settings"]["epochs"]),
+                duration(result["cost"]["train_seconds"]),
+                escaped("; ".join(result["departures"])) or "none",
+            )
+        )
+    return markdown_table(_SOLVED_HEADS, rows)
+
+
+def events_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a result on events in time; before the first one on a set of events, what needs no model of the past.
+
+    Args:
+        results: Documents of the result files, in the order of their rows.
+    """
+    if not results:
+        return "No results yet."
+    rows: list[tuple[str, ...]] = []
+    told: list[str] = []
+    for result in results:
+        metrics, events = result["metrics"], result["settings"]["events"]
+        if events not in told:
+            told.append(events)
+            floors = [f"{metrics[f'constant_{name}']['mean']:{form}}" for name, form in _IN_TIME.items()]
+            right = [f"{100 * metrics[f'{name}_mark_accuracy']['mean']:.1f}" for name in ("constant", "repeat")]
+            rows.append((f"{events}: {_CONSTANT}", *floors, right[0], "", "", "", ""))
+            rows.append((f"{events}: {_REPEAT}", "", "", "", right[1], "", "", "", ""))
+        spread = [
+            f"{metrics[name]['mean']:{form}}" + (f" ± {metrics[name]['std']:.1g}" if len(result["seeds"]) > 1 else "")
+            for name, form in _IN_TIME.items()
+        ]
+        rows.append(
+            (
+                result_label(result),
+                *spread,
+                f"{100 * metrics['mark_accuracy']['mean']:.1f}",
+                f"{metrics['ks_distance']['mean']:.3f}",
+                str(len(result["seeds"])),
+                str(result["settings"].get("epochs", "")),
+                duration(result["cost"]["train_seconds"]),
+            )
+        )
+    return markdown_table(_EVENT_HEADS, rows)
+
+
+def networks_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row a result of an inferred network, beside closed forms on the same series.
+
+    Args:
+        results: Documents of the result files, in the order of their rows.
+    """
+    if not results:
+        return "No results yet."
+    rows = [
+        (
+            result_label(result),
+            *(f"{result['metrics'][name]['mean']:.3g}" for name in _NETWORK_FIGURES),
+            str(len(result["seeds"])),
+            duration(result["cost"]["train_seconds"]),
+        )
+        for result in results
+    ]
+    return markdown_table(_NETWORK_HEADS, rows)

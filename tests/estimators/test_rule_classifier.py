@@ -19,7 +19,7 @@ from beyondprop import DFA, Backprop, RuleClassifier, UnsupportedNetworkError, U
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.rule import Rule
 
-RULES = [system.id for system in SYSTEMS if issubclass(system.load(), Rule)]
+RULES = [system.id for system in SYSTEMS if issubclass(kind := system.load(), Rule) and kind.classifies]
 LATE = {"noprop-ct", "noprop-fm", "spike-timing"}  # which learn more in ten epochs than in two
 SGD = functools.partial(torch.optim.SGD, momentum=0.9)
 

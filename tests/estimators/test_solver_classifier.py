@@ -14,7 +14,7 @@ from beyondprop import CascadedLeastSquares, SolverClassifier, UserError
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.solver import Solver
 
-SOLVERS = [system.id for system in SYSTEMS if issubclass(system.load(), Solver)]
+SOLVERS = [system.id for system in SYSTEMS if issubclass(kind := system.load(), Solver) and kind.classifies]
 SMALL = {
     "threshold": {"hidden": 300},
     "rescnet": {"layers": 2, "filters": 16, "carry": 2},

@@ -47,6 +47,7 @@ def test_every_row_of_the_table_has_its_recipe():
                 assert f"{system}-{nodes}-noise-{noise}" in names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chua-16-spread", "fhn-16-noise-0p1"])
 def test_networks_of_the_recipes_stay_in_bounds_and_apart(name):
     recipe = find_recipe(f"network-inference/{name}")

@@ -43,8 +43,12 @@ def compared_recipe(system: System, dataset: str, network: str = "mlp") -> Recip
     """Make the recipe of a system on a data set and a network that other systems share: `SYSTEM/DATA-compared`.
 
     Raises:
-        UserError: There is no such data set.
+        UserError: There is no such data set, or the system classifies nothing.
     """
+    if system.quick != "digits":  # every system that classifies begins with them
+        raise UserError(
+            f"{system.id} does not classify images: compare its own recipes, such as {system.id}/{system.quick}"
+        )
     solver = system.family == "solvers"
     return compared.compared(system.id, system.rule, system.recipes, dataset, solver=solver, network=network)
 

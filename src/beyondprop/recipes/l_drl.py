@@ -71,7 +71,7 @@ def choices(_settings: LDRLSettings) -> tuple[str, ...]:
 
 SMALL = LDRLSettings(
     epochs=20,
-    learning_rate=0.05,
+    learning_rate=0.02,
     network="elu-vgg-small",
     feedback_steps=(4, 4),
     noise=(0.2, 0.1),

@@ -63,6 +63,10 @@ def export_run(folder: str | os.PathLike[str], out: str | os.PathLike[str], *, r
     if result is None:
         raise RunError(f"{source} has not finished: there is no {RESULT}; go on with --resume first")
     run = load_run(source, device="cpu")
+    if not run.rule.classifies:
+        raise RunError(
+            f"{source} cannot be exported: {run.recipe.id} is fitted to data that a description cannot replace"
+        )
     weights, others = safe_tensors(run.rule.state_dict())
     if others:
         raise RunError(

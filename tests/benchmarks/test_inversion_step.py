@@ -35,6 +35,7 @@ def test_steps_stand_beside_back_propagation_at_every_shape(tmp_path: Path, monk
     assert set(steps) == {"tp-ri tanh", "bp tanh", "tp-ri gru", "bp gru", "local tanh"}
 
 
+@pytest.mark.slow
 def test_stability_writes_its_file_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = load("inversion_stability", monkeypatch)
     out = tmp_path / "stability.json"
@@ -88,6 +89,7 @@ def test_the_cures_bound_the_step_and_let_the_rate_fall(monkeypatch: pytest.Monk
         assert moved["cosine"][-1] < 0.02 * moved["constant"][-1]
 
 
+@pytest.mark.slow
 def test_trainings_that_are_kept_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = load("inversion_stability", monkeypatch)
     flags = ["--seeds", "1", "--steps", "30", "--length", "10", "--kept", str(tmp_path / "kept"), "--pictures"]

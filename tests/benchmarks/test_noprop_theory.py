@@ -47,6 +47,7 @@ def tiny(script: ModuleType) -> object:
     )
 
 
+@pytest.mark.slow
 def test_the_result_has_the_shape_that_other_programs_read(
     script: ModuleType, report: ModuleType, tiny: object, tmp_path: Path
 ) -> None:

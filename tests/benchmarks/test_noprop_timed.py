@@ -32,6 +32,7 @@ def tiny(script: ModuleType) -> object:
     return script.Size(batch=4, images=images, widths=(2, 3, 4), hidden=8, steps=2, heun_steps=3, paper_steps=5)
 
 
+@pytest.mark.slow
 def test_the_result_has_the_shape_that_other_programs_read(
     script: ModuleType, tiny: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return perturbation_step
 
 
+@pytest.mark.slow
 def test_the_result_has_the_shape_that_other_programs_read_and_keeps_other_cases(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return signals_step
 
 
+@pytest.mark.slow
 def test_the_result_has_the_shape_that_other_programs_read(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def test_every_rule_of_the_example_learns(example, options, least, capsys):
         assert f"{name:20} {value:.1%}" in printed
 
 
+@pytest.mark.slow
 def test_predictors_learn_in_processes_of_their_own():
     """By the script itself, which has to be a file for processes to be started from it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -183,8 +183,14 @@ def test_rows_without_weights(way):
     [
         lambda: SparseLinear(5, 4, sparsity=0.5, dtype=torch.float64),
         lambda: SparseConv2d(2, 4, (2, 3), (2, 1), (1, 2), (1, 2), sparsity=0.4, dtype=torch.float64),
-        lambda: SparseConv2d(4, 4, 3, 1, "same", groups=2, sparsity=0.4, dtype=torch.float64),
-        lambda: SparseConv2d(2, 3, 2, padding=1, padding_mode="circular", sparsity=0.4, dtype=torch.float64),
+        pytest.param(
+            lambda: SparseConv2d(4, 4, 3, 1, "same", groups=2, sparsity=0.4, dtype=torch.float64),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda: SparseConv2d(2, 3, 2, padding=1, padding_mode="circular", sparsity=0.4, dtype=torch.float64),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_gradients_equal_finite_differences(layer, way):

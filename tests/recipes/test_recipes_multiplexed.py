@@ -62,10 +62,12 @@ def trained(tmp_path, recipe_id, **changes):
     return training.train(recipe, settings, Execution(threads=1), tmp_path / "run", progress=False).metrics
 
 
+@pytest.mark.slow
 def test_filters_in_the_place_of_counters_learn_it_too(tmp_path):
     assert trained(tmp_path, "mgd/xor-analog", copies=30, epochs=12)["solved_fraction"] >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "least", "most"),
     [

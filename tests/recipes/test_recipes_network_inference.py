@@ -34,6 +34,7 @@ def test_a_picture_is_left(outcome):
     assert (outcome.folder / "network.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_run_is_loaded_again(outcome):
     loaded = training.load_run(outcome.folder, device="cpu")
     assert loaded.evaluate(loaded.splits.test)["loss"] == pytest.approx(outcome.metrics["test_mse"])

@@ -65,6 +65,7 @@ def test_perceptrons_are_built_and_count_their_parameters(digits):
         ]
 
 
+@pytest.mark.slow
 def test_the_forecaster_is_built_and_stands_beside_filters():
     recipe = find_recipe("quaternion/lorenz")
     settings = dataclasses.replace(recipe.settings, steps=200, window=20, series=1, hidden=8, taps=2)

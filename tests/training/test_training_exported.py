@@ -19,7 +19,7 @@ from beyondprop.training.checkpoint import safe_tensors
 from beyondprop.training.execution import Execution
 from beyondprop.training.exported import describe, load_exported_run, rebuild, scores_of, table_of
 
-STEPPED = [f"{system.id}/digits" for system in SYSTEMS if issubclass(system.load(), Rule)]
+STEPPED = [f"{s.id}/digits" for s in SYSTEMS if issubclass(kind := s.load(), Rule) and kind.classifies]
 PATTERNS = ["heb/xor", "mgd/xor"]  # whose rules hold the test split
 
 
@@ -80,7 +80,7 @@ def test_every_recipe_is_built_again_without_its_data(name, monkeypatch):
         "stage": getattr(built.rule, "stage", None),
         "data": json.loads(json.dumps(describe(built.splits, built.statistics))),
     }
-    images = built.splits.test.subset(range(6))
+    images = built.splits.test.subset(range(min(6, len(built.splits.test))))
     monkeypatch.setattr(data, "load", None)
     copy = rebuild(Path("export"), about, weights, device="cpu")
     scores = []

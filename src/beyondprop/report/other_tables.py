@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beyondprop.report.comparison_page import mean_angle, ranked
 from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
 
 _ERROR_HEADS = (
@@ -63,6 +64,16 @@ _NETWORK_FIGURES = (
     "smoothed_least_squares_weight_rmse",
     "local_rmse",
     "valid_time_ratio",
+)
+_COMPARISON_HEADS = (
+    "Rule",
+    "Test accuracy, %",
+    "Step, ms",
+    "Memory, MiB",
+    "Kept for backward, MiB",
+    "Operations, 10⁹",
+    "Mean angle, °",
+    "Learning rate",
 )
 _FLOORS = ("memoryless_mse", "linear_filter_mse", "target_variance")
 
@@ -175,3 +186,39 @@ def networks_table(results: Sequence[dict[str, Any]]) -> str:
         for result in results
     ]
     return markdown_table(_NETWORK_HEADS, rows)
+
+
+def comparison_table(document: Mapping[str, Any]) -> str:
+    """One row a rule of a comparison, the most accurate first; those that could not take part at the end.
+
+    Args:
+        document: What compare.json holds.
+    """
+    rows: list[tuple[str, ...]] = []
+    for name, each in ranked(document).items():
+        accuracy, costs, angle = each["metrics"]["test_accuracy"], each["costs"], mean_angle(each)
+        spread = f" ± {100 * accuracy['std']:.2f}" if len(accuracy["values"]) > 1 else ""
+        step = memory = saved = operations = ""
+        if costs:
+            step = f"{1e3 * costs['step_seconds']['median']:.1f}"
+            memory = f"{costs['memory_bytes']['total'] / 2**20:.1f}"
+            saved = f"{costs['saved_bytes'] / 2**20:.2f}"
+            operations = f"{costs['operations'] / 1e9:.2g}"
+        rows.append(
+            (
+                f"`{name}`",
+                f"{100 * accuracy['mean']:.2f}{spread}",
+                *(step, memory, saved, operations),
+                "" if angle is None else f"{angle:.0f}",
+                f"{each['chosen']['learning_rate']:g}" if "learning_rate" in each["chosen"] else "",
+            )
+        )
+    rows += [(f"`{name}`", "not compared", *[""] * 6) for name, c in document["contenders"].items() if "failed" in c]
+    where = document["environment"]
+    budget, seeds = document["budget"], len(document["seeds"])
+    told = (
+        f"{seeds} seed{'s' * (seeds != 1)}, {budget} trials of the same search for each rule; "
+        f"torch {where['versions']['torch']}, {where['device']}, "
+        f"{where['threads']} thread{'s' * (where['threads'] != 1)}."
+    )
+    return f"{markdown_table(_COMPARISON_HEADS, rows, left=('Rule',))}\n\n{told}"

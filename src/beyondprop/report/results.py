@@ -63,6 +63,18 @@ def read_benchmark(path: Path) -> dict[str, Any]:
     return document
 
 
+def read_comparison(path: Path) -> dict[str, Any]:
+    """Read the document of a comparison.
+
+    Raises:
+        UserError: It cannot be read, or is no comparison's.
+    """
+    document = _read_json(path)
+    if not isinstance(document, dict) or not document.keys() >= {"contenders", "seeds", "budget", "environment"}:
+        raise UserError(f"{path} is no document of `beyondprop compare`: move it elsewhere")
+    return document
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())

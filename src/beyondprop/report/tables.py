@@ -10,8 +10,8 @@ from typing import Any
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.errors import UserError
 from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
-from beyondprop.report.other_tables import errors_table, events_table, networks_table, solved_table
-from beyondprop.report.results import read_benchmark, read_results
+from beyondprop.report.other_tables import comparison_table, errors_table, events_table, networks_table, solved_table
+from beyondprop.report.results import read_benchmark, read_comparison, read_results
 
 _RESULT_HEADS = ("Recipe", "Test accuracy, %", "Seeds", "Epochs", "Paper, %", "Difference", "Time a seed", "Departures")
 _SUMMARY_HEADS = ("System", "Recipe", "Test accuracy, %", "Paper, %", "Difference", "Seeds", "Time a seed", "Hardware")
@@ -39,6 +39,9 @@ def tables(results: Path) -> dict[str, str]:
         "solved-results": solved_table([result for result in found if "solved" in result["metrics"]]),
         "network-results": networks_table([result for result in found if "edge_auc" in result["metrics"]]),
         "systems": systems_table(),
+    } | {
+        f"comparison-{path.parent.name}": comparison_table(read_comparison(path))
+        for path in sorted(results.glob("compare/*/compare.json"))
     }
 
 

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
 from beyondprop import training
 from beyondprop.catalogue import SYSTEMS, compared_recipe, find_recipe, find_system
@@ -165,6 +166,41 @@ def test_a_network_that_a_rule_does_not_support_is_a_reason():
     assert "Conv2d" in found["contenders"]["spike-timing"]["failed"]
 
 
+def test_seeds_that_came_to_an_end_count_where_another_broke_off(monkeypatch):
+    train = training.train
+
+    def broken_second(recipe, settings, execution, *arguments, **options):
+        return raise_nan() if execution.seed == 1 else train(recipe, settings, execution, *arguments, **options)
+
+    monkeypatch.setattr(training, "train", broken_second)
+    found = compared("bp", seeds=3)["contenders"]["bp"]
+    assert len(found["metrics"]["test_accuracy"]["values"]) == 2
+    assert found["failed_seeds"] == {1: "the loss of layer 3 is nan"}
+    assert "bp, seed 1" in Path("compare/index.html").read_text()
+
+
+def test_what_torch_itself_refuses_is_a_reason_too(monkeypatch):
+    def lacks(*_):
+        raise NotImplementedError("no kernel for this\nmore lines")
+
+    monkeypatch.setattr(FeedbackAlignment, "assign_credit", lacks)
+    assert compared("bp", "fa")["contenders"]["fa"]["failed"] == "no kernel for this"
+
+
+def test_measuring_a_step_leaves_the_weights_as_they_are():
+    (one,) = contenders("dfa")
+    built = assemble(one.recipe, one.settings, Execution())
+    before = [p.detach().clone() for p in built.rule.parameters()]
+    costs_of(built, repeats=1)
+    assert all(torch.equal(p, q) for p, q in zip(built.rule.parameters(), before, strict=True))
+
+
+def test_rates_are_taken_over_with_their_optimizer_alone():
+    for name in ("l-drl", "local-forward-gradient", "tp-ri"):  # which are trained by SGD of their own
+        settings = compared_recipe(find_system(name), "digits").settings
+        assert (settings.learning_rate, settings.optimizer) == (1e-3, "adamw")
+
+
 def test_nothing_is_written_where_nothing_could_be_compared(monkeypatch):
     monkeypatch.setattr(FeedbackAlignment, "assign_credit", lambda *_: raise_nan())
     with pytest.raises(UserError, match=r"nothing could be compared \(fa: the loss of layer 3 is nan\)"):
@@ -226,6 +262,10 @@ def test_a_search_needs_held_out_images():
     (one,) = contenders("bp", validation=0)
     with pytest.raises(UserError, match="give --validation more than 0"):
         tune(one, Execution(), budget=1)
+    with pytest.raises(UserError, match="give --validation more than 0"):
+        compare([one], budget=1)
+    with pytest.raises(UserError, match="give one --validation for all"):
+        compare([one, *contenders("dfa")])
 
 
 # ---------------------------------------------------------------------------------------------------------------- page

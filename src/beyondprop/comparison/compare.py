@@ -11,9 +11,9 @@ from beyondprop import training
 from beyondprop.checks import check, check_fields
 from beyondprop.comparison.contenders import Contender
 from beyondprop.comparison.costs import costs_of
-from beyondprop.comparison.tuning import tune
+from beyondprop.comparison.tuning import require_search, tune
 from beyondprop.data import Splits
-from beyondprop.errors import DataError, RunError, UserError
+from beyondprop.errors import DataError, NonFiniteError, RunError, UserError
 from beyondprop.measure.alignment import alignment
 from beyondprop.recipe import Settings
 from beyondprop.report.comparison_page import PICTURES, draw_pictures, write_page
@@ -70,6 +70,10 @@ def compare(
     execution = execution or Execution()
     check(seeds=seeds, budget=budget, trial_epochs=trial_epochs)
     check_fields(execution, *(contender.settings for contender in contenders))
+    if budget:
+        require_search(contenders)
+    if len({contender.settings.validation for contender in contenders}) > 1:
+        raise UserError("the recipes hold different numbers of images out of training: give one --validation for all")
     about = {
         "dataset": contenders[0].recipe.dataset,
         "settings": {contender.name: asdict(contender.settings) for contender in contenders},
@@ -90,9 +94,14 @@ def compare(
             outcomes += trained
         except (DataError, RunError):
             raise
-        except UserError as error:
-            tell(f"{contender.name}: {error}")
-            found[contender.name] = {"recipe": contender.recipe.id, "failed": str(error)}
+        except (
+            UserError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:  # torch's own: memory, a kernel that is not there
+            reason = str(error).strip().partition("\n")[0]
+            tell(f"{contender.name}: {reason}")
+            found[contender.name] = {"recipe": contender.recipe.id, "failed": reason}
     if not outcomes:
         reasons = "; ".join(f"{name}: {each['failed']}" for name, each in found.items())
         raise UserError(f"nothing could be compared ({reasons})")
@@ -136,12 +145,18 @@ class _Course:
                 tell=self.tell,
             )
             settings, trials = tuned.settings, tuned.trials
-        outcomes = []
+        outcomes, broken = [], {}
         for seed in range(self.seeds):
             self.tell(f"{contender.name}: seed {seed} of {self.seeds}")
             folder = seed_folder(recipe, settings, self.execution, seed)
             seeded = replace(self.execution, seed=seed)
-            outcomes.append(training.train(recipe, settings, seeded, folder, resume=True, progress=self.progress))
+            try:
+                outcomes.append(training.train(recipe, settings, seeded, folder, resume=True, progress=self.progress))
+            except NonFiniteError as error:
+                self.tell(f"{contender.name}: seed {seed}: {error}")
+                broken[seed] = str(error)
+        if not outcomes:
+            raise NonFiniteError(f"no seed came to an end: {broken[0]}")
         with use_processor(self.execution.threads):
             runs = [load_run(outcome.folder, device=self.execution.device) for outcome in outcomes]
             aligned = _alignment(runs) if stepped else {}
@@ -150,6 +165,7 @@ class _Course:
             "chosen": asdict(settings),
             "network": network,
             "trials": trials,
+            "failed_seeds": broken,
             "metrics": {
                 name: spread([outcome.metrics[name] for outcome in outcomes])
                 for name in ("test_accuracy", "train_accuracy", "validation_accuracy")
@@ -171,8 +187,14 @@ def _curve(run: LoadedRun, outcome: Outcome) -> list[dict[str, float]]:
     name = "validation_accuracy" if run.validation is not None else "train_accuracy"
     images = len(run.splits.train)
     if not isinstance(run.rule, Rule):
+        passes = len(run.rule.passes)
         return [
-            {"epoch": 1, "images": images, "seconds": outcome.train_seconds, "accuracy": float(outcome.metrics[name])}
+            {
+                "epoch": passes,
+                "images": images * passes,
+                "seconds": outcome.train_seconds,
+                "accuracy": float(outcome.metrics[name]),
+            }
         ]
     assert isinstance(run.settings, Settings)
     plan = [epoch for epoch, _ in run.rule.passes(run.settings.epochs)]

@@ -65,7 +65,7 @@ def recipe_contenders(recipes: Sequence[Recipe], changed: Mapping[str, Any] | No
                 f"{recipes[0].id} is trained on {recipes[0].dataset} and {recipe.id} on {recipe.dataset}: compare "
                 "recipes of the same data"
             )
-        if recipe.data is not None:
+        if recipe.data is not None or recipe.drawn is not None:
             raise UserError(f"{recipe.id} does not classify a named data set: compare recipes that do")
     return [Contender(recipe.id, recipe, _changed(recipe, changed)) for recipe in recipes]
 

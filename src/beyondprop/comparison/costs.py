@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
-
-import torch
 
 from beyondprop.measure.memory import peak_live_bytes, peak_saved_bytes
 from beyondprop.measure.operations import floating_point_operations
@@ -17,7 +14,7 @@ from beyondprop.training.evaluation import autocast
 
 
 def costs_of(built: LoadedRun, *, repeats: int = 15) -> dict[str, Any]:
-    """Measure a step of a recipe that was just assembled; it is trained by some steps meanwhile.
+    """Measure a step of a recipe that was just assembled; its weights stay as they are.
 
     A step is all that the rule does with one batch in one epoch: every stage, every phase, each with the optimizer's
     step. So rules that go over the data once for each layer and rules that go over them once for all stand on one
@@ -36,6 +33,8 @@ def costs_of(built: LoadedRun, *, repeats: int = 15) -> dict[str, Any]:
     optimizer = built.experiment.optimizer or make_optimizer(rule, settings)  # type: ignore[arg-type]
     x, y = next(iter(built.batches(built.splits.train, training=True)))
     rule.train()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # what is measured is the step, not where it leads without the training's schedule
 
     def step() -> None:
         for _, stage in rule.passes(1):
@@ -47,19 +46,11 @@ def costs_of(built: LoadedRun, *, repeats: int = 15) -> dict[str, Any]:
                 optimizer.step()
 
     timed = step_time(step, repeats=repeats, device=built.device)
-    memory = _on_cuda(step, built.device) if built.device.type == "cuda" else peak_live_bytes(step, rule, optimizer)
     return {
         "step_seconds": asdict(timed),
         "batch_size": len(x),
         "operations": floating_point_operations(step),
-        "memory_bytes": memory,
+        "memory_bytes": peak_live_bytes(step, rule, optimizer),
         "saved_bytes": peak_saved_bytes(step, rule),
         "parameters": sum(parameter.numel() for parameter in rule.parameters()),
     }
-
-
-def _on_cuda(step: Callable[[], Any], device: torch.device) -> dict[str, int]:
-    """The peak of torch's own counter."""
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    return {"total": torch.cuda.max_memory_allocated(device)}

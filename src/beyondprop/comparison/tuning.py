@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,9 +61,7 @@ def tune(
     """
     settings = contender.settings
     assert isinstance(settings, Settings), "a solver has no learning rate"
-    if not settings.validation:
-        raise UserError("--budget chooses settings by held-out images: give --validation more than 0")
-    optuna = _optuna()
+    optuna = require_search([contender])
     sampler = optuna.samplers.TPESampler(seed=SEED, n_startup_trials=max(3, budget // 2))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     low, high = settings.learning_rate / RATE_FACTOR, settings.learning_rate * RATE_FACTOR
@@ -109,7 +107,15 @@ def _rounded(value: float) -> float:
     return float(f"{value:.1e}") if value and math.isfinite(value) else value
 
 
-def _optuna() -> Any:
+def require_search(contenders: Sequence[Contender]) -> Any:
+    """Import Optuna, and refuse rules without held-out images to be judged by.
+
+    Raises:
+        UserError: It is not installed, or a rule's settings hold no image out.
+    """
+    for contender in contenders:
+        if isinstance(contender.settings, Settings) and not contender.settings.validation:
+            raise UserError("--budget chooses settings by held-out images: give --validation more than 0")
     try:
         import optuna  # noqa: PLC0415  # an extra
     except ImportError:

@@ -45,7 +45,8 @@ def compared(
         system: Its id.
         rule_class: `module:Class`, as the catalogue names it.
         recipes: The system's own: optimizer, learning rate and schedule are those of the one on the same data and
-            network, else of one on the same data, else of the one on the digits.
+            network, else of one on the same data, else of the one on the digits; where such a recipe has an optimizer
+            of its own, AdamW with the common rate.
         dataset: One of `DATA`.
         solver: Whether the class is a solver.
         network: One of the plain classifiers of `ClassifierSettings`.
@@ -95,6 +96,7 @@ def _nearest(recipes: Sequence[Recipe], dataset: str, network: str) -> Settings 
     }
     for variant in (f"{dataset}-{network}", dataset, f"{dataset}-mlp", "digits", "digits-mlp"):
         found = stepped.get(variant)
-        if isinstance(found, Settings):
+        # A rate is worth something with its own optimizer alone, and some recipes make another than settings can name.
+        if found is not None and hasattr(found, "optimizer") and not getattr(found, "own_optimizer", False):
             return found
     return None

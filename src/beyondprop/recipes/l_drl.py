@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from beyondprop.recipe import Experiment, Published, Recipe, Schedule
 from beyondprop.recipes.classifiers import NetworkName, NetworkSettings, baseline, make_network
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class LDRLSettings(NetworkSettings):
     """Settings of layer-local difference reconstruction, by SGD with momentum for the network and the feedback."""
 
+    own_optimizer: ClassVar[bool] = True  # whatever `optimizer` says
     epochs: int = 90
     learning_rate: float = 0.035
     """Of the network: the authors' 0.05 times `target_step`, by which gradients are divided here and not there."""

@@ -62,12 +62,15 @@ def write_page(document: Mapping[str, Any], pictures: Mapping[str, bytes]) -> st
     """
     contenders = ranked(document)
     failed = {name: each["failed"] for name, each in document["contenders"].items() if "failed" in each}
+    for name, each in contenders.items():
+        failed |= {f"{name}, seed {seed}": reason for seed, reason in each.get("failed_seeds", {}).items()}
     seeds, budget = len(document["seeds"]), document["budget"]
     tuned = (
         f"Each rule's learning rate and weight decay are the best of {budget} trial{'s' * (budget != 1)} of the same "
-        "search, judged on training images that were held out."
+        "search, judged on training images that were held out; solvers have nothing to search."
         if budget
-        else "No setting was tuned here: each rule has the learning rate that its own recipe documents."
+        else "No setting was tuned here: each rule has the learning rate of its own nearest recipe, where that has the "
+        "same optimizer."
     )
     networks = {name: each["network"] for name, each in contenders.items() if each["network"]}
     return PAGE.format(

@@ -37,13 +37,13 @@ def refuse_other(
         if others:
             raise UserError(f"{out} holds other files ({others[0]}) and no {what}: choose another folder by --out")
         return
+    if overwrite:
+        return
     try:
         found = json.loads((out / document).read_bytes())
         former = {name: found[name] for name in wanted}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out / document} cannot be read ({error}): remove it, or choose another folder") from error
-    if overwrite:
-        return
     for name, value in json.loads(json.dumps(wanted)).items():
         if name == "seeds" and len(former[name]) <= len(value):
             continue

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beyondprop.errors import UserError
+from beyondprop.errors import RunError, UserError
 from beyondprop.report.page import head, image, table
 from beyondprop.training.run_folder import CURVES, RESULT, SETTINGS, read_metrics, read_settings
 
@@ -27,6 +27,7 @@ class Run:
         result: As it stores it; None while it is not finished.
         records: Of its metrics.
         curves: Its picture, or None.
+        damaged: Why it cannot be read; the rest of the table does not suffer from it.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Run:
     result: dict[str, Any] | None
     records: list[dict[str, Any]]
     curves: bytes | None
+    damaged: str = ""
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -41,8 +43,8 @@ def find_runs(folder: Path) -> list[Run]:
 
     Raises:
         UserError: There is none.
-        RunError: One is damaged.
     """
+    folder = folder.resolve()
     runs = [_read(path.parent) for path in sorted(folder.rglob(SETTINGS))]
     if not runs:
         raise UserError(f"{folder} holds no run: name a folder that `beyondprop train` has written, or one above such")
@@ -51,12 +53,12 @@ def find_runs(folder: Path) -> list[Run]:
 
 def runs_rows(runs: Sequence[Run], root: Path) -> list[tuple[str, ...]]:
     """Rows of a table with the heads of `HEADS`."""
-    return [_row(run, root) for run in runs]
+    return [_row(run, root.resolve()) for run in runs]
 
 
 def write_runs_page(runs: Sequence[Run], root: Path) -> str:
     """Write a page that holds everything in itself: the table, and each run's curves and settings."""
-    parts = []
+    parts, root = [], root.resolve()
     for run in runs:
         name = _name(run, root)
         picture = "" if run.curves is None else image({"curves": run.curves}, "curves", f"Curves of {name}")
@@ -77,7 +79,10 @@ def _read(path: Path) -> Run:
         curves = (path / CURVES).read_bytes() if (path / CURVES).exists() else None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): restore it, or move it elsewhere") from error
-    return Run(path, read_settings(path), finished, read_metrics(path), curves)
+    try:
+        return Run(path, read_settings(path), finished, read_metrics(path), curves)
+    except RunError as error:
+        return Run(path, {}, None, [], curves, damaged=str(error))
 
 
 def _row(run: Run, root: Path) -> tuple[str, ...]:
@@ -90,7 +95,7 @@ def _row(run: Run, root: Path) -> tuple[str, ...]:
         _name(run, root),
         str(run.settings.get("recipe", "–")),
         str(run.settings.get("execution", {}).get("seed", "–")),
-        "finished" if run.result else "unfinished",
+        f"damaged ({run.damaged})" if run.damaged else "finished" if run.result else "unfinished",
         "–" if leading is None else _figure(leading, metrics[leading]),
         "–" if held_out is None else _figure("accuracy", held_out),
         str(epochs[-1]["epoch"]) if epochs else "–",

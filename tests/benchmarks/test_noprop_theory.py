@@ -73,6 +73,7 @@ def test_the_result_has_the_shape_that_other_programs_read(
     assert "weighting snr" not in report.steps_table(figures, "noprop-ct")
 
 
+@pytest.mark.slow
 def test_operations_of_a_step_are_those_of_the_layers(script: ModuleType, tiny: object) -> None:
     """Two operations a product; three times those of the forward pass, less the gradient of the first inputs."""
     cost = {(row.case.split(":")[0], row.metric): row for row in script.step_rows(tiny)}

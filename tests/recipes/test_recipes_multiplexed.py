@@ -46,6 +46,7 @@ def test_setting_reaches_the_rule(recipe_id, field, value, seen):
     assert seen(recipe.build(recipe.settings, splits).rule) != value
 
 
+@pytest.mark.slow
 def test_most_of_a_population_learn_exclusive_or(tmp_path):
     """The goal is 95 in a hundred."""
     recipe = find_recipe("mgd/xor")
@@ -109,6 +110,7 @@ def test_update_noise_needs_an_optimizer_to_follow():
     assert recipe.build(settings, data.load("digits")).optimizer is not None
 
 
+@pytest.mark.slow
 def test_letters_are_read(tmp_path):
     """By four hidden units, after one epoch; the goal after all of them is 93 %."""
     assert trained(tmp_path, "mgd/nist7x7", epochs=1)["test_accuracy"] > 0.93

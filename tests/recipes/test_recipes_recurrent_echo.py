@@ -20,6 +20,7 @@ def test_digits_are_read_well(tmp_path):
     assert trained("rhel/digits", tmp_path / "run", epochs=10)["test_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_oscillators_learn_to_move_as_others(tmp_path):
     small = {"sequences": 400, "length": 30}
     metrics = trained("rhel/oscillators", tmp_path / "run", epochs=4, **small)

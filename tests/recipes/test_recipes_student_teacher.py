@@ -101,6 +101,7 @@ def test_a_layer_without_update_is_null_in_every_file_and_a_dash_on_the_screen(t
     assert shown[0].split()[2] == "-"
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_its_teacher(tmp_path):
     metrics = train(find_recipe("gauss-newton/student-teacher"), tmp_path / "run", epochs=12, samples=1000).metrics
     assert metrics["test_mse"] < 0.9 * metrics["memoryless_mse"]

@@ -67,6 +67,7 @@ def test_interrupted_in_one_call_and_resumed_in_the_next(script, tmp_path: Path,
     assert document["recipe"] == "noprop-fm/digits"
 
 
+@pytest.mark.slow
 def test_nothing_runs_on_when_the_call_is_ended(script, tmp_path: Path, pending):
     call = [sys.executable, str(SCRIPT), *pending, "--minutes", "5"]
     process = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)

@@ -241,6 +241,7 @@ def test_each_block_alone_sees_no_label(batch):
         torch.testing.assert_close(spoken, block(z, x).log_softmax(dim=1))
 
 
+@pytest.mark.slow
 def test_chain_beats_its_first_block_where_blocks_see_different_things():
     """Each block reads one row of the digit; only the chain can put the rows together."""
     splits = data.load("digits")

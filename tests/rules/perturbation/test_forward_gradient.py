@@ -218,6 +218,7 @@ def test_orthogonal_directions_in_bfloat16(perturb):
     assert (found - true).norm() < 0.05 * true.norm()
 
 
+@pytest.mark.slow
 def test_orthogonal_activities_are_unbiased_and_vary_less():
     """With K orthogonal directions of U a share of about (1 - K / U) of the variance is left; here K is 4 of 6."""
     network, x, y = make("perceptron")
@@ -256,6 +257,7 @@ def test_estimates_are_unbiased(name, perturb):
     assert 0.2 * expected < distance < 3 * expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [4, 16])
 def test_variance_is_the_papers(units):
     """One sample, a loss linear in the output, so that the gradient is constant: (pq + 1) S and (q + 1) S, Table 1."""

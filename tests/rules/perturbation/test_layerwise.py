@@ -81,6 +81,7 @@ def test_it_is_unbiased(perturb):
     assert error.norm() < 0.2 * expected.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 7])
 def test_its_expected_length_is_the_gradients(steps):
     """Of a layer's weights, where the cost is linear: the square's mean over many draws."""

@@ -58,6 +58,7 @@ def loss_at_rest(layers, readout, shapes, x, y):
     return float(oracle.loss(oracle.settle(x, shapes), y).mean().detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readout", READOUTS)
 def test_the_estimate_is_the_derivative_of_the_loss_at_the_fixed_point_by_finite_differences(readout):
     layers = perceptron()

@@ -349,6 +349,7 @@ def test_units_stay_bounded_whatever_is_learned(kind):
 # What is kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_memory_does_not_grow_with_the_sequence(pooling):
     network = hamiltonian_classifier(4, 3, size=16, blocks=2, pooling=pooling)

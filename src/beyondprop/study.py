@@ -26,10 +26,10 @@ from beyondprop.recipe import Recipe, SolverSettings
 from beyondprop.report.folder import refuse_other, write_document
 from beyondprop.report.study_page import PICTURES, draw_pictures, write_page
 from beyondprop.reproduce import environment_of, make_folder, seed_folder, spread
-from beyondprop.rule import evaluating
 from beyondprop.training.assembly import LoadedRun, assemble
 from beyondprop.training.evaluation import autocast
 from beyondprop.training.execution import Execution
+from beyondprop.training.exported import scores_of
 from beyondprop.training.runs import use_processor
 
 Results = dict[str, Any]
@@ -227,7 +227,7 @@ def _compared(
     runs: dict[str, list[Trained]] = {}
     for name, of_recipe in outcomes.items():
         loaded = (training.load_run(outcome.folder, device=execution.device) for outcome in of_recipe)
-        runs[name] = [Trained(_scores(each), _hidden(each)) for each in loaded]
+        runs[name] = [Trained(scores_of(each, each.splits.test), _hidden(each)) for each in loaded]
     first = recipes[0]
     begun = [
         assemble(first, settings[first.id], replace(execution, seed=seed)) for seed in range(len(outcomes[first.id]))
@@ -242,13 +242,6 @@ def _compared(
         },
         **compare(runs, untrained, test.labels.long().cpu()),
     }
-
-
-def _scores(run: LoadedRun) -> Tensor:
-    """By the recipe's own inference, as its accuracy is measured."""
-    with evaluating(run.rule), torch.inference_mode(), autocast(run.device, run.execution.precision):
-        found = [run.rule(x, **run.experiment.inference).float().cpu() for x, _ in run.batches(run.splits.test)]
-    return torch.cat(found)
 
 
 def _hidden(run: LoadedRun) -> dict[str, Tensor]:

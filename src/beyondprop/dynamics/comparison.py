@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from beyondprop.dynamics.scores import valid_steps
 from beyondprop.dynamics.series import NetworkSeries
-from beyondprop.dynamics.simulation import network_slope
+from beyondprop.dynamics.simulation import network_slope, rk4_step
 
 Array = NDArray[np.float64]
 Slope = Callable[[float, Array], Array]
@@ -34,12 +34,7 @@ def free_run(
     h, x, found = interval / substeps, starts, [starts]
     with np.errstate(all="ignore"):
         for step in range(steps * substeps):
-            t = begin + h * step
-            k1 = slope(t, x)
-            k2 = slope(t + h / 2, x + h / 2 * k1)
-            k3 = slope(t + h / 2, x + h / 2 * k2)
-            k4 = slope(t + h, x + h * k3)
-            x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            x = rk4_step(slope, begin + h * step, x, h)
             if step % substeps == substeps - 1:
                 found.append(x)
     return np.stack(found, axis=1)

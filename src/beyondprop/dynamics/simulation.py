@@ -154,14 +154,15 @@ def _noisy(
         count = round((until - t) / step)
         h = (until - t) / max(count, 1)
         for number in range(count):
-            x = _drift(slope, t + h * number, x, h / 2)
+            x = rk4_step(slope, t + h * number, x, h / 2)
             x = x + noise * np.sqrt(h) * random.standard_normal(x.shape)
-            x = _drift(slope, t + h * (number + 0.5), x, h / 2)
+            x = rk4_step(slope, t + h * (number + 0.5), x, h / 2)
         found.append(x)
     return np.stack(found)
 
 
-def _drift(slope: Callable[[float, Array], Array], t: float, x: Array, h: float) -> Array:
+def rk4_step(slope: Callable[[float, Array], Array], t: float, x: Array, h: float) -> Array:
+    """The states a step h later, by Runge and Kutta's scheme of order 4."""
     k1 = slope(t, x)
     k2 = slope(t + h / 2, x + h / 2 * k1)
     k3 = slope(t + h / 2, x + h / 2 * k2)

@@ -170,15 +170,10 @@ def _draw_costs(contenders: Contenders) -> bytes:
     times.set(title="time of a step (ms), quartiles", ylim=(len(names) - 0.5, -0.5))
     left = [0.0] * len(names)
     for kind, colour in MEMORY.items():
-        sizes = [cost["memory_bytes"].get(kind, 0) / 2**20 for cost in costs]
+        sizes = [cost["memory_bytes"][kind] / 2**20 for cost in costs]
         memory.barh(rows, sizes, left=left, color=colour, height=0.65, label=kind)
         left = [a + b for a, b in zip(left, sizes, strict=True)]
-    if not any(left):  # on CUDA there is one figure for all
-        memory.barh(rows, [cost["memory_bytes"]["total"] / 2**20 for cost in costs], color=DOT, height=0.65)
-    else:
-        figure.legend(
-            *memory.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9
-        )
+    figure.legend(*memory.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     memory.set_title("most memory in a step (MiB)")
     operations.plot([cost["operations"] / 1e9 for cost in costs], rows, "o", color=DOT, markersize=6)
     operations.set_title("operations of a step (10⁹)")
@@ -264,13 +259,12 @@ def _costs(contenders: Contenders) -> str:
         if not costs:
             continue
         low, middle, high = (1e3 * costs["step_seconds"][q] for q in ("low", "median", "high"))
-        memory = [costs["memory_bytes"].get(kind) for kind in kinds]
         rows.append(
             [
                 name,
                 str(costs["batch_size"]),
                 f"{middle:.2f} ({low:.2f} to {high:.2f})",
-                *("–" if size is None else f"{size / 2**20:.2f}" for size in memory),
+                *(f"{costs['memory_bytes'][kind] / 2**20:.2f}" for kind in kinds),
                 f"{costs['saved_bytes'] / 2**20:.2f}",
                 f"{costs['operations'] / 1e9:.3g}",
                 f"{costs['parameters']:,}",

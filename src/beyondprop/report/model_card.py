@@ -8,6 +8,7 @@ from typing import Any
 
 from beyondprop.catalogue import find_recipe, find_system
 from beyondprop.report.figures import in_figures, in_words
+from beyondprop.report.markdown import markdown_table
 
 LOADING = """```python
 from beyondprop import load_exported
@@ -65,10 +66,9 @@ def write_card(about: dict[str, Any], *, picture: str | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown; bars within cells are kept apart from those of the table."""
-    lines = [head, [":---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of words; bars within cells are kept apart from those of the table."""
+    return markdown_table(heads, [[cell.replace("|", "\\|") for cell in row] for row in rows], left=heads)
 
 
 def _results(runs: list[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from beyondprop.errors import RunError, UserError
+from beyondprop.report.figures import in_figures
 from beyondprop.report.page import head, image, table
 from beyondprop.training.run_folder import CURVES, RESULT, SETTINGS, read_metrics, read_settings
 
@@ -96,8 +97,8 @@ def _row(run: Run, root: Path) -> tuple[str, ...]:
         str(run.settings.get("recipe", "–")),
         str(run.settings.get("execution", {}).get("seed", "–")),
         f"damaged ({run.damaged})" if run.damaged else "finished" if run.result else "unfinished",
-        "–" if leading is None else _figure(leading, metrics[leading]),
-        "–" if held_out is None else _figure("accuracy", held_out),
+        "–" if leading is None else in_figures(leading, metrics[leading]),
+        "–" if held_out is None else in_figures("accuracy", held_out),
         str(epochs[-1]["epoch"]) if epochs else "–",
         "–" if seconds is None else f"{seconds:.3g} s",
     )
@@ -105,10 +106,6 @@ def _row(run: Run, root: Path) -> tuple[str, ...]:
 
 def _name(run: Run, root: Path) -> str:
     return str(run.path.relative_to(root)) if run.path != root else root.name
-
-
-def _figure(name: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if "accuracy" in name else f"{value:.4g}"
 
 
 def _listed(values: Mapping[str, Any]) -> str:

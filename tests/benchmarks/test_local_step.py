@@ -20,6 +20,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return local_step
 
 
+@pytest.mark.slow
 def test_the_result_has_the_shape_that_other_programs_read(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ script.main(["--rounds", "1", "--steps", "1", "--out", sys.argv[1]], size)
 """
 
 
+@pytest.mark.slow
 def test_the_result_has_the_shape_that_other_programs_read(tmp_path: Path) -> None:
     out = tmp_path / "results" / "noprop_scaling.json"
     command = [sys.executable, "-c", TINY, str(out)]

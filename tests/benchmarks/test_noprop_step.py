@@ -22,6 +22,7 @@ def tiny(script: ModuleType) -> object:
     return script.Size(blocks=2, batch=4, widths=(2, 3, 4), hidden=8)
 
 
+@pytest.mark.slow
 def test_the_result_has_the_shape_that_other_programs_read(
     script: ModuleType, tiny: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,6 +75,7 @@ def sparse_network(image, classes):
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_file(tmp_path, monkeypatch, capsys, sparse):
     monkeypatch.setattr(sparse, "TASKS", (sparse.Task("linear", lambda: nn.Linear(32, 32), (4, 32)),))
     out = tmp_path / "sparse.json"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from beyondprop import cli, parallel, training
+from beyondprop.catalogue import find_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -89,7 +90,13 @@ def test_commands_are_understood(page, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path))
     monkeypatch.setattr(training, "train", begin)
     monkeypatch.setattr(parallel, "train", begin)
+    read: set[tuple[object, ...]] = set()
     for words in commands(page):
+        if words[0] == "reproduce":  # one of those that differ in the recipe's name alone, and in numbers, will do
+            kind = (type(find_recipe(words[1]).settings), *(word for word in words[2:] if not word.isdigit()))
+            if kind in read:
+                continue
+            read.add(kind)
         if words[0] in {"train", "reproduce"}:
             with pytest.raises((Begun, SystemExit)):  # SystemExit: it was asked for help
                 cli.main([*words, *(["--results", str(tmp_path)] if words[0] == "reproduce" else [])])

@@ -6,7 +6,7 @@ import torch
 
 from beyondprop.dynamics.alternation import Alternation, Windows
 from beyondprop.dynamics.comparison import free_run
-from beyondprop.dynamics.edges import sparse_posterior
+from beyondprop.dynamics.edges import Shared, sparse_posterior
 from beyondprop.dynamics.inference import NetworkInference
 from beyondprop.dynamics.local_model import LocalModel
 from beyondprop.dynamics.regression import cubics, least_squares, polynomials, sparse_regression
@@ -123,13 +123,15 @@ def test_smoothing_keeps_polynomials_and_quiets_noise():
     np.testing.assert_allclose(slopes[0, 0, 0], (slow[2] - slow[0]).item() / 0.01)
 
 
-def test_sparse_posterior_is_the_exact_one_on_two_weights():
+@pytest.mark.parametrize(
+    "precision", [np.array([[80.0, 60], [60, 90]]), np.array([[900.0, 890], [890, 900]])], ids=["mild", "nearly alike"]
+)
+def test_sparse_posterior_is_the_exact_one_on_two_weights(precision):
     """Against the sum over the four patterns, with the prior that the sampler settles at."""
     random = np.random.default_rng(0)
     truth = np.where(random.random((300, 2)) < 0.4, random.normal(0.5, 0.1, (300, 2)), 0)
-    precision = np.array([[80.0, 60], [60, 90]])
     found = truth + random.multivariate_normal([0, 0], np.linalg.inv(precision), 300)
-    edges = sparse_posterior(np.broadcast_to(precision, (300, 2, 2)), found, sweeps=1500)
+    edges = sparse_posterior(np.broadcast_to(precision, (300, 2, 2)), found)
     assert edges.share == pytest.approx(0.4, abs=0.12)
     assert edges.centre == pytest.approx(0.5, abs=0.1)
     s, c, v = 0.4, 0.5, 0.1
@@ -149,6 +151,46 @@ def test_sparse_posterior_is_the_exact_one_on_two_weights():
     assert np.corrcoef(edges.probability.ravel(), exact.ravel())[0, 1] > 0.97
 
 
+def sparse_rows(rows, count, seed):
+    """Weights, and a precision under which sums are certain and single ones are not, as of nodes that move alike."""
+    random = np.random.default_rng(seed)
+    weights = np.where(random.random((rows, count)) < 0.15, random.normal(0.3, 0.1, (rows, count)), 0)
+    precision = np.broadcast_to(100 * np.eye(count) + 4000 * np.ones((count, count)), (rows, count, count))
+    noise = np.linalg.cholesky(np.linalg.inv(precision)) @ random.standard_normal((rows, count, 1))
+    return weights, precision, weights + noise[..., 0]
+
+
+def test_edges_are_found_where_sums_alone_are_certain():
+    """Weights that are drawn one by one, each with its value, stay where they happened to settle."""
+    weights, precision, found = sparse_rows(20, 20, seed=3)
+    edges = sparse_posterior(precision, found)
+    there = weights != 0
+    ranks = edges.probability[there][:, None] - edges.probability[~there]
+    assert ((ranks > 0) + 0.5 * (ranks == 0)).mean() > 0.97
+    assert np.sqrt(np.mean((edges.mean - weights) ** 2)) < 0.5 * np.sqrt(np.mean((found - weights) ** 2))
+    # Probabilities are what they say: of all weights of a probability, so many are there.
+    assert edges.probability.mean() == pytest.approx(there.mean(), abs=0.05)
+
+
+def test_parameters_that_all_rows_share_are_integrated_out():
+    """With one row the shared parameter can be taken out of the quadratic by hand."""
+    precision, mixed, own = np.diag([400.0, 300.0, 500.0]) + 50, np.array([[[120.0], [90.0], [-40.0]]]), 150.0
+    found, slope = np.array([[0.4, 0.05, 0.3]]), 40.0
+    out = precision - mixed[0] @ mixed[0].T / own
+    best = found[0] + np.linalg.solve(out, mixed[0, :, 0] * slope / own)
+    many = 200  # the same again and again, lest the prior's own draw should matter; each with a parameter of its own
+    grand = np.zeros((many, 3, many))
+    grand[np.arange(many), :, np.arange(many)] = mixed[0, :, 0]
+    shared = Shared(own * np.eye(many), grand, np.full(many, slope))
+    rows = np.broadcast_to(precision, (many, 3, 3))
+    joint = sparse_posterior(rows, np.repeat(found, many, 0), shared=shared, sweeps=400)
+    exact = sparse_posterior(np.broadcast_to(out, (many, 3, 3)), np.repeat(best[None], many, 0), sweeps=400)
+    known = sparse_posterior(rows, np.repeat(found, many, 0), sweeps=400)
+    np.testing.assert_allclose(joint.probability.mean(0), exact.probability.mean(0), atol=0.05)
+    np.testing.assert_allclose(joint.mean.mean(0), exact.mean.mean(0), atol=0.02)
+    assert np.abs(known.mean.mean(0) - exact.mean.mean(0)).max() > 0.05
+
+
 def test_scores():
     weights = np.array([[0, 0.5, 0], [0, 0, 0.2], [0, 0, 0]])
     confidence = np.array([[9, 0.9, 0.3], [0.3, 9, 0.3], [0.1, 0.2, 9]])
@@ -165,22 +207,67 @@ def test_scores():
         edge_auc(confidence, 0 * weights)
 
 
-def test_rounds_lower_the_error_and_move_only_what_is_allowed(lorenz):
-    weights, series = lorenz
+def small_search(series, allowed):
     torch.manual_seed(0)
     model = LocalModel(3, 0, 6)
     model.scale.fill_(8.0)
     model.rate.fill_(60.0)
     pieces = torch.from_numpy(series[:160]).float().view(10, 16, 4, 3)
-    allowed = torch.from_numpy(weights != 0)
     windows = Windows(pieces, pieces[:, 0].clone(), torch.tensor([8.0, 9.0, 9.0]), 0.01, (0,))
-    search = Alternation(model, torch.zeros(4, 4), allowed, windows, damping=1e-2)
+    return Alternation(model, torch.zeros(4, 4), allowed, windows, damping=1e-2)
+
+
+def test_rounds_lower_the_error_and_move_only_what_is_allowed(lorenz):
+    weights, series = lorenz
+    allowed = torch.from_numpy(weights != 0)
+    search = small_search(series, allowed)
     first = search._at.loss
     search.run(8)
     assert search.losses == sorted(search.losses, reverse=True)
     assert search.losses[-1] < 0.05 * first
     assert (search.found[~allowed] == 0).all()
     assert (search.found[allowed] != 0).all()
+
+
+def test_weights_are_drawn_to_where_they_are_thought_to_be(lorenz):
+    weights, series = lorenz
+    allowed = torch.from_numpy(weights != 0)
+    search = small_search(series, allowed)
+    search.centre, search.pull = 0.4, 1e9
+    search.run(1)
+    torch.testing.assert_close(search.found, 0.4 * allowed)
+
+
+def test_a_node_that_is_explained_badly_does_not_hold_up_the_others(lorenz):
+    """A step that helps all nodes but one is taken by all others."""
+    weights, series = lorenz
+    search = small_search(series, torch.from_numpy(weights != 0))
+    here = search._at
+    by_starts = -1e-3 * here.by_starts * search.windows.scale.square()
+    by_starts[:, 2] *= -3e3
+    none = torch.zeros(4, 3)
+    assert search._moved(here, by_starts, none).loss > here.loss
+    assert search._take(here, by_starts, none, (0.0, 1.0))
+    moved = search._at.starts - here.starts
+    assert moved[:, 2].abs().max() == 0
+    assert (moved[:, [0, 1, 3]].flatten(1).abs().amax(1) > 0).any()
+    assert search._at.loss < here.loss
+
+
+def test_a_pass_that_is_lost_is_undone_and_windows_stay_as_they_were(lorenz):
+    _, series = lorenz
+    flat = torch.from_numpy(series[:150]).float().flatten(1)[None]
+    batch = [(flat[:, :-1], flat[:, 1:])]
+    inference = NetworkInference(4, 3, interval=0.01, hidden=4, windows=(8, 16), rounds=1)
+    for name in ("first guess", "windows of 8"):
+        inference.run_pass(name, batch)
+    inference.residual.fill_(1e-12)  # what was reached before, as if it had been this good
+    before = {name: value.clone() for name, value in inference.state_dict().items() if name != "lost"}
+    inference.run_pass("windows of 16", batch)
+    assert inference.lost
+    assert inference.length == 8
+    for name, value in before.items():
+        assert torch.equal(inference.state_dict()[name], value), name
 
 
 def test_finds_the_network_of_a_small_series(inferred):

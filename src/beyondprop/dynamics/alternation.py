@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from beyondprop.dynamics.curvature import Curvature, curvature, others_of
-from beyondprop.dynamics.edges import Edges, sparse_posterior
+from beyondprop.dynamics.edges import Edges, Shared, sparse_posterior
 from beyondprop.dynamics.local_model import LocalModel
 from beyondprop.dynamics.rollout import roll_out
 
 RIDGE = 1e-6  # of the curvature by weights, relative to its mean: for nodes that move together
+SHORTER = (0.3, 0.1, 0.0, 1.0)  # what a step that does not help is shortened by, each time
 LEAST_GAIN = 1e-3  # a round that lowers the loss by less, relatively, is the last
 
 
@@ -57,6 +58,7 @@ class _Point:
     by_starts: Tensor
     by_weights: Tensor
     by_parameters: Tensor
+    errors: Tensor
 
     @property
     def usable(self) -> bool:
@@ -104,6 +106,8 @@ class Alternation:
         allowed: Which weights may differ from zero, shape (nodes, nodes).
         windows: What is to be explained.
         damping: Of the local model's steps, relative to each parameter's curvature; goes down with success.
+        centre: Where the weights are thought to be, those that may differ from zero.
+        pull: By how much they are drawn there, in units of the loss.
     """
 
     model: LocalModel
@@ -111,6 +115,8 @@ class Alternation:
     allowed: Tensor
     windows: Windows
     damping: float = 1e-3
+    centre: float = 0.0
+    pull: float = 0.0
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -125,25 +131,20 @@ class Alternation:
     def run(self, rounds: int) -> None:
         """Alternate."""
         for _ in range(rounds):
-            before = self._at.loss
+            before = self._cost(self._at)
             self.regress_weights()
             self.fit_local_model()
             self.losses.append(self._at.loss)
-            if self._at.loss > (1 - LEAST_GAIN) * before:
+            if self._cost(self._at) > (1 - LEAST_GAIN) * before:
                 break
 
     def regress_weights(self) -> None:
         """Move weights and starts against their BPTT gradient, by the inverse curvature, so far as it helps."""
         here, found = self._at, self._curvature_at(self._at, parameters=False)
-        rows = here.by_weights.gather(1, self._others) - self._followed(found.across, here.by_starts)
+        rows = self._slope(here) - self._followed(found.across, here.by_starts)
         rows = -torch.linalg.solve(self._held(found.rows), (rows * self._free).double().unsqueeze(-1))[..., 0]
         by_rows = rows.to(here.weights)
-        starts = self._start_steps(found, here, by_rows)
-        for length in (1.0, 0.3, 0.1, 0.03):
-            there = self._moved(here, length * starts, length * by_rows)
-            if there.usable and there.loss < here.loss:
-                self._at = there
-                return
+        self._take(here, self._start_steps(found, here, by_rows), by_rows, SHORTER)
 
     def fit_local_model(self) -> None:
         """Move the parameters, weights and starts by a damped Gauss-Newton step that lowers the loss.
@@ -156,7 +157,7 @@ class Alternation:
         assert found.mixed is not None
         assert found.following is not None
         held, mixed = self._held(found.rows), found.mixed * self._free[:, :, None]
-        rows = (here.by_weights.gather(1, self._others) - self._followed(found.across, here.by_starts)) * self._free
+        rows = (self._slope(here) - self._followed(found.across, here.by_starts)) * self._free
         own = here.by_parameters - torch.einsum("wkcp,wkc->p", found.following, here.by_starts)
         both = torch.linalg.solve(held, torch.cat((mixed, rows.double()[:, :, None]), dim=2))
         explained, plain = both[:, :, :-1], both[:, :, -1]
@@ -169,17 +170,47 @@ class Alternation:
             starts = self._start_steps(found, here, by_rows)
             starts = starts - torch.einsum("wkcp,p->wkc", found.following, step.to(starts))
             self._set(here.parameters, step)
-            there = self._moved(here, starts, by_rows)
-            if there.usable and there.loss < here.loss:
-                self._at, self.damping = there, max(self.damping / 5, 1e-10)
+            if self._take(here, starts, by_rows, SHORTER[:2]):
+                self.damping = max(self.damping / 5, 1e-10)
                 return
-            self.damping *= 5
+            self.damping = min(5 * self.damping, 1e6)
         self._set(here.parameters)
+
+    def _take(self, here: _Point, starts: Tensor, rows: Tensor, shorter: tuple[float, ...]) -> bool:
+        """Go a step of starts and rows of weights, a shorter one where a node's own error would rise; if it helps.
+
+        A node that is explained badly, for an edge of it is missing, may want a step that leads nowhere, and must not
+        hold up all others.
+        """
+        by_start, by_row = torch.ones_like(here.errors), torch.ones_like(here.errors[0])
+        for factor in shorter:
+            there = self._moved(here, by_start[:, :, None] * starts, by_row[:, None] * rows)
+            if there.usable and self._cost(there) < self._cost(here):
+                self._at = there
+                return True
+            by_start = torch.where(there.errors < here.errors, by_start, factor * by_start)
+            by_row = torch.where(there.errors.sum(0) < here.errors.sum(0), by_row, factor * by_row)
+        return False
+
+    def _cost(self, point: _Point) -> float:
+        """The loss, and what the weights cost by what is known of them: N(c, v^2) where they may differ from zero."""
+        return point.loss + 0.5 * float((self.pull * self.allowed * (point.weights - self.centre).square()).sum())
+
+    def _slope(self, here: _Point) -> Tensor:
+        """Of the cost, by the other nodes' weights."""
+        return (here.by_weights + self.pull * (here.weights - self.centre)).gather(1, self._others)
 
     @property
     def usable(self) -> bool:
         """Whether all windows can be integrated from here."""
         return self._at.usable
+
+    @property
+    def noise(self) -> float:
+        """Variance of the residuals, in units of the scale; what is fitted takes its degrees of freedom."""
+        here = self._at
+        fitted = here.starts.numel() + int(self._free.sum()) + len(here.by_parameters)
+        return 2 * here.loss / max(here.states.numel() - fitted, 1)
 
     @property
     def states(self) -> Tensor:
@@ -192,16 +223,22 @@ class Alternation:
         return self._at.weights
 
     def posterior(self) -> Edges:
-        """The weights' posterior, by the curvature here and the residuals' variance; the rest counts as known."""
-        here, found = self._at, self._curvature_at(self._at, parameters=False)
-        freedom = here.states.numel() - here.starts.numel() - int(self._free.sum()) - len(here.by_parameters)
-        noise = 2 * here.loss / max(freedom, 1)
-        rows = found.rows
+        """The weights' posterior, by the curvature here and the residuals' variance, over all local models, too."""
+        here, found = self._at, self._curvature_at(self._at, parameters=True)
+        assert found.local is not None
+        assert found.mixed is not None
+        assert found.following is not None
+        noise, rows = self.noise, found.rows
         rows.diagonal(dim1=1, dim2=2).add_(RIDGE * rows.diagonal(dim1=1, dim2=2).mean(1)[:, None])
         # One more step from here, by all weights: those that are held at zero are judged, too.
         slope = (here.by_weights.gather(1, self._others) - self._followed(found.across, here.by_starts)).double()
-        best = here.weights.gather(1, self._others).double() - torch.linalg.solve(rows, slope.unsqueeze(-1))[..., 0]
-        return sparse_posterior((rows / noise).cpu().numpy(), best.cpu().numpy())
+        step = -torch.linalg.solve(rows, slope.unsqueeze(-1))[..., 0]
+        best = here.weights.gather(1, self._others).double() + step
+        own = (here.by_parameters - torch.einsum("wkcp,wkc->p", found.following, here.by_starts)).double()
+        own = own + torch.einsum("kjp,kj->p", found.mixed, step)
+        floor = torch.diag(1e-9 * found.local.diagonal().max() + 1e-6 * found.local.diagonal())
+        shared = Shared(*((part / noise).cpu().numpy() for part in (found.local + floor, found.mixed, own)))
+        return sparse_posterior((rows / noise).cpu().numpy(), best.cpu().numpy(), shared=shared)
 
     def _followed(self, across: Tensor, by_starts: Tensor) -> Tensor:
         return torch.einsum("wkcj,wkc->kj", across, by_starts)
@@ -219,7 +256,7 @@ class Alternation:
         both = self._free[:, :, None] & self._free[:, None, :]
         mean = rows.diagonal(dim1=1, dim2=2).mean(1)[:, None]
         held = rows * both
-        held.diagonal(dim1=1, dim2=2).add_(torch.where(self._free, RIDGE * mean, mean))
+        held.diagonal(dim1=1, dim2=2).add_(torch.where(self._free, RIDGE * mean + self.pull, mean))
         return held
 
     def _curvature_at(self, here: _Point, *, parameters: bool) -> Curvature:
@@ -240,7 +277,8 @@ class Alternation:
     def _point(self, starts: Tensor, weights: Tensor) -> _Point:
         loss, states, *gradients = window_gradients(self.model, weights, starts, self.windows)
         parameters = [p.detach().clone() for p in self.model.parameters()]
-        return _Point(loss, states, starts, weights, parameters, *gradients)
+        errors = ((states - self.windows.observed) / self.windows.scale).square().sum((1, 3))
+        return _Point(loss, states, starts, weights, parameters, *gradients, errors)
 
     def _set(self, parameters: list[Tensor], step: Tensor | None = None) -> None:
         """Set the local model's parameters, a step away where one is given."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dger
 
 Array = NDArray[np.float64]
 
@@ -30,47 +31,168 @@ class Edges(NamedTuple):
     width: float
 
 
-def sparse_posterior(precision: Array, found: Array, *, sweeps: int = 400, seed: int = 0) -> Edges:
-    """Draw from the posterior of sparse rows by Gibbs sampling, all rows side by side.
+class Shared(NamedTuple):
+    """What all rows have in common and is not known either: parameters, whose own best value counts as zero.
+
+    Attributes:
+        precision: Shape (parameters, parameters).
+        mixed: Second derivatives of what the data speak through, by weights and parameters, shape (rows, weights,
+            parameters).
+        slope: First derivatives by the parameters where the weights are `found`, shape (parameters,).
+    """
+
+    precision: Array
+    mixed: Array
+    slope: Array
+
+
+def sparse_posterior(
+    precision: Array, found: Array, *, shared: Shared | None = None, sweeps: int = 120, seed: int = 0
+) -> Edges:
+    """Draw which weights are there from the posterior of sparse rows, all rows side by side.
 
     A weight is zero with probability 1 - s, and else drawn from N(c, v^2) (spike and slab: George and McCulloch 1993);
     s, c and v are the same for all weights and are drawn along. The data speak through exp(-(w - w^)' P (w - w^) / 2).
+    Whether a weight is there is drawn with all values integrated out (Geweke 1996): where nodes move alike, P leaves
+    sums of weights certain and single ones not, and values that are drawn one by one would hardly ever move. After
+    every sweep weights that are there are proposed to change places with others.
 
     Args:
         precision: P of each row, shape (rows, weights, weights).
         found: w^, where the data alone are best explained, shape (rows, weights).
+        shared: Parameters that all rows share, drawn once a sweep; None where they are known.
         sweeps: Over all weights; the first half, in which the data gain their weight gradually, does not count.
         seed: Of the draws.
     """
     random = np.random.default_rng(seed)
     rows, count = found.shape
     pull = np.einsum("rij,rj->ri", precision, found)
-    diagonal = np.einsum("rii->ri", precision).copy()
     scale = max(float(np.sqrt(np.mean(found**2))), 1e-12)
     share, centre, width = 0.3, 0.0, scale
-    w = np.zeros_like(found)
+    there = np.zeros((rows, count), bool)
     sums = np.zeros((3, rows, count))
+    given, root = pull, None if shared is None else _inverse_root(shared.precision)
     for sweep in range(sweeps):
         heat = min(1.0, 10.0 ** (-3 + 6 * sweep / sweeps))  # 1 from the middle on
-        for j in random.permutation(count):
-            own = diagonal[:, j] * heat
-            rest = heat * (pull[:, j] - np.einsum("ri,ri->r", precision[:, j], w) + diagonal[:, j] * w[:, j])
-            total = own + width**-2
-            peak = (rest + centre / width**2) / total
-            odds = 0.5 * (peak**2 * total - centre**2 / width**2) - 0.5 * np.log(total * width**2)
-            odds += np.log(share / (1 - share))
-            chance = 1 / (1 + np.exp(-np.clip(odds, -500, 500)))
-            there = random.random(rows) < chance
-            w[:, j] = np.where(there, peak + random.standard_normal(rows) / np.sqrt(total), 0.0)
+        sight = _Supports(heat * precision, heat * given + centre / width**2, width**-2, there)
+        prior = np.log(share / (1 - share)) - np.log(width) - 0.5 * (centre / width) ** 2
+        for each in random.permuted(np.tile(np.arange(count), (rows, 1)), axis=1).T:
+            peak, total = sight.alone(each)
+            chance = 1 / (1 + np.exp(-np.clip(prior + _evidence(peak, total), -500, 500)))
+            sight.switch(each, random.random(rows) < chance)
             if sweep >= sweeps // 2:
-                mean = chance * peak
-                sums[:, :, j] += chance, mean, chance * (peak**2 + 1 / total)
-        held = w[w != 0]
-        share = float(random.beta(1 + held.size, 1 + w.size - held.size))
-        share = min(max(share, 0.5 / w.size), 1 - 0.5 / w.size)
+                sums[:, np.arange(rows), each] += chance, chance * peak, chance * (peak**2 + 1 / total)
+        for _ in range(count if count > 1 else 0):
+            sight.exchange(random)
+        values = np.where(there, sight.draw(random), 0.0)
+        held = values[there]
+        if shared is not None and root is not None:
+            mean = -root @ (root.T @ (shared.slope + np.einsum("rjp,rj->p", shared.mixed, values - found)))
+            drawn = mean + root @ random.standard_normal(len(mean)) / np.sqrt(heat)
+            given = pull - shared.mixed @ drawn
+        share = float(random.beta(1 + held.size, 1 + there.size - held.size))
+        share = min(max(share, 0.5 / there.size), 1 - 0.5 / there.size)
         if held.size > 2:
             width = float(np.sqrt((np.sum((held - centre) ** 2) + 1e-6 * scale**2) / random.chisquare(held.size)))
             centre = float(held.mean() + width / np.sqrt(held.size) * random.standard_normal())
     probability, mean, square = sums / (sweeps - sweeps // 2)
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
     return Edges(probability, mean, deviation, share, centre, width)
+
+
+def _inverse_root(precision: Array) -> Array:
+    """R with R R' the inverse of a precision; directions that rounding alone would tell count as told a little."""
+    size = np.sqrt(np.diag(precision))
+    values, vectors = np.linalg.eigh(precision / np.outer(size, size))
+    return np.asarray(vectors / np.sqrt(np.maximum(values, 1e-5 * values[-1])) / size[:, None], np.float64)
+
+
+def _evidence(peak: Array, total: Array) -> Array:
+    """By how much more likely the data are with a weight than without it, apart from the prior; a logarithm."""
+    return np.asarray(0.5 * (peak**2 * total - np.log(total)), np.float64)
+
+
+class _Supports:
+    """For every row the weights that are there, and the inverse of their precision, kept as one comes or goes.
+
+    Args:
+        precision: Of the data, shape (rows, weights, weights).
+        moment: Precision times mean of data and prior together, shape (rows, weights).
+        prior: Precision of a weight that is there, by itself.
+        there: Which are, shape (rows, weights); changed in place.
+    """
+
+    def __init__(self, precision: Array, moment: Array, prior: float, there: NDArray[np.bool_]) -> None:
+        self.precision, self.moment, self.prior, self.there = precision, moment, prior, there
+        self.rows = np.arange(len(there))
+        self.inverse = np.linalg.inv(self._both())
+
+    def alone(self, j: NDArray[np.intp]) -> tuple[Array, Array]:
+        """Mean and precision of one weight of each row, were it there; the others' values integrated out."""
+        rows = self.rows
+        others = self.precision[rows, j] * self.there
+        others[rows, j] = 0
+        self._reach = np.einsum("rij,rj->ri", self.inverse, others)
+        moment = self.moment * self.there
+        column = self.inverse[rows, j]
+        without = self.precision[rows, j, j] + self.prior - np.sum(others * self._reach, 1)
+        on = self.there[rows, j]
+        total = np.maximum(np.where(on, 1 / column[rows, j], without), 0.5 * self.prior)  # against rounding
+        peak = np.where(
+            on,
+            np.sum(column * moment, 1),
+            (self.moment[rows, j] - np.sum(self._reach * moment, 1)) / total,
+        )
+        self._total = total
+        return peak, total
+
+    def switch(self, j: NDArray[np.intp], there: NDArray[np.bool_]) -> None:
+        """Let one weight of each row, the one last looked at, be there or not: an update of rank one."""
+        before = self.there[self.rows, j]
+        for row in np.flatnonzero(there != before):
+            at, inverse = j[row], self.inverse[row]
+            if there[row]:
+                total, reach = self._total[row], self._reach[row]
+                dger(1 / total, reach, reach, a=inverse.T, overwrite_a=1)
+                inverse[at] = inverse[:, at] = -reach / total
+                inverse[at, at] = 1 / total
+            else:
+                column = inverse[at].copy()
+                dger(-1 / column[at], column, column, a=inverse.T, overwrite_a=1)
+                inverse[at] = inverse[:, at] = 0
+                inverse[at, at] = 1 / self.prior
+        self.there[self.rows, j] = there
+
+    def exchange(self, random: np.random.Generator) -> None:
+        """Let one weight of each row take another's place, or not (Metropolis): one of two alike must be there."""
+        rows, keys = self.rows, random.random(self.there.shape)
+        one, other = np.where(self.there, keys, -1).argmax(1), np.where(self.there, -1, keys).argmax(1)
+        able = self.there[rows, one] & ~self.there[rows, other]
+        column, moment = self.inverse[rows, one], self.moment * self.there
+        own = column[rows, one]
+        before = _evidence(np.sum(column * moment, 1), 1 / own)
+        # The other one, as `alone` has it, with the first taken out of the inverse.
+        others = self.precision[rows, other] * self.there
+        others[rows, one] = others[rows, other] = moment[rows, one] = 0
+        reach = np.einsum("rij,rj->ri", self.inverse, others)
+        reach -= column * (np.sum(column * others, 1) / own)[:, None]
+        total = self.precision[rows, other, other] + self.prior - np.sum(others * reach, 1)
+        total = np.maximum(total, 0.5 * self.prior)
+        after = _evidence((self.moment[rows, other] - np.sum(reach * moment, 1)) / total, total)
+        taken = able & (np.log(random.random(len(able))) < after - before)
+        self.switch(one, self.there[rows, one] & ~taken)
+        self._reach, self._total = reach, total
+        self.switch(other, self.there[rows, other] | taken)
+
+    def draw(self, random: np.random.Generator) -> Array:
+        """Values of all weights that are there, from scratch; others have none of meaning."""
+        both = self._both()
+        root = np.linalg.cholesky(both)
+        mean = np.linalg.solve(both, (self.moment * self.there)[..., None])
+        return np.asarray((mean + np.linalg.solve(root.mT, random.standard_normal(mean.shape)))[..., 0], np.float64)
+
+    def _both(self) -> Array:
+        """Precision of data and prior; weights that are not there keep to themselves."""
+        both = self.precision * self.there[:, :, None] * self.there[:, None, :]
+        np.einsum("rii->ri", both)[...] += self.prior
+        return np.asarray(both, np.float64)

@@ -7,10 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beyondprop.dynamics.edges import Edges, sparse_posterior
 from beyondprop.dynamics.local_model import LocalModel
 from beyondprop.dynamics.regression import least_squares
 
 FEATURES = 80  # random ones, of the closed form
+REPEATS = 3
 SAMPLES = 4000  # that the local model is first fitted to
 
 
@@ -22,7 +24,7 @@ def first_guess(
     drive: Tensor | None,
     coupled: tuple[int, ...],
     steps: int = 40,
-) -> Tensor:
+) -> tuple[NDArray[np.float64], Edges]:
     """Guess the weights over random features as local model, and fit the local model to what is left of the slopes.
 
     Args:
@@ -34,7 +36,7 @@ def first_guess(
         steps: Of Levenberg and Marquardt, each time.
 
     Returns:
-        The weights, shape (nodes, nodes).
+        The weights, shape (nodes, nodes), and which of them there are.
     """
     given = states if drive is None else torch.cat((states, drive[:, None].expand(-1, states.shape[1], -1)), dim=2)
     model.mean.copy_(given.mean((0, 1)))
@@ -46,26 +48,46 @@ def first_guess(
     numbers, rates = states.double().numpy(), slopes.double().numpy()
     weights = least_squares(numbers, rates, coupled, lambda _x: features).weights
     chosen = torch.randperm(given.shape[0] * given.shape[1])[:SAMPLES]
-    for repeat in range(2):
+    for _ in range(REPEATS):
         rest = rates - _coupling(numbers, weights, coupled)
         _levenberg_marquardt(
             model, given.flatten(0, 1)[chosen], torch.from_numpy(rest).to(states).flatten(0, 1)[chosen], steps
         )
         with torch.no_grad():
             own = model(given).double().numpy()
-        if repeat == 0:
-            weights = _rows(numbers, rates - own, coupled)
-    return torch.from_numpy(_rows(numbers, rates - own, coupled)).to(states)
+        edges = _edges(numbers, rates - own, coupled)
+        weights = _placed(edges.mean)
+    return weights, edges
 
 
-def _rows(states: NDArray[np.float64], rest: NDArray[np.float64], coupled: tuple[int, ...]) -> NDArray[np.float64]:
-    """Every node's weights for a known local model."""
+def _edges(states: NDArray[np.float64], rest: NDArray[np.float64], coupled: tuple[int, ...]) -> Edges:
+    """The posterior of every node's weights for a known local model, from slopes."""
     nodes = states.shape[1]
-    weights = np.zeros((nodes, nodes))
+    precision, found = np.zeros((nodes, nodes - 1, nodes - 1)), np.zeros((nodes, nodes - 1))
     for k in range(nodes):
         others = np.arange(nodes) != k
         matrix = np.concatenate([states[:, others, c] - states[:, [k], c] for c in coupled])
-        weights[k, others] = np.linalg.lstsq(matrix, np.concatenate([rest[:, k, c] for c in coupled]), rcond=1e-6)[0]
+        wanted = np.concatenate([rest[:, k, c] for c in coupled])
+        found[k] = np.linalg.lstsq(matrix, wanted, rcond=1e-6)[0]
+        left = wanted - matrix @ found[k]
+        precision[k] = matrix.T @ matrix / (np.mean(left**2) * _alike(left))
+        precision[k] += 1e-9 * np.trace(precision[k]) / nodes * np.eye(nodes - 1)
+    return sparse_posterior(precision, found)
+
+
+def _alike(left: NDArray[np.float64]) -> float:
+    """How many neighbouring residuals say the same: the sum of their autocorrelation until it first is negative."""
+    spectrum = np.abs(np.fft.rfft(left - left.mean(), 2 * len(left))) ** 2
+    correlation = np.fft.irfft(spectrum)[: len(left)]
+    ends = np.flatnonzero(correlation <= 0)
+    return float(2 * correlation[: ends[0] if len(ends) else None].sum() / max(correlation[0], 1e-300) - 1)
+
+
+def _placed(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows without the diagonal, as a matrix with zeros there."""
+    nodes = len(rows)
+    weights = np.zeros((nodes, nodes))
+    weights[~np.eye(nodes, dtype=bool)] = rows.ravel()
     return weights
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from beyondprop.checks import check_number, check_whole
 from beyondprop.dynamics.alternation import Alternation, Windows
 from beyondprop.dynamics.curvature import others_of
+from beyondprop.dynamics.edges import Edges
 from beyondprop.dynamics.guess import first_guess
 from beyondprop.dynamics.local_model import LocalModel
 from beyondprop.dynamics.rollout import roll_out
@@ -18,8 +19,9 @@ from beyondprop.dynamics.smoothing import smooth
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.solver import Solver
 
-WORSE = 4.0  # a pass after which the mean squared residual has grown by this is undone
-LIKELY = 0.05  # an edge with a smaller probability is held at zero in the last passes
+WORSE = 1.05  # a pass after which the residuals' variance has grown by this is undone, and windows stay as they were
+LIKELY = 0.5  # an edge of a smaller probability is held at zero (Barbieri and Berger 2004: median probability model)
+LAST = "local model"  # the last pass: fitted once more, to the weights as they stand
 
 
 class NetworkInference(Solver):
@@ -70,6 +72,9 @@ class NetworkInference(Solver):
     states: Tensor
     scale: Tensor
     residual: Tensor
+    edges: Tensor
+    length: Tensor
+    lost: Tensor
 
     def __init__(
         self,
@@ -80,7 +85,7 @@ class NetworkInference(Solver):
         coupled: tuple[int, ...] = (0,),
         period: float = 0.0,
         hidden: int = 16,
-        windows: tuple[int, ...] = (16, 32, 48),
+        windows: tuple[int, ...] = (8, 16, 32, 48),
         rounds: int = 8,
         sparse: bool = True,
         substeps: int = 1,
@@ -99,15 +104,17 @@ class NetworkInference(Solver):
         self.nodes, self.components, self.interval, self.period = nodes, components, interval, period
         self.coupled, self.windows, self.rounds, self.substeps = tuple(coupled), tuple(windows), rounds, substeps
         self.local = LocalModel(components, 2 if period else 0, hidden)
-        self._plan: dict[str, tuple[int, bool]] = {f"windows of {n}": (n, False) for n in windows}
-        if sparse:
-            self._plan |= {f"likely edges, windows of {n}": (n, True) for n in windows[1:] or windows}
-        self.passes = ("first guess", *self._plan)
+        self.sparse = sparse
+        self._plan = {f"windows of {n}": n for n in windows}
+        self.passes = ("first guess", *self._plan, LAST)
         for name in ("weights", "probability", "deviation"):
             self.register_buffer(name, torch.zeros(nodes, nodes))
         self.register_buffer("scale", torch.ones(components))
         self.register_buffer("states", torch.zeros(0, 0, nodes, components))
         self.register_buffer("residual", torch.zeros(()))
+        self.register_buffer("edges", torch.zeros(2))
+        self.register_buffer("lost", torch.tensor(False))
+        self.register_buffer("length", torch.tensor(windows[0]))
         self._given: list[Tensor] = []
 
     @classmethod
@@ -166,8 +173,10 @@ class NetworkInference(Solver):
             )
         if part == "first guess":
             self._guess(series)
+        elif part == LAST:
+            self._search(series, int(self.length), torch.zeros_like(self.weights, dtype=torch.bool))
         else:
-            self._alternate(series, *self._plan[part], last=part == self.passes[-1])
+            self._alternate(series, self._plan[part])
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict one sample ahead at every sample, of series (series, time, nodes * components) from time zero."""
@@ -208,39 +217,56 @@ class NetworkInference(Solver):
         self.scale.copy_(states.flatten(0, 2).std(0).clamp(min=1e-12))
         drive = self._drive(torch.arange(series.shape[1]), 1)
         at_samples = None if drive is None else drive[:, 0].repeat(len(series), 1)
-        guess = first_guess(
+        _, edges = first_guess(
             self.local, states.flatten(0, 1), slopes.flatten(0, 1), drive=at_samples, coupled=self.coupled
         )
-        self.weights.copy_(guess)
+        self._judge(edges)
 
-    def _alternate(self, series: Tensor, length: int, sparse: bool, last: bool) -> None:
+    def _alternate(self, series: Tensor, length: int) -> None:
+        if self.lost:
+            return
         allowed = ~torch.eye(self.nodes, dtype=torch.bool, device=series.device)
-        if sparse:
+        if self.sparse:
             allowed = allowed & (self.probability > LIKELY)
-        first, search = self._search(series, length, allowed)
-        while not search.usable and length > 2:  # longer than what the model can be integrated over as it stands
-            length //= 2
-            first, search = self._search(series, length, allowed)
-        if not search.usable:
-            raise NonFiniteError("no window can be integrated: sample at shorter intervals, or raise `substeps`")
+        search = self._search(series, length, allowed)
+        if search is not None:
+            self._judge(search.posterior())
+
+    def _search(self, series: Tensor, length: int, allowed: Tensor) -> Alternation | None:
+        """Alternate on windows of a length, or shorter ones, and take over the local model and the states.
+
+        Returns:
+            The search; None where it was lost, and what was known before stands.
+        """
+        while True:
+            first, search = self._windows(series, length, allowed)
+            if search.usable:
+                break
+            if length <= 2:
+                raise NonFiniteError("no window can be integrated: sample at shorter intervals, or raise `substeps`")
+            length //= 2  # longer than what the model can be integrated over as it stands
         before = {name: value.clone() for name, value in self.state_dict().items()}
         search.run(self.rounds)
-        residual = torch.tensor(2 * search.losses[-1] / search.states.numel()).to(self.residual)
-        if float(self.residual) and not float(residual) < WORSE * float(self.residual):
-            self.load_state_dict(before)  # the search was lost: what was known before stands
-            return
-        self.residual.copy_(residual)
+        residual = search.noise
+        if float(self.residual) and not residual < WORSE * float(self.residual):
+            self.load_state_dict(before)
+            self.lost.fill_(True)
+            return None
+        self.residual.fill_(residual)
+        self.length.fill_(length)
         explained = search.states.unflatten(0, (len(series), len(first)))[:, :, :-1].flatten(1, 2)
         self.states[:, : explained.shape[1]] = explained
-        edges = search.posterior()
-        others = others_of(self.nodes, series.device)
-        for name, found in (("probability", edges.probability), ("deviation", edges.deviation)):
-            getattr(self, name).zero_().scatter_(1, others, torch.from_numpy(found).to(self.weights))
-        self.weights.copy_(search.found)
-        if sparse and last:  # unlikely ones shrink
-            self.weights.scatter_(1, others, torch.from_numpy(edges.mean).to(self.weights))
+        return search
 
-    def _search(self, series: Tensor, length: int, allowed: Tensor) -> tuple[Tensor, Alternation]:
+    def _judge(self, edges: Edges) -> None:
+        """Take over weights, unlikely ones shrunk, and how sure they are."""
+        others = others_of(self.nodes, self.weights.device)
+        self.edges.copy_(torch.tensor([edges.centre, edges.width]))
+        named = {"weights": edges.mean, "probability": edges.probability, "deviation": edges.deviation}
+        for name, found in named.items():
+            getattr(self, name).zero_().scatter_(1, others, torch.from_numpy(found).to(self.weights))
+
+    def _windows(self, series: Tensor, length: int, allowed: Tensor) -> tuple[Tensor, Alternation]:
         """The windows' first samples, and the search over them from where things stand."""
         first = torch.arange((series.shape[1] - 1) // length, device=series.device) * length
         index = first[:, None] + torch.arange(length + 1, device=series.device)
@@ -254,7 +280,12 @@ class NetworkInference(Solver):
             self.substeps,
             None if drive is None else drive.repeat(len(series), 1, 1),
         )
-        return first, Alternation(self.local, self.weights * allowed, allowed, windows)
+        weights = self.weights * allowed if bool(allowed.any()) else self.weights
+        search = Alternation(self.local, weights, allowed, windows)
+        if self.sparse:
+            search.centre = float(self.edges[0])
+            search.pull = search.noise / float(self.edges[1]) ** 2
+        return first, search
 
     def _rolled(self, starts: Tensor, steps: int, drive: Tensor | None) -> Tensor:
         return roll_out(

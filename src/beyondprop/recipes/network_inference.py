@@ -46,7 +46,7 @@ class NetworkSettings(SolverSettings):
     """Of the solver that simulates."""
     hidden: int = 16
     """Width of the local model's two hidden layers."""
-    windows: tuple[int, ...] = (16, 32, 48)
+    windows: tuple[int, ...] = (8, 16, 32, 48)
     """Steps of a window, pass by pass."""
     rounds: int = 8
     """Of the alternation in each pass, at most."""

@@ -208,7 +208,7 @@ def test_estimates_are_unbiased(gradient):
     true = exact(network, x, y)
     torch.manual_seed(1)
     trunk = [name for name in true if is_trunk(name)]
-    draws = [learn(network, x, y, gradient=gradient, losses=losses)[1] for _ in range(300)]
+    draws = [learn(network, x, y, gradient=gradient, losses=losses)[1] for _ in range(150)]
     found = torch.stack([torch.cat([draw[name].flatten() for name in trunk]) for draw in draws])
     expected = torch.cat([true[name].flatten() for name in trunk])
     along = found @ expected / expected.square().sum()

@@ -172,7 +172,9 @@ def curvature(
         )
         units = (samples / -(-samples // stride)) ** 0.5 / scale.repeat(found.start.shape[1] // components)[:, None]
         start, shape = found.start * units, (windows, len(nodes), components)
-        inverse = torch.linalg.inv(start.mT @ start)
+        square = start.mT @ start
+        square.diagonal(dim1=1, dim2=2).add_(1e-6 * square.diagonal(dim1=1, dim2=2).mean(1, keepdim=True))
+        inverse = torch.linalg.inv(square)
 
         def reduced(part: Tensor, start: Tensor = start, inverse: Tensor = inverse, units: Tensor = units,
                     shape: tuple[int, ...] = shape) -> tuple[Tensor, Tensor]:  # fmt: skip

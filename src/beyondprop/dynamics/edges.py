@@ -47,7 +47,7 @@ class Shared(NamedTuple):
 
 
 def sparse_posterior(
-    precision: Array, found: Array, *, shared: Shared | None = None, sweeps: int = 120, seed: int = 0
+    precision: Array, found: Array, *, shared: Shared | None = None, sweeps: int = 400, seed: int = 0
 ) -> Edges:
     """Draw which weights are there from the posterior of sparse rows, all rows side by side.
 

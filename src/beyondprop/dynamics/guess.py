@@ -12,19 +12,13 @@ from beyondprop.dynamics.local_model import LocalModel
 from beyondprop.dynamics.regression import least_squares
 
 FEATURES = 80  # random ones, of the closed form
-REPEATS = 3
+REPEATS = 3  # of fitting the local model, then the weights
 SAMPLES = 4000  # that the local model is first fitted to
 
 
 def first_guess(
-    model: LocalModel,
-    states: Tensor,
-    slopes: Tensor,
-    *,
-    drive: Tensor | None,
-    coupled: tuple[int, ...],
-    steps: int = 40,
-) -> tuple[NDArray[np.float64], Edges]:
+    model: LocalModel, states: Tensor, slopes: Tensor, *, drive: Tensor | None, coupled: tuple[int, ...]
+) -> Edges:
     """Guess the weights over random features as local model, and fit the local model to what is left of the slopes.
 
     Args:
@@ -33,12 +27,11 @@ def first_guess(
         slopes: Of the same shape.
         drive: Shape (samples, drives), or None.
         coupled: Components that couple.
-        steps: Of Levenberg and Marquardt, each time.
 
     Returns:
-        The weights, shape (nodes, nodes), and which of them there are.
+        The posterior of the weights.
     """
-    given = states if drive is None else torch.cat((states, drive[:, None].expand(-1, states.shape[1], -1)), dim=2)
+    given = _given(states, drive)
     model.mean.copy_(given.mean((0, 1)))
     model.scale.copy_(given.std((0, 1)).clamp(min=1e-12))
     model.rate.copy_(slopes.std((0, 1)).clamp(min=1e-12))
@@ -47,17 +40,45 @@ def first_guess(
     features = np.concatenate((np.ones_like(z[..., :1]), z, np.tanh(z @ draw[:-1] + draw[-1])), axis=-1)
     numbers, rates = states.double().numpy(), slopes.double().numpy()
     weights = least_squares(numbers, rates, coupled, lambda _x: features).weights
-    chosen = torch.randperm(given.shape[0] * given.shape[1])[:SAMPLES]
     for _ in range(REPEATS):
-        rest = rates - _coupling(numbers, weights, coupled)
-        _levenberg_marquardt(
-            model, given.flatten(0, 1)[chosen], torch.from_numpy(rest).to(states).flatten(0, 1)[chosen], steps
-        )
+        fit_to_slopes(model, states, slopes, weights, drive=drive, coupled=coupled)
         with torch.no_grad():
             own = model(given).double().numpy()
         edges = _edges(numbers, rates - own, coupled)
         weights = _placed(edges.mean)
-    return weights, edges
+    return edges
+
+
+def fit_to_slopes(
+    model: LocalModel,
+    states: Tensor,
+    slopes: Tensor,
+    weights: NDArray[np.float64],
+    *,
+    drive: Tensor | None,
+    coupled: tuple[int, ...],
+    steps: int = 40,
+) -> None:
+    """Fit the local model to what the weights leave of the slopes, on some of the samples.
+
+    Args:
+        model: With its scales set.
+        states: As in `first_guess`.
+        slopes: As in `first_guess`.
+        weights: Shape (nodes, nodes).
+        drive: As in `first_guess`.
+        coupled: As in `first_guess`.
+        steps: Of Levenberg and Marquardt, at most.
+    """
+    rest = slopes.double().numpy() - _coupling(states.double().numpy(), weights, coupled)
+    chosen = torch.randperm(states.shape[0] * states.shape[1])[:SAMPLES]
+    seen = _given(states, drive).flatten(0, 1)[chosen]
+    _levenberg_marquardt(model, seen, torch.from_numpy(rest).to(states).flatten(0, 1)[chosen], steps)
+
+
+def _given(states: Tensor, drive: Tensor | None) -> Tensor:
+    """What the local model sees."""
+    return states if drive is None else torch.cat((states, drive[:, None].expand(-1, states.shape[1], -1)), dim=2)
 
 
 def _edges(states: NDArray[np.float64], rest: NDArray[np.float64], coupled: tuple[int, ...]) -> Edges:

@@ -12,15 +12,16 @@ from beyondprop.checks import check_number, check_whole
 from beyondprop.dynamics.alternation import Alternation, Windows
 from beyondprop.dynamics.curvature import others_of
 from beyondprop.dynamics.edges import Edges
-from beyondprop.dynamics.guess import first_guess
+from beyondprop.dynamics.guess import first_guess, fit_to_slopes
 from beyondprop.dynamics.local_model import LocalModel
 from beyondprop.dynamics.rollout import roll_out
 from beyondprop.dynamics.smoothing import smooth
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.solver import Solver
 
-WORSE = 1.05  # a pass after which the residuals' variance has grown by this is undone, and windows stay as they were
+WORSE = 1.015  # a pass after which the residuals' variance has grown by this is undone, and windows stay as they were
 LIKELY = 0.5  # an edge of a smaller probability is held at zero (Barbieri and Berger 2004: median probability model)
+DRAWS = 3  # of the local model, from which the search is begun
 LAST = "local model"  # the last pass: fitted once more, to the weights as they stand
 
 
@@ -33,10 +34,11 @@ class NetworkInference(Solver):
 
     f is a small neural network that all nodes share, and w is unknown. The series is cut into short windows. Rounds
     alternate: the weights are regressed by back-propagation through time over all windows; then the local model moves,
-    by a damped Gauss-Newton step from which is taken out what weights could explain. Windows become longer from pass to
-    pass, and where each begins is estimated along with everything else (multiple shooting): so noise is averaged
-    over a window instead of being differentiated. Because coupling acts through differences alone, rows of the coupling
-    matrix sum to zero, and f cannot take over a part of it.
+    by a damped Gauss-Newton step from which is taken out what weights could explain. Where each window begins is
+    estimated along with everything else (multiple shooting): so noise is averaged over a window instead of being
+    differentiated. Windows become longer from pass to pass, as long as they are explained as well as shorter ones.
+    After each pass it is judged anew which edges there are. Because coupling acts through differences alone, rows of
+    the coupling matrix sum to zero, and f cannot take over a part of it.
 
     Args:
         nodes: Their number, at least 2.
@@ -46,10 +48,10 @@ class NetworkInference(Solver):
         period: Of a drive that all nodes feel, in units of time; 0 for none. f then sees its cosine and sine, counted
             from the first sample.
         hidden: Width of f's two hidden layers.
-        windows: Steps of a window, pass by pass.
+        windows: Steps of a window, pass by pass; the longer ones are left out where they do not help.
         rounds: Of the alternation in each pass, at most.
-        sparse: Whether edges that are unlikely are then held at zero, in as many passes more as there are windows from
-            the second on.
+        sparse: Whether edges that are unlikely are held at zero in the next pass, and the others drawn to what edges
+            were found to be like.
         substeps: Of the integration (Runge-Kutta, order 4) between two samples.
 
     Attributes:
@@ -62,7 +64,7 @@ class NetworkInference(Solver):
         UserError: A number is out of range.
 
     >>> NetworkInference(3, 2, windows=(8, 16)).passes
-    ('first guess', 'windows of 8', 'windows of 16', 'likely edges, windows of 16')
+    ('first guess', 'windows of 8', 'windows of 16', 'local model')
     """
 
     classifies: ClassVar[bool] = False
@@ -174,7 +176,7 @@ class NetworkInference(Solver):
         if part == "first guess":
             self._guess(series)
         elif part == LAST:
-            self._search(series, int(self.length), torch.zeros_like(self.weights, dtype=torch.bool))
+            self._search(series, int(self.length), torch.zeros_like(self.weights, dtype=torch.bool), self.rounds)
         else:
             self._alternate(series, self._plan[part])
 
@@ -217,22 +219,35 @@ class NetworkInference(Solver):
         self.scale.copy_(states.flatten(0, 2).std(0).clamp(min=1e-12))
         drive = self._drive(torch.arange(series.shape[1]), 1)
         at_samples = None if drive is None else drive[:, 0].repeat(len(series), 1)
-        _, edges = first_guess(
-            self.local, states.flatten(0, 1), slopes.flatten(0, 1), drive=at_samples, coupled=self.coupled
-        )
+        flat = states.flatten(0, 1), slopes.flatten(0, 1)
+        edges = first_guess(self.local, *flat, drive=at_samples, coupled=self.coupled)
         self._judge(edges)
+        # Fits from different draws end at different ends. Which is best, windows tell; slopes that are smoothed do not.
+        found: list[tuple[float, dict[str, Tensor]]] = []
+        weights = self.weights.double().cpu().numpy()
+        for draw in range(DRAWS):
+            if draw:
+                self.local.reset_parameters()
+                self.states = states.clone()
+                fit_to_slopes(self.local, *flat, weights, drive=at_samples, coupled=self.coupled)
+            self.residual.zero_()
+            self._search(series, self.windows[0], self._likely(), rounds=3)
+            found.append((float(self.residual), {name: value.clone() for name, value in self.state_dict().items()}))
+        self.load_state_dict(min(found, key=lambda each: each[0])[1])
 
     def _alternate(self, series: Tensor, length: int) -> None:
         if self.lost:
             return
-        allowed = ~torch.eye(self.nodes, dtype=torch.bool, device=series.device)
-        if self.sparse:
-            allowed = allowed & (self.probability > LIKELY)
-        search = self._search(series, length, allowed)
+        search = self._search(series, length, self._likely(), self.rounds)
         if search is not None:
             self._judge(search.posterior())
 
-    def _search(self, series: Tensor, length: int, allowed: Tensor) -> Alternation | None:
+    def _likely(self) -> Tensor:
+        """The weights that may differ from zero."""
+        others = ~torch.eye(self.nodes, dtype=torch.bool, device=self.weights.device)
+        return others & (self.probability > LIKELY) if self.sparse else others
+
+    def _search(self, series: Tensor, length: int, allowed: Tensor, rounds: int) -> Alternation | None:
         """Alternate on windows of a length, or shorter ones, and take over the local model and the states.
 
         Returns:
@@ -246,7 +261,7 @@ class NetworkInference(Solver):
                 raise NonFiniteError("no window can be integrated: sample at shorter intervals, or raise `substeps`")
             length //= 2  # longer than what the model can be integrated over as it stands
         before = {name: value.clone() for name, value in self.state_dict().items()}
-        search.run(self.rounds)
+        search.run(rounds)
         residual = search.noise
         if float(self.residual) and not residual < WORSE * float(self.residual):
             self.load_state_dict(before)

@@ -28,15 +28,20 @@ class LocalModel(nn.Module):
         inputs = components + drives
         self.first, self.second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
         self.last, self.linear = nn.Linear(hidden, components), nn.Linear(inputs, components, bias=False)
+        self.reset_parameters()
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        self.register_buffer("rate", torch.ones(components))
+
+    def reset_parameters(self) -> None:
+        """Draw the hidden layers anew; the slope is zero then."""
         nn.init.xavier_normal_(self.first.weight)
         nn.init.normal_(self.first.bias)  # bends at different places of the attractor
+        self.second.reset_parameters()
         nn.init.xavier_normal_(self.second.weight)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.last.bias)
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(inputs))
-        self.register_buffer("rate", torch.ones(components))
 
     def forward(self, x: Tensor) -> Tensor:
         """The slope.

@@ -147,7 +147,15 @@ CHUA = NetworkSettings(
 )
 # 80 samples of a drive's period.
 FHN = NetworkSettings(
-    system="fhn", weight=-0.05, weight_deviation=0.015, interval=1 / 0.129 / 80, threshold=0.02, substeps=2
+    system="fhn",
+    weight=-0.05,
+    weight_deviation=0.015,
+    interval=1 / 0.129 / 80,
+    threshold=0.02,
+    substeps=2,
+    hidden=12,
+    windows=(8, 12, 16),
+    rounds=16,
 )
 NAMES = {"lorenz": LORENZ, "chua": CHUA, "fhn": FHN}
 TOLD = {"lorenz": "Lorenz systems", "chua": "Chua's circuits", "fhn": "FitzHugh-Nagumo neurons"}

@@ -14,6 +14,7 @@ from beyondprop import training
 from beyondprop.catalogue import SYSTEMS, compared_recipe, find_recipe, find_system
 from beyondprop.cli import main
 from beyondprop.comparison import compare, costs_of, recipe_contenders, rule_contenders
+from beyondprop.comparison.compare import _Course
 from beyondprop.comparison.tuning import RATE_FACTOR, tune
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.report.comparison_page import draw_pictures, ranked, write_page
@@ -302,8 +303,32 @@ def test_the_page_is_one_file_with_every_rule_the_best_first():
     }
 
 
+def test_the_page_grows_with_every_rule_that_has_finished(monkeypatch):
+    """Interrupted at the second rule: the first one's page is there and says what is still to come; no document."""
+    ask = _Course.run
+    monkeypatch.setattr(
+        _Course, "run", lambda self, each, data: ask(self, each, data) if each.name == "bp" else interrupt()
+    )
+    with pytest.raises(KeyboardInterrupt):
+        compared("bp", "drtp")
+    page = Path("compare/index.html").read_text()
+    assert "Still to come: drtp." in page
+    assert "<th>bp</th>" in page
+    assert not Path("compare/compare.json").exists()
+    monkeypatch.undo()
+    compared("bp", "drtp")
+    assert "Still to come" not in Path("compare/index.html").read_text()
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
 def test_a_comparison_of_solvers_alone_has_no_steps():
-    document = compared("pcanet")
+    document = compared("bp", "pcanet")
+    assert Path("compare/costs.png").exists()
+    document = compared("pcanet", overwrite=True)
+    assert not Path("compare/costs.png").exists()  # of the former comparison
     assert document["contenders"]["pcanet"]["costs"] is None
     assert set(draw_pictures(document)) == {"accuracy.png", "curves.png"}
     assert "<td>–</td>" in write_page(document, draw_pictures(document))

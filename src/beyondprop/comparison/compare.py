@@ -16,8 +16,9 @@ from beyondprop.data import Splits
 from beyondprop.errors import DataError, NonFiniteError, RunError, UserError
 from beyondprop.measure.alignment import alignment
 from beyondprop.recipe import Settings
-from beyondprop.report.comparison_page import PICTURES, draw_pictures, write_page
-from beyondprop.report.folder import refuse_other, write_document
+from beyondprop.report.comparison_page import PICTURES, draw_pictures
+from beyondprop.report.comparison_page import write_page as page_of
+from beyondprop.report.folder import refuse_other, write_document, write_page
 from beyondprop.reproduce import environment_of, make_folder, seed_folder, spread
 from beyondprop.rule import Rule
 from beyondprop.training.assembly import LoadedRun, assemble, load_run
@@ -46,7 +47,7 @@ def compare(
 
     A contender that cannot train the network, or whose loss becomes NaN, stands in the comparison with the reason, and
     the others go on. Called again after an interruption it goes on from the checkpoints; what has finished is only
-    read.
+    read. The page is there from the first contender on, and grows.
 
     Args:
         contenders: As `rule_contenders` or `recipe_contenders` make them.
@@ -88,7 +89,8 @@ def compare(
     splits = contenders[0].recipe.make_data(contenders[0].settings, 0)
     found: dict[str, Results] = {}
     outcomes: list[Outcome] = []
-    for contender in contenders:
+    document: Results = {}
+    for number, contender in enumerate(contenders, start=1):
         try:
             found[contender.name], trained = course.run(contender, splits)
             outcomes += trained
@@ -102,17 +104,22 @@ def compare(
             reason = str(error).strip().partition("\n")[0]
             tell(f"{contender.name}: {reason}")
             found[contender.name] = {"recipe": contender.recipe.id, "failed": reason}
+        if not outcomes:
+            continue
+        document = {
+            **about,
+            "seeds": list(range(seeds)),
+            "images": len(splits.train),
+            "contenders": found,
+            "environment": environment_of(outcomes),
+        }
+        waiting = [each.name for each in contenders[number:]]
+        pictures = draw_pictures(document)
+        write_page(out, page_of(document, pictures, waiting), pictures, PICTURES)  # so far: a long one can be followed
     if not outcomes:
         reasons = "; ".join(f"{name}: {each['failed']}" for name, each in found.items())
         raise UserError(f"nothing could be compared ({reasons})")
-    document = {
-        **about,
-        "seeds": list(range(seeds)),
-        "images": len(splits.train),
-        "contenders": found,
-        "environment": environment_of(outcomes),
-    }
-    write_document(out, DOCUMENT, document, draw_pictures(document), write_page)
+    write_document(out, DOCUMENT, document)
     return document
 
 

@@ -223,7 +223,7 @@ class NetworkInference(Solver):
         edges = first_guess(self.local, *flat, drive=at_samples, coupled=self.coupled)
         self._judge(edges)
         # Fits from different draws end at different ends. Which is best, windows tell; slopes that are smoothed do not.
-        found: list[tuple[float, dict[str, Tensor]]] = []
+        tried: list[tuple[float, dict[str, Tensor]]] = []
         weights = self.weights.double().cpu().numpy()
         for draw in range(DRAWS):
             if draw:
@@ -232,8 +232,8 @@ class NetworkInference(Solver):
                 fit_to_slopes(self.local, *flat, weights, drive=at_samples, coupled=self.coupled)
             self.residual.zero_()
             self._search(series, self.windows[0], self._likely(), rounds=3)
-            found.append((float(self.residual), {name: value.clone() for name, value in self.state_dict().items()}))
-        self.load_state_dict(min(found, key=lambda each: each[0])[1])
+            tried.append((float(self.residual), {name: value.clone() for name, value in self.state_dict().items()}))
+        self.load_state_dict(min(tried, key=lambda each: each[0])[1])
 
     def _alternate(self, series: Tensor, length: int) -> None:
         if self.lost:

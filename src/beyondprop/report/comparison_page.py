@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib import colormaps
@@ -53,12 +53,13 @@ def draw_pictures(document: Mapping[str, Any]) -> dict[str, bytes]:
     return pictures
 
 
-def write_page(document: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+def write_page(document: Mapping[str, Any], pictures: Mapping[str, bytes], waiting: Sequence[str] = ()) -> str:
     """Write a page that holds everything in itself: tables, pictures and what they mean.
 
     Args:
         document: What compare.json holds.
         pictures: As `draw_pictures` gives them.
+        waiting: Names of rules whose turn is still to come.
     """
     contenders = ranked(document)
     failed = {name: each["failed"] for name, each in document["contenders"].items() if "failed" in each}
@@ -73,10 +74,11 @@ def write_page(document: Mapping[str, Any], pictures: Mapping[str, bytes]) -> st
         "same optimizer."
     )
     networks = {name: each["network"] for name, each in contenders.items() if each["network"]}
+    still = f" Still to come: {html.escape(', '.join(waiting))}." if waiting else ""
     return PAGE.format(
         head=head(f"Learning rules side by side: {document['dataset']}"),
         lead=f"{len(contenders)} learning rules, {seeds} seed{'s' * (seeds != 1)} each. {tuned} Accuracies are those "
-        "of the last epoch on the test images, which decided nothing.",
+        f"of the last epoch on the test images, which decided nothing.{still}",
         summary=_summary(contenders),
         failed="" if not failed else f"<h3>Not compared</h3>{table(['', 'reason'], list(failed.items()), text=[1])}",
         accuracy=image(pictures, "accuracy.png", "Test accuracy of each rule, one dot a seed"),

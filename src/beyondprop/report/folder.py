@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +54,28 @@ def refuse_other(
             )
 
 
-def write_document(
-    out: Path,
-    name: str,
-    document: Mapping[str, Any],
-    pictures: Mapping[str, bytes],
-    page: Callable[[Mapping[str, Any], Mapping[str, bytes]], str],
-) -> None:
-    """Write pictures, page and document; the document last, so that its presence says that all is there.
+def write_page(out: Path, page: str, pictures: Mapping[str, bytes], known: Iterable[str]) -> None:
+    """Write a page and its pictures, and take away those of an earlier page that this one does not have.
+
+    Args:
+        out: The folder.
+        page: HTML.
+        pictures: PNGs by name.
+        known: Names of all pictures that such a page may have.
+    """
+    for picture in set(known) - set(pictures):
+        (out / picture).unlink(missing_ok=True)
+    for picture, content in pictures.items():
+        write_file(out / picture, content)
+    write_file(out / PAGE, page.encode())
+
+
+def write_document(out: Path, name: str, document: Mapping[str, Any]) -> None:
+    """Write the document that a folder is about; after its page, so that its presence says that all is there.
 
     Args:
         out: The folder.
         name: Of the document.
         document: What survives JSON.
-        pictures: PNGs by name.
-        page: Writes the page from the document and the pictures.
     """
-    for picture, content in pictures.items():
-        write_file(out / picture, content)
-    write_file(out / PAGE, page(document, pictures).encode())
     write_file(out / name, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())

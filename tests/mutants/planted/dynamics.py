@@ -26,7 +26,7 @@ MUTANTS = (
     Mutant("smoothing: slopes by samples", f"{HOME}/smoothing.py", "delta=interval", "delta=1.0", INFERENCE),
     Mutant("edges: the prior's mean is forgotten", f"{HOME}/edges.py", "heat * given + centre / width**2", "heat * given", INFERENCE),
     Mutant("edges: what goes is added", f"{HOME}/edges.py", "dger(-1 / column[at]", "dger(1 / column[at]", INFERENCE),
-    Mutant("edges: no weight takes another's place", f"{HOME}/edges.py", "able = self.there[self.rows, one] & ~", "able = self.there[self.rows, one] & False & ~", INFERENCE),
+    Mutant("edges: no weight takes another's place", f"{HOME}/edges.py", "able = self.there[rows, one] & ~", "able = self.there[rows, one] & False & ~", INFERENCE),
     Mutant("edges: shared parameters count as known", f"{HOME}/edges.py", "given = pull - shared.mixed @ drawn", "given = pull", INFERENCE),
     Mutant("edges: the shared parameters' slope is forgotten", f"{HOME}/edges.py", "(shared.slope + np", "(0 * shared.slope + np", INFERENCE),
     Mutant("alternation: weights are drawn to nothing", f"{HOME}/alternation.py", "self.pull * (here.weights - self.centre)).gather", "0 * (here.weights - self.centre)).gather", INFERENCE),

@@ -275,10 +275,10 @@ class Alternation:
         )
 
     def _point(self, starts: Tensor, weights: Tensor) -> _Point:
-        loss, states, *gradients = window_gradients(self.model, weights, starts, self.windows)
+        loss, states, by_starts, by_weights, by_parameters = window_gradients(self.model, weights, starts, self.windows)
         parameters = [p.detach().clone() for p in self.model.parameters()]
         errors = ((states - self.windows.observed) / self.windows.scale).square().sum((1, 3))
-        return _Point(loss, states, starts, weights, parameters, *gradients, errors=errors)
+        return _Point(loss, states, starts, weights, parameters, by_starts, by_weights, by_parameters, errors)
 
     def _set(self, parameters: list[Tensor], step: Tensor | None = None) -> None:
         """Set the local model's parameters, a step away where one is given."""

@@ -19,7 +19,7 @@ from beyondprop.dynamics.smoothing import smooth
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.solver import Solver
 
-WORSE = 1.015  # a pass after which the residuals' variance has grown by this is undone, and windows stay as they were
+WORSE = 1.05  # a pass after which the residuals' variance has grown by this is undone, and windows stay as they were
 LIKELY = 0.5  # an edge of a smaller probability is held at zero (Barbieri and Berger 2004: median probability model)
 DRAWS = 3  # of the local model, from which the search is begun
 LAST = "local model"  # the last pass: fitted once more, to the weights as they stand

@@ -66,6 +66,7 @@ def test_closed_forms_find_what_they_can_express():
     sparse = sparse_regression(states, slopes, library=cubics, threshold=0.05)
     np.testing.assert_allclose(sparse.weights, weights, atol=1e-6)
     assert (sparse.coefficients != 0).sum() == 5
+    assert ((sparse.weights != 0) == (weights != 0)).all()
     np.testing.assert_allclose(sparse.local(states)[..., 1], slopes[..., 1], atol=1e-6)
 
 
@@ -202,6 +203,7 @@ def test_scores():
     predicted[0, 3:] = 1.0
     predicted[1, 2] = np.nan
     np.testing.assert_array_equal(valid_steps(predicted, true, np.ones(1)), [3, 2])
+    np.testing.assert_array_equal(valid_steps(np.full_like(true, 1e300), true, np.ones(1)), [0, 0])
     np.testing.assert_array_equal(valid_steps(true, true, np.ones(1)), [5, 5])
     with pytest.raises(UserError, match="edges"):
         edge_auc(confidence, 0 * weights)

@@ -51,6 +51,7 @@ def valid_steps(predicted: Array, true: Array, scale: Array, apart: float = APAR
     Returns:
         Shape (...): the first step that is not valid; the length where all are.
     """
-    error = np.sqrt(np.mean(((predicted - true) / scale) ** 2, axis=(-2, -1)))
+    with np.errstate(over="ignore", invalid="ignore"):  # a run that leaves for infinity is just late
+        error = np.sqrt(np.mean(((predicted - true) / scale) ** 2, axis=(-2, -1)))
     late = ~(error <= apart)  # NaN is late, too
     return np.where(late.any(-1), late.argmax(-1), late.shape[-1])

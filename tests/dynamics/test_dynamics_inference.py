@@ -235,7 +235,7 @@ def test_weights_are_drawn_to_where_they_are_thought_to_be(lorenz):
     weights, series = lorenz
     allowed = torch.from_numpy(weights != 0)
     search = small_search(series, allowed)
-    search.centre, search.pull = 0.4, 1e9
+    search.centre, search.width = 0.4, 1e-9
     search.run(1)
     torch.testing.assert_close(search.found, 0.4 * allowed)
 
@@ -270,6 +270,21 @@ def test_a_pass_that_is_lost_is_undone_and_windows_stay_as_they_were(lorenz):
     assert inference.length == 8
     for name, value in before.items():
         assert torch.equal(inference.state_dict()[name], value), name
+    inference.run_pass("first guess", batch)
+    assert not inference.lost  # another fit begins anew
+
+
+def test_the_slab_is_an_estimate_and_weights_that_are_alike_are_no_trap():
+    """Its centre and width are means over draws: other draws find nearly the same."""
+    random = np.random.default_rng(5)
+    truth = np.zeros((8, 7))
+    truth[:4, 1] = random.normal(0.3, 0.05, 4)
+    precision = np.broadcast_to(1e5 * np.eye(7), (8, 7, 7))
+    few = [sparse_posterior(precision, truth, seed=seed) for seed in range(6)]
+    assert max(edges.width for edges in few) < 2 * min(edges.width for edges in few)
+    alike = sparse_posterior(precision, np.where(truth != 0, 0.3, 0))
+    assert 0.003 < alike.width < 0.1
+    assert alike.centre == pytest.approx(0.3, abs=0.03)
 
 
 def test_finds_the_network_of_a_small_series(inferred):
@@ -335,8 +350,10 @@ def test_what_cannot_be_inferred_is_told_in_one_line(one_line):
     inference = NetworkInference(3, 2)
     with one_line(UserError, "3 nodes"):
         inference.fit(np.zeros((100, 2, 3)))
-    with one_line(UserError, "longest window 49"):
+    with one_line(UserError, "40 samples, and 49 are needed"):
         inference.fit(np.zeros((40, 3, 2)))
+    with one_line(UserError, "does not move"):
+        inference.fit(np.ones((60, 3, 2)))
     with one_line(NonFiniteError, "NaN"):
         inference.fit(np.full((100, 3, 2), np.nan))
     with one_line(UserError, "start"):

@@ -107,7 +107,7 @@ class Alternation:
         windows: What is to be explained.
         damping: Of the local model's steps, relative to each parameter's curvature; goes down with success.
         centre: Where the weights are thought to be, those that may differ from zero.
-        pull: By how much they are drawn there, in units of the loss.
+        width: How far from there; infinite where nothing is known.
     """
 
     model: LocalModel
@@ -116,7 +116,7 @@ class Alternation:
     windows: Windows
     damping: float = 1e-3
     centre: float = 0.0
-    pull: float = 0.0
+    width: float = math.inf
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -127,10 +127,12 @@ class Alternation:
         self._stride = 2 if steps % 2 == 0 and steps >= 16 and self.windows.substeps == 1 else 1
         self._kept = max(1, steps // 8 // self._stride)
         self._at = self._point(self.windows.starts, self.weights)
+        self._pull = 0.0
 
     def run(self, rounds: int) -> None:
         """Alternate."""
         for _ in range(rounds):
+            self._pull = self.noise / self.width**2
             before = self._cost(self._at)
             self.regress_weights()
             self.fit_local_model()
@@ -194,11 +196,11 @@ class Alternation:
 
     def _cost(self, point: _Point) -> float:
         """The loss, and what the weights cost by what is known of them: N(c, v^2) where they may differ from zero."""
-        return point.loss + 0.5 * float((self.pull * self.allowed * (point.weights - self.centre).square()).sum())
+        return point.loss + 0.5 * float((self._pull * self.allowed * (point.weights - self.centre).square()).sum())
 
     def _slope(self, here: _Point) -> Tensor:
         """Of the cost, by the other nodes' weights."""
-        return (here.by_weights + self.pull * (here.weights - self.centre)).gather(1, self._others)
+        return (here.by_weights + self._pull * (here.weights - self.centre)).gather(1, self._others)
 
     @property
     def usable(self) -> bool:
@@ -256,7 +258,7 @@ class Alternation:
         both = self._free[:, :, None] & self._free[:, None, :]
         mean = rows.diagonal(dim1=1, dim2=2).mean(1)[:, None]
         held = rows * both
-        held.diagonal(dim1=1, dim2=2).add_(torch.where(self._free, RIDGE * mean + self.pull, mean))
+        held.diagonal(dim1=1, dim2=2).add_(torch.where(self._free, RIDGE * mean + self._pull, mean))
         return held
 
     def _curvature_at(self, here: _Point, *, parameters: bool) -> Curvature:

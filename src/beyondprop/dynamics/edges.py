@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +19,9 @@ class Edges(NamedTuple):
         probability: That the weight is not zero, shape (rows, weights).
         mean: Of the weight, of the same shape.
         deviation: Of the weight, of the same shape.
-        share: Of weights that are not zero, as found.
-        centre: Of those that are not zero, as found.
-        width: Their deviation, as found.
+        share: Of weights that are not zero; its mean over the draws that count, as those of the next two.
+        centre: Of those that are not zero.
+        width: Their deviation; the geometric mean.
     """
 
     probability: Array
@@ -71,6 +72,7 @@ def sparse_posterior(
     share, centre, width = 0.3, 0.0, scale
     there = np.zeros((rows, count), bool)
     sums = np.zeros((3, rows, count))
+    slabs: list[tuple[float, float, float]] = []
     given, root = pull, None if shared is None else _inverse_root(shared.precision)
     for sweep in range(sweeps):
         heat = min(1.0, 10.0 ** (-3 + 6 * sweep / sweeps))  # 1 from the middle on
@@ -92,12 +94,19 @@ def sparse_posterior(
             given = pull - shared.mixed @ drawn
         share = float(random.beta(1 + held.size, 1 + there.size - held.size))
         share = min(max(share, 0.5 / there.size), 1 - 0.5 / there.size)
-        if held.size > 2:
-            width = float(np.sqrt((np.sum((held - centre) ** 2) + 1e-6 * scale**2) / random.chisquare(held.size)))
+        if held.size:
+            # The width's prior, worth two weights, says a tenth of the mean: without one, weights that are alike are a
+            # trap at width zero.
+            typical = 0.1 * abs(held.mean()) + 1e-3 * np.sqrt(np.mean(held**2)) + 1e-9 * scale
+            squares = np.sum((held - centre) ** 2) + 2 * typical**2
+            width = float(np.sqrt(squares / random.chisquare(held.size + 2)))
             centre = float(held.mean() + width / np.sqrt(held.size) * random.standard_normal())
+        if sweep >= sweeps // 2:
+            slabs.append((share, centre, math.log(width)))
     probability, mean, square = sums / (sweeps - sweeps // 2)
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
-    return Edges(probability, mean, deviation, share, centre, width)
+    share, centre, log_width = np.mean(slabs, axis=0).tolist()
+    return Edges(probability, mean, deviation, share, centre, math.exp(log_width))
 
 
 def _inverse_root(precision: Array) -> Array:

@@ -35,15 +35,15 @@ def first_guess(
     model.mean.copy_(given.mean((0, 1)))
     model.scale.copy_(given.std((0, 1)).clamp(min=1e-12))
     model.rate.copy_(slopes.std((0, 1)).clamp(min=1e-12))
-    z = ((given - model.mean) / model.scale).double().numpy()
+    z = ((given - model.mean) / model.scale).double().cpu().numpy()
     draw = torch.randn(z.shape[-1] + 1, FEATURES, dtype=torch.float64).numpy()
     features = np.concatenate((np.ones_like(z[..., :1]), z, np.tanh(z @ draw[:-1] + draw[-1])), axis=-1)
-    numbers, rates = states.double().numpy(), slopes.double().numpy()
+    numbers, rates = states.double().cpu().numpy(), slopes.double().cpu().numpy()
     weights = least_squares(numbers, rates, coupled, lambda _x: features).weights
     for _ in range(REPEATS):
         fit_to_slopes(model, states, slopes, weights, drive=drive, coupled=coupled)
         with torch.no_grad():
-            own = model(given).double().numpy()
+            own = model(given).double().cpu().numpy()
         edges = _edges(numbers, rates - own, coupled)
         weights = _placed(edges.mean)
     return edges
@@ -70,7 +70,7 @@ def fit_to_slopes(
         coupled: As in `first_guess`.
         steps: Of Levenberg and Marquardt, at most.
     """
-    rest = slopes.double().numpy() - _coupling(states.double().numpy(), weights, coupled)
+    rest = slopes.double().cpu().numpy() - _coupling(states.double().cpu().numpy(), weights, coupled)
     chosen = torch.randperm(states.shape[0] * states.shape[1])[:SAMPLES]
     seen = _given(states, drive).flatten(0, 1)[chosen]
     _levenberg_marquardt(model, seen, torch.from_numpy(rest).to(states).flatten(0, 1)[chosen], steps)

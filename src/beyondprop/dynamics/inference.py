@@ -168,15 +168,18 @@ class NetworkInference(Solver):
     def conclude(self, part: str) -> None:
         """Guess, or alternate on windows."""
         series, self._given = torch.cat(self._given), []
-        if series.shape[1] <= max(*self.windows, 7):
+        least = max(*self.windows, 7) + 1
+        if series.shape[1] < least:
             raise UserError(
-                f"the series has {series.shape[1]} samples, and the longest window {max(self.windows) + 1}: give a "
-                "longer series, or shorter windows"
+                f"the series has {series.shape[1]} samples, and {least} are needed: as many as the longest window of "
+                f"{max(self.windows)} steps has, and 8 to smooth; give a longer series, or shorter windows"
             )
         if part == "first guess":
             self._guess(series)
         elif part == LAST:
-            self._search(series, int(self.length), torch.zeros_like(self.weights, dtype=torch.bool), self.rounds)
+            self._search(
+                series, int(self.length), torch.zeros_like(self.weights, dtype=torch.bool), self.rounds, held=False
+            )
         else:
             self._alternate(series, self._plan[part])
 
@@ -213,6 +216,9 @@ class NetworkInference(Solver):
         return found if begin.ndim == 3 else found[0]
 
     def _guess(self, series: Tensor) -> None:
+        self.lost.fill_(False)
+        if float(series[..., list(self.coupled)].flatten(0, 2).std(0).min()) == 0:
+            raise UserError("a component that couples does not move: nothing can be told of the weights")
         found = smooth(series.double().cpu().numpy(), self.interval)
         states, slopes = (torch.from_numpy(part).to(series) for part in (found.states, found.slopes))
         self.states = states
@@ -247,14 +253,23 @@ class NetworkInference(Solver):
         others = ~torch.eye(self.nodes, dtype=torch.bool, device=self.weights.device)
         return others & (self.probability > LIKELY) if self.sparse else others
 
-    def _search(self, series: Tensor, length: int, allowed: Tensor, rounds: int) -> Alternation | None:
+    def _search(
+        self, series: Tensor, length: int, allowed: Tensor, rounds: int, *, held: bool = True
+    ) -> Alternation | None:
         """Alternate on windows of a length, or shorter ones, and take over the local model and the states.
+
+        Args:
+            series: All of them.
+            length: Steps of a window.
+            allowed: Weights that may move.
+            rounds: At most.
+            held: Whether the others are zero; else they stay as they are.
 
         Returns:
             The search; None where it was lost, and what was known before stands.
         """
         while True:
-            first, search = self._windows(series, length, allowed)
+            first, search = self._windows(series, length, allowed, held)
             if search.usable:
                 break
             if length <= 2:
@@ -281,7 +296,7 @@ class NetworkInference(Solver):
         for name, found in named.items():
             getattr(self, name).zero_().scatter_(1, others, torch.from_numpy(found).to(self.weights))
 
-    def _windows(self, series: Tensor, length: int, allowed: Tensor) -> tuple[Tensor, Alternation]:
+    def _windows(self, series: Tensor, length: int, allowed: Tensor, held: bool) -> tuple[Tensor, Alternation]:
         """The windows' first samples, and the search over them from where things stand."""
         first = torch.arange((series.shape[1] - 1) // length, device=series.device) * length
         index = first[:, None] + torch.arange(length + 1, device=series.device)
@@ -295,11 +310,9 @@ class NetworkInference(Solver):
             self.substeps,
             None if drive is None else drive.repeat(len(series), 1, 1),
         )
-        weights = self.weights * allowed if bool(allowed.any()) else self.weights
-        search = Alternation(self.local, weights, allowed, windows)
+        search = Alternation(self.local, self.weights * allowed if held else self.weights, allowed, windows)
         if self.sparse:
-            search.centre = float(self.edges[0])
-            search.pull = search.noise / float(self.edges[1]) ** 2
+            search.centre, search.width = float(self.edges[0]), float(self.edges[1])
         return first, search
 
     def _rolled(self, starts: Tensor, steps: int, drive: Tensor | None) -> Tensor:

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from beyondprop.data import Splits
+from beyondprop.dynamics.closed_forms import closed_forms
 from beyondprop.dynamics.comparison import free_run, noisy_starts, true_run, valid_time
 from beyondprop.dynamics.inference import NetworkInference
-from beyondprop.dynamics.regression import Regression, cubics, least_squares, polynomials, sparse_regression
+from beyondprop.dynamics.regression import cubics, polynomials
 from beyondprop.dynamics.scores import edge_auc, weight_rmse
 from beyondprop.dynamics.series import NetworkSeries
-from beyondprop.dynamics.smoothing import central_differences, smooth
 from beyondprop.dynamics.systems import Chua
 
 Array = NDArray[np.float64]
@@ -61,31 +61,30 @@ def report(inference: NetworkInference, asked: Asked, splits: Splits) -> dict[st
     starts, scale = true[:, 0], truth.std((0, 1, 2))
     reference = valid_time(true, truth, scale, asked.interval)
     found = {
-        "edge_auc": edge_auc(inference.weights.abs().numpy(), train.weights),
-        "probability_auc": edge_auc(inference.probability.numpy(), train.weights),
-        "weight_rmse": weight_rmse(inference.weights.double().numpy(), train.weights),
+        "edge_auc": edge_auc(inference.weights.abs().cpu().numpy(), train.weights),
+        "probability_auc": edge_auc(inference.probability.cpu().numpy(), train.weights),
+        "weight_rmse": weight_rmse(inference.weights.double().cpu().numpy(), train.weights),
         "local_rmse": _local_rmse(train, asked.interval, lambda t, x: _slope(inference, t, x)),
         "valid_time": valid_time(own, truth, scale, asked.interval),
         "true_valid_time": reference,
     }
     found["valid_time_ratio"] = found["valid_time"] / reference
-    for name, regression, library in _closed_forms(inference, asked, train):
-        coefficients, weights = regression.coefficients, regression.weights
-
-        def slope(t: float, x: Array, library: _Library = library, coefficients: Array = coefficients) -> Array:
-            return library(x, t) @ coefficients
-
-        def coupled(t: float, x: Array, weights: Array = weights, alone: _Slope = slope) -> Array:
-            given = alone(t, x)
-            for c in inference.coupled:
-                given[..., c] += x[..., c] @ weights.T - weights.sum(1) * x[..., c]
-            return given
-
-        run = free_run(coupled, starts, asked.horizon, asked.interval, begin=test.begin, substeps=1)
+    flat = torch.cat((train.images[0], train.labels[0, -1:]))
+    forms = closed_forms(
+        flat.view(len(flat), inference.nodes, inference.components).cpu().numpy(),
+        asked.interval,
+        coupled=inference.coupled,
+        library=polynomials if type(train.system).__name__ == "Lorenz" else cubics,
+        period=inference.period,
+        begin=train.begin,
+        threshold=asked.threshold,
+    )
+    for name, form in forms.items():
+        run = free_run(form.slope, starts, asked.horizon, asked.interval, begin=test.begin, substeps=1)
         found |= {
-            f"{name}_edge_auc": edge_auc(np.abs(weights), train.weights),
-            f"{name}_weight_rmse": weight_rmse(weights, train.weights),
-            f"{name}_local_rmse": _local_rmse(train, asked.interval, slope),
+            f"{name}_edge_auc": edge_auc(np.abs(form.weights), train.weights),
+            f"{name}_weight_rmse": weight_rmse(form.weights, train.weights),
+            f"{name}_local_rmse": _local_rmse(train, asked.interval, form.alone),
             f"{name}_valid_time_ratio": valid_time(run, truth, scale, asked.interval) / reference,
         }
     return found
@@ -111,49 +110,11 @@ def free_runs(inference: NetworkInference, asked: Asked, test: NetworkSeries) ->
         test, asked.interval, max(asked.noise, asked.start_noise), count=asked.starts, horizon=asked.horizon
     )
     true = true_run(test, starts, asked.horizon, asked.interval, inference.coupled)
-    return Runs(truth, true, inference.predict(starts, asked.horizon).double().numpy())
-
-
-class _Library(Protocol):
-    def __call__(self, x: Array, t: float | Array) -> Array: ...
+    return Runs(truth, true, inference.predict(starts, asked.horizon).double().cpu().numpy())
 
 
 class _Slope(Protocol):
     def __call__(self, t: float, x: Array) -> Array: ...
-
-
-def _closed_forms(
-    inference: NetworkInference, asked: Asked, train: NetworkSeries
-) -> list[tuple[str, Regression, _Library]]:
-    """Least squares and sparse regression, from raw and from smoothed slopes. Cubic terms except for Lorenz."""
-    flat = torch.cat((train.images[0], train.labels[0, -1:]))
-    series = flat.view(len(flat), inference.nodes, inference.components).double().numpy()
-    quadratic = type(train.system).__name__ == "Lorenz"
-    omega = 2 * math.pi / inference.period if inference.period else 0.0
-
-    def library(x: Array, t: float | Array) -> Array:
-        found = polynomials(x) if quadratic else cubics(x)
-        if not omega:
-            return found
-        phase = np.broadcast_to(omega * np.asarray(t), x.shape[:-1])
-        return np.concatenate((found, np.cos(phase)[..., None], np.sin(phase)[..., None]), axis=-1)
-
-    times: Array = np.asarray(train.begin + asked.interval * np.arange(len(series))[:, None], np.float64)
-    smoothed = smooth(series, asked.interval)
-    sources = (
-        ("", times[1:-1], *central_differences(series, asked.interval)),
-        ("smoothed_", times, smoothed.states, smoothed.slopes),
-    )
-    found = []
-    for prefix, when, states, slopes in sources:
-
-        def at(x: Array, when: Array = when) -> Array:
-            return library(x, when)
-
-        plain = least_squares(states, slopes, inference.coupled, at)
-        sparse = sparse_regression(states, slopes, inference.coupled, at, threshold=asked.threshold)
-        found += [(f"{prefix}least_squares", plain, library), (f"{prefix}sparse_regression", sparse, library)]
-    return found
 
 
 def _slope(inference: NetworkInference, t: float, x: Array) -> Array:
@@ -163,7 +124,7 @@ def _slope(inference: NetworkInference, t: float, x: Array) -> Array:
         drive = torch.tensor([math.cos(phase), math.sin(phase)]).to(given)
         given = torch.cat((given, drive.expand(*given.shape[:-1], 2)), dim=-1)
     with torch.no_grad():
-        return inference.local(given).double().numpy()
+        return inference.local(given).double().cpu().numpy()
 
 
 def _local_rmse(series: NetworkSeries, interval: float, slope: _Slope) -> float:

@@ -122,7 +122,7 @@ def build(settings: NetworkSettings, splits: Splits) -> Experiment:
         noise = max(settings.noise, settings.start_noise)
         content = draw_network(
             test.weights,
-            inference.weights.numpy(),
+            inference.weights.cpu().numpy(),
             *free_runs(inference, settings, test),
             interval=settings.interval,
             title=f"{settings.nodes} nodes, {100 * settings.noise:g} % noise, free runs from {100 * noise:g} % noise",
@@ -156,6 +156,7 @@ FHN = NetworkSettings(
     hidden=12,
     windows=(8, 12, 16),
     rounds=16,
+    horizon=1500,
 )
 NAMES = {"lorenz": LORENZ, "chua": CHUA, "fhn": FHN}
 TOLD = {"lorenz": "Lorenz systems", "chua": "Chua's circuits", "fhn": "FitzHugh-Nagumo neurons"}

@@ -29,7 +29,7 @@ MUTANTS = (
     Mutant("edges: no weight takes another's place", f"{HOME}/edges.py", "able = self.there[rows, one] & ~", "able = self.there[rows, one] & False & ~", INFERENCE),
     Mutant("edges: shared parameters count as known", f"{HOME}/edges.py", "given = pull - shared.mixed @ drawn", "given = pull", INFERENCE),
     Mutant("edges: the shared parameters' slope is forgotten", f"{HOME}/edges.py", "(shared.slope + np", "(0 * shared.slope + np", INFERENCE),
-    Mutant("alternation: weights are drawn to nothing", f"{HOME}/alternation.py", "self.pull * (here.weights - self.centre)).gather", "0 * (here.weights - self.centre)).gather", INFERENCE),
+    Mutant("alternation: weights are drawn to nothing", f"{HOME}/alternation.py", "self._pull * (here.weights - self.centre)).gather", "0 * (here.weights - self.centre)).gather", INFERENCE),
     Mutant("alternation: no node takes a shorter step", f"{HOME}/alternation.py", "by_start, factor * by_start)", "by_start, by_start)", INFERENCE),
     Mutant("inference: a lost pass stands", f"{HOME}/inference.py", "            self.load_state_dict(before)\n", "", INFERENCE),
     Mutant("alternation: weights that are not allowed move", f"{HOME}/alternation.py", "(rows * self._free).double()", "rows.double()", INFERENCE),

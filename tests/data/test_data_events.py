@@ -74,10 +74,10 @@ def test_the_last_pieces_are_held_out():
     assert np.array_equal(held.images, pieces.images[-2:])
 
 
-CSV = "sequence,time,mark\nb,2.0,10\na,0.5,9\na,0.25,10\na,3.5,\nb,1.0,9\n"
+CSV = "sequence,time,mark\nb,1.0,9\na,0.25,10\na,0.5,9\nb,2.0,10\na,3.5,\n"  # sequences may lie among each other
 
 
-def test_csv_is_sorted_and_its_marks_are_named(tmp_path):
+def test_csv_is_read_by_sequence_and_its_marks_are_named(tmp_path):
     path = tmp_path / "events.csv"
     path.write_text(CSV)
     events = read_csv(path)
@@ -86,7 +86,7 @@ def test_csv_is_sorted_and_its_marks_are_named(tmp_path):
     assert events.marks.tolist() == [0, 1, 1, 0]
     assert events.ends.tolist() == [2.0, 3.5]
     packed = tmp_path / "events.csv.gz"
-    packed.write_bytes(gzip.compress(CSV.replace("sequence,", "other,").encode()))
+    packed.write_bytes(gzip.compress(b"time,mark\n1,2\n2,1\n"))
     assert len(read_events(packed)) == 1
     assert read_csv(path, labels=["8", "9", "10"]).marks.tolist() == [1, 2, 2, 1]
 
@@ -100,6 +100,12 @@ def test_csv_is_sorted_and_its_marks_are_named(tmp_path):
         ("time,mark\n1\n", "no event with a mark"),
         ("time,mark\n", "holds no event"),
         ("", "no column 'time'"),
+        (
+            "time,mark\n1,2\n3,1\n2,1\n",
+            "line 4: the time goes back from 3 to 2 within the file, which has no column 'seq",
+        ),
+        ("sequence,time,mark\na,1,2\nb,3,1\na,0.5,1\n", "line 4: the time goes back from 1 to 0.5 within sequence 'a'"),
+        ("time,mark\n1,2\n3,\n4,1\n", "line 4: comes after the line without a mark that ends the file"),
     ],
 )
 def test_unusable_csv_is_refused_with_its_line(tmp_path, text, message):

@@ -356,7 +356,13 @@ def test_what_cannot_be_inferred_is_told_in_one_line(one_line):
         inference.fit(np.ones((60, 3, 2)))
     with one_line(NonFiniteError, "NaN"):
         inference.fit(np.full((100, 3, 2), np.nan))
+    with one_line(UserError, "call fit first"):
+        inference.predict(np.zeros((3, 2)), 5)
+    with one_line(UserError, "not str"):
+        inference.fit("series.npy")
+    inference.states = torch.zeros(1, 1, 3, 2)
     with one_line(UserError, "start"):
         inference.predict(np.zeros((2, 2)), 5)
+    assert NetworkInference(3, 2, coupled=1).coupled == (1,)
     with one_line(UnsupportedNetworkError, "classifier"):
         NetworkInference.for_classifier(torch.nn.Linear(2, 2), torch.zeros(1, 2), 2)

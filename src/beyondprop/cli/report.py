@@ -95,4 +95,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise UserError(f"{path} cannot be read ({reason}): name an existing markdown file") from error
+        raise UserError(
+            f"{path} cannot be read ({reason}): name an existing markdown file or folder of runs"
+        ) from error

@@ -49,7 +49,7 @@ def read_events(path: str | Path, *, labels: Sequence[str] | None = None) -> Eve
 def read_csv(
     path: str | Path, *, columns: Sequence[str] = COLUMNS, labels: Sequence[str] | None = None
 ) -> EventSequences:
-    """Read a CSV file with a line of column names and one line an event, in any order.
+    """Read a CSV file with a line of column names and one line an event; each sequence's events in the order of time.
 
     Args:
         path: The file; `.gz` is unpacked.
@@ -59,8 +59,8 @@ def read_csv(
             where all are. Give a test file the training file's.
 
     Raises:
-        DataError: A column is missing, a time is no number, a mark is unknown, or the file cannot be read; the message
-            names the line.
+        DataError: A column is missing, a time is no number or goes back, a mark is unknown, a sequence goes on after
+            the line that ends it, or the file cannot be read; the message names the line.
     """
     path, (sequence, time, mark) = Path(path), columns
     try:
@@ -81,7 +81,13 @@ def read_csv(
             raise DataError(f"{place}: {row[time]!r} is no time; give a number") from None
         if not math.isfinite(when):
             raise DataError(f"{place}: the time is {when}; give a finite number")
-        events.setdefault(row.get(sequence) or "", []).append((when, (row[mark] or "").strip()))
+        own = events.setdefault(row.get(sequence) or "", [])
+        if own:
+            within = (
+                f"sequence {row[sequence]!r}" if sequence in names else f"the file, which has no column {sequence!r}"
+            )
+            _refuse_disorder(own[-1], when, place, within)
+        own.append((when, (row[mark] or "").strip()))
     if not events:
         raise DataError(f"{path}: holds no event below its first line")
     found = sorted({name for rows in events.values() for _, name in rows if name}, key=_as_number)
@@ -91,7 +97,6 @@ def read_csv(
     number = {name: index for index, name in enumerate(known)}
     times, marks, sizes, ends = list[float](), list[int](), list[int](), list[float]()
     for name, rows in events.items():
-        rows.sort(key=lambda event: event[0])
         seen = [(when, number[label]) for when, label in rows if label]
         if not seen:
             raise DataError(f"{path}: sequence {name!r} has no event with a mark; leave it out")
@@ -101,6 +106,15 @@ def read_csv(
         ends.append(rows[-1][0])
     offsets = np.concatenate(([0], np.cumsum(sizes)))
     return event_sequences(times, np.array(marks), offsets, ends=ends, labels=known, name=path.name)
+
+
+def _refuse_disorder(before: tuple[float, str], when: float, place: str, within: str) -> None:
+    if when < before[0]:
+        raise DataError(
+            f"{place}: the time goes back from {before[0]:g} to {when:g} within {within}; sort the events, or mend it"
+        )
+    if not before[1]:
+        raise DataError(f"{place}: comes after the line without a mark that ends {within}")
 
 
 def load_events(name: str) -> tuple[EventSequences, EventSequences]:

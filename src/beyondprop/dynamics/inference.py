@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -57,8 +58,11 @@ class NetworkInference(Solver):
     Attributes:
         weights: w_kj, from node j to node k, shape (nodes, nodes), zero diagonal.
         probability: That there is an edge, of the same shape.
-        deviation: Standard deviation of the weights, given the series.
-        local: f.
+        deviation: Standard deviation of the weights, given the series and that the model is right.
+        local: f, from tensors.
+        residual: Variance of what the windows leave, in units of each component's variance: that of the noise, if the
+            model is right.
+        length: Steps of the longest windows that were explained as well as shorter ones.
 
     Raises:
         UserError: A number is out of range.
@@ -84,7 +88,7 @@ class NetworkInference(Solver):
         components: int,
         *,
         interval: float = 1.0,
-        coupled: tuple[int, ...] = (0,),
+        coupled: int | Sequence[int] = (0,),
         period: float = 0.0,
         hidden: int = 16,
         windows: tuple[int, ...] = (8, 16, 32, 48),
@@ -99,12 +103,13 @@ class NetworkInference(Solver):
         check_number(period=period)
         for window in windows:
             check_whole(2, windows=window)
+        coupled = (coupled,) if isinstance(coupled, int) else tuple(coupled)
         if not coupled or any(not 0 <= c < components for c in coupled) or len(set(coupled)) < len(coupled):
             raise UserError(f"coupled must name different components from 0 to {components - 1}, got {coupled}")
         if not windows:
             raise UserError("windows must name at least one length")
         self.nodes, self.components, self.interval, self.period = nodes, components, interval, period
-        self.coupled, self.windows, self.rounds, self.substeps = tuple(coupled), tuple(windows), rounds, substeps
+        self.coupled, self.windows, self.rounds, self.substeps = coupled, tuple(windows), rounds, substeps
         self.local = LocalModel(components, 2 if period else 0, hidden)
         self.sparse = sparse
         self._plan = {f"windows of {n}": n for n in windows}
@@ -145,7 +150,10 @@ class NetworkInference(Solver):
             NonFiniteError: There is NaN or infinity in it.
         """
         del y, batch_size
-        series = torch.as_tensor(x)
+        try:
+            series = torch.as_tensor(x)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"a series must be an array of numbers, not {type(x).__name__} (load it first)") from error
         series = series.to(self.weights) if not series.is_complex() else series
         if series.ndim == 3:
             series = series[None]
@@ -204,9 +212,11 @@ class NetworkInference(Solver):
             The start and what follows, shape (steps + 1, nodes, components), or (starts, steps + 1, ...).
 
         Raises:
-            UserError: The start has another shape.
+            UserError: The start has another shape, or nothing was fitted yet.
         """
         check_whole(1, steps=steps)
+        if not self.states.numel():
+            raise UserError("nothing was inferred yet: call fit first")
         begin = torch.as_tensor(start).to(self.weights)
         if begin.shape[-2:] != (self.nodes, self.components) or begin.ndim not in (2, 3):
             raise UserError(f"start must have shape ({self.nodes}, {self.components}), got {tuple(begin.shape)}")

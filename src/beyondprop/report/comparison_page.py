@@ -77,7 +77,8 @@ def write_page(document: Mapping[str, Any], pictures: Mapping[str, bytes], waiti
     still = f" Still to come: {html.escape(', '.join(waiting))}." if waiting else ""
     return PAGE.format(
         head=head(f"Learning rules side by side: {document['dataset']}"),
-        lead=f"{len(contenders)} learning rules, {seeds} seed{'s' * (seeds != 1)} each. {tuned} Accuracies are those "
+        lead=f"{len(contenders)} learning rule{'s' * (len(contenders) != 1)}, {seeds} seed{'s' * (seeds != 1)} each. "
+        f"{tuned} Accuracies are those "
         f"of the last epoch on the test images, which decided nothing.{still}",
         summary=_summary(contenders),
         failed="" if not failed else f"<h3>Not compared</h3>{table(['', 'reason'], list(failed.items()), text=[1])}",

@@ -15,7 +15,7 @@ from beyondprop.report.page import head, image, table
 from beyondprop.training.run_folder import CURVES, RESULT, SETTINGS, read_metrics, read_settings
 
 HEADS = ("Run", "Recipe", "Seed", "State", "Test", "Held out", "Epochs", "Training")
-LEADING = ("test_accuracy", "test_mse", "network_objective")  # one of them stands in the table
+LEADING = ("test_accuracy", "test_mse", "network_objective", "nll", "edge_auc")  # one of them stands in the table
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ MUTANTS = (
     Mutant("events: the first gap of a sequence reaches into the one before", "data/events.py", "gaps[begins[sizes > 0]] = 0.0", "pass", EVENTS),
     Mutant("events: the end is left out", "data/events.py", "sizes - first + survives", "sizes - first", EVENTS),
     Mutant("events: ends are sorted away", "data/event_files.py", "ends.append(rows[-1][0])", "ends.append(seen[-1][0])", EVENTS),
+    Mutant("events: times may go back", "data/event_files.py", "if when < before[0]:", "if False:", EVENTS),
     Mutant("events: marks are numbered as words", "data/event_files.py", "if name}, key=_as_number)", "if name})", EVENTS),
     Mutant("baselines: the last mark is the next one", f"{HERE}/baselines.py", "(mark == last)", "(mark == mark)", RECIPES),
     Mutant("training: a rule that measures itself is not asked", "training/evaluation.py", "if isinstance(rule, Measured):", "if False:", RECIPES),

@@ -101,6 +101,22 @@ def test_outlook_is_the_mean_and_the_marks_whenever(name, batch):
     np.testing.assert_allclose(found.marks.exp()[0], np.array(shares) / sum(shares), atol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["hawkes", "rmtpp", "thp"])
+def test_the_expected_gap_is_that_of_an_event_within_the_horizon(name, batch):
+    model, (x, y) = models()[name], one_target(*batch)
+    model.horizon.fill_(1.0)  # in mean gaps: often nothing comes until then
+    limit = float(model.scale)
+
+    def density(gap):
+        return sum(math.exp(sum(map(float, log_joint(model, x, y, gap, mark)[:2]))) for mark in range(2))
+
+    share = integrated(density, 0, limit)
+    assert share < 0.9
+    with torch.no_grad():
+        found = float(model.outlook(x, y).gap)
+    assert found == pytest.approx(integrated(lambda gap: gap * density(gap), 0, limit) / share, rel=5e-3)
+
+
 @each_model
 def test_only_what_came_before_counts(name, batch):
     """Events from the target on may be others: its likelihood stays."""
@@ -186,6 +202,15 @@ def test_a_call_predicts_what_follows_the_last_event(name, batch):
         alone = model(x[1:, :3])
     assert found.shape == (2, 3)
     torch.testing.assert_close(found[1:], alone)
+    y = torch.full_like(x, NO_TARGET)
+    last = (x[..., 1] >= 0).sum(1) - 1
+    for row, column in enumerate(last.tolist()):
+        y[row, column] = 0
+    with torch.no_grad():
+        outlook = model.outlook(x, y)
+        first = model(x[:, :1])
+    torch.testing.assert_close(found[:, 0], outlook.gap)
+    assert not torch.allclose(found, first)
     torch.testing.assert_close(found[:, 1:].exp().sum(1), torch.ones(2, dtype=torch.double))
 
 

@@ -224,7 +224,7 @@ class Alternation:
         """The weights."""
         return self._at.weights
 
-    def posterior(self) -> Edges:
+    def posterior(self, sweeps: int) -> Edges:
         """The weights' posterior, by the curvature here and the residuals' variance, over all local models, too."""
         here, found = self._at, self._curvature_at(self._at, parameters=True)
         assert found.local is not None
@@ -240,7 +240,7 @@ class Alternation:
         own = own + torch.einsum("kjp,kj->p", found.mixed, step)
         floor = torch.diag(1e-9 * found.local.diagonal().max() + 1e-6 * found.local.diagonal())
         shared = Shared(*((part / noise).cpu().numpy() for part in (found.local + floor, found.mixed, own)))
-        return sparse_posterior((rows / noise).cpu().numpy(), best.cpu().numpy(), shared=shared)
+        return sparse_posterior((rows / noise).cpu().numpy(), best.cpu().numpy(), shared=shared, sweeps=sweeps)
 
     def _followed(self, across: Tensor, by_starts: Tensor) -> Tensor:
         return torch.einsum("wkcj,wkc->kj", across, by_starts)

@@ -17,7 +17,13 @@ SAMPLES = 4000  # that the local model is first fitted to
 
 
 def first_guess(
-    model: LocalModel, states: Tensor, slopes: Tensor, *, drive: Tensor | None, coupled: tuple[int, ...]
+    model: LocalModel,
+    states: Tensor,
+    slopes: Tensor,
+    *,
+    drive: Tensor | None,
+    coupled: tuple[int, ...],
+    sweeps: int = 400,
 ) -> Edges:
     """Guess the weights over random features as local model, and fit the local model to what is left of the slopes.
 
@@ -27,6 +33,7 @@ def first_guess(
         slopes: Of the same shape.
         drive: Shape (samples, drives), or None.
         coupled: Components that couple.
+        sweeps: As `sparse_posterior` takes them.
 
     Returns:
         The posterior of the weights.
@@ -44,7 +51,7 @@ def first_guess(
         fit_to_slopes(model, states, slopes, weights, drive=drive, coupled=coupled)
         with torch.no_grad():
             own = model(given).double().cpu().numpy()
-        edges = _edges(numbers, rates - own, coupled)
+        edges = _edges(numbers, rates - own, coupled, sweeps)
         weights = _placed(edges.mean)
     return edges
 
@@ -81,7 +88,7 @@ def _given(states: Tensor, drive: Tensor | None) -> Tensor:
     return states if drive is None else torch.cat((states, drive[:, None].expand(-1, states.shape[1], -1)), dim=2)
 
 
-def _edges(states: NDArray[np.float64], rest: NDArray[np.float64], coupled: tuple[int, ...]) -> Edges:
+def _edges(states: NDArray[np.float64], rest: NDArray[np.float64], coupled: tuple[int, ...], sweeps: int) -> Edges:
     """The posterior of every node's weights for a known local model, from slopes."""
     nodes = states.shape[1]
     precision, found = np.zeros((nodes, nodes - 1, nodes - 1)), np.zeros((nodes, nodes - 1))
@@ -93,7 +100,7 @@ def _edges(states: NDArray[np.float64], rest: NDArray[np.float64], coupled: tupl
         left = wanted - matrix @ found[k]
         precision[k] = matrix.T @ matrix / (np.mean(left**2) * _alike(left))
         precision[k] += 1e-9 * np.trace(precision[k]) / nodes * np.eye(nodes - 1)
-    return sparse_posterior(precision, found)
+    return sparse_posterior(precision, found, sweeps=sweeps)
 
 
 def _alike(left: NDArray[np.float64]) -> float:

@@ -54,6 +54,7 @@ class NetworkInference(Solver):
         sparse: Whether edges that are unlikely are held at zero in the next pass, and the others drawn to what edges
             were found to be like.
         substeps: Of the integration (Runge-Kutta, order 4) between two samples.
+        sweeps: Over all weights, when it is drawn which there are; more help where nodes move alike or hardly move.
 
     Attributes:
         weights: w_kj, from node j to node k, shape (nodes, nodes), zero diagonal.
@@ -95,10 +96,12 @@ class NetworkInference(Solver):
         rounds: int = 8,
         sparse: bool = True,
         substeps: int = 1,
+        sweeps: int = 400,
     ) -> None:
         super().__init__()
         check_whole(2, nodes=nodes)
         check_whole(1, components=components, hidden=hidden, rounds=rounds, substeps=substeps)
+        check_whole(2, sweeps=sweeps)
         check_number(interval=interval, above=True)
         check_number(period=period)
         for window in windows:
@@ -111,7 +114,7 @@ class NetworkInference(Solver):
         self.nodes, self.components, self.interval, self.period = nodes, components, interval, period
         self.coupled, self.windows, self.rounds, self.substeps = coupled, tuple(windows), rounds, substeps
         self.local = LocalModel(components, 2 if period else 0, hidden)
-        self.sparse = sparse
+        self.sparse, self.sweeps = sparse, sweeps
         self._plan = {f"windows of {n}": n for n in windows}
         self.passes = ("first guess", *self._plan, LAST)
         for name in ("weights", "probability", "deviation"):
@@ -236,7 +239,7 @@ class NetworkInference(Solver):
         drive = self._drive(torch.arange(series.shape[1]), 1)
         at_samples = None if drive is None else drive[:, 0].repeat(len(series), 1)
         flat = states.flatten(0, 1), slopes.flatten(0, 1)
-        edges = first_guess(self.local, *flat, drive=at_samples, coupled=self.coupled)
+        edges = first_guess(self.local, *flat, drive=at_samples, coupled=self.coupled, sweeps=self.sweeps)
         self._judge(edges)
         # Fits from different draws end at different ends. Which is best, windows tell; slopes that are smoothed do not.
         tried: list[tuple[float, dict[str, Tensor]]] = []
@@ -256,7 +259,7 @@ class NetworkInference(Solver):
             return
         search = self._search(series, length, self._likely(), self.rounds)
         if search is not None:
-            self._judge(search.posterior())
+            self._judge(search.posterior(self.sweeps))
 
     def _likely(self) -> Tensor:
         """The weights that may differ from zero."""

@@ -48,6 +48,22 @@ def train(batches, rule=None, epochs=2, **options):
     return fit(rule, batches, optimizer=optimizer, epochs=epochs, progress=False, **options)
 
 
+def test_callbacks_are_told_of_every_step_by_its_number():
+    told = []
+
+    class Telling:
+        def before_step(self, step, _optimizer):
+            told.append(("before", step))
+
+        def after_step(self, step, _optimizer):
+            told.append(("after", step))
+
+    train(as_list(), callbacks=[Telling()])
+    steps = 2 * len(as_list())
+    assert steps > 2
+    assert told == [(when, step) for step in range(1, steps + 1) for when in ("before", "after")]
+
+
 def test_weights_that_a_step_broke_are_not_saved(tmp_path, one_line):
     """The loss was still finite; the checkpoint from before the step stays."""
     breaks = Training(schedule=False)

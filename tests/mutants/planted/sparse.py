@@ -6,6 +6,7 @@ SPARSE = "layers/sparse"
 NATIVE = f"{SPARSE}/native"
 LAYERS = ("tests/layers/test_layers_sparse.py",)
 PRUNING = ("tests/layers/test_layers_sparse_pruning.py",)
+LOOP = ("tests/training/test_training_loop.py",)
 RULE = ("tests/rules/signals/test_sparseprop.py",)
 
 
@@ -56,5 +57,5 @@ MUTANTS = (
     Mutant("sparsify: the network itself is changed", f"{SPARSE}/sparsify.py", "network = copy.deepcopy(network)", "network = network", PRUNING),
     Mutant("sparsify: statistics of norms move", f"{SPARSE}/sparsify.py", "network.eval()(example)", "network(example)", PRUNING),
     Mutant("sparse rule: random masks shrink the outputs", "rules/signals/sparseprop.py", "sparse.weight.div_((len(kept) / size) ** 0.5)", "sparse.weight.mul_(1.0)", RULE),
-    Mutant("training: callbacks are not told of the step", "training/trainer.py", "callback.after_step(number, self.optimizer)", "callback.after_step(1, self.optimizer)", RULE),
+    Mutant("training: callbacks are not told of the step", "training/trainer.py", "callback.after_step(number, self.optimizer)", "callback.after_step(1, self.optimizer)", LOOP),
 )  # fmt: skip

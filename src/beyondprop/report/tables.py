@@ -127,7 +127,7 @@ def summary_table(results: Sequence[dict[str, Any]]) -> str:
         where = result["environment"]
         threads = f"{where['threads']} thread{'s' * (where['threads'] != 1)}"
         if "test_accuracy" not in result["metrics"]:
-            name, told = OTHER_FIGURES[system.id]
+            name, told = OTHER_FIGURES.get(system.id, ("test_mse", "test MSE"))
             figure = result["metrics"][name]
             spread = f" ± {figure['std']:.2g}" if len(result["seeds"]) > 1 else ""
             figures = (f"{told} {figure['mean']:.4g}{spread}", "", "", str(len(result["seeds"])))

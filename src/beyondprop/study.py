@@ -23,9 +23,8 @@ from beyondprop.errors import UserError
 from beyondprop.measure.activations import hidden_activations
 from beyondprop.measure.similarity import churn, error_overlap, kappa, linear_cka, matched_correlation, mean_kl
 from beyondprop.recipe import Recipe, SolverSettings
-from beyondprop.report.folder import refuse_other, write_document, write_page
-from beyondprop.report.study_page import PICTURES, draw_pictures
-from beyondprop.report.study_page import write_page as page_of
+from beyondprop.report.folder import refuse_other, save_page, write_document
+from beyondprop.report.study_page import PICTURES, draw_pictures, write_page
 from beyondprop.reproduce import environment_of, make_folder, seed_folder, spread
 from beyondprop.training.assembly import LoadedRun, assemble
 from beyondprop.training.evaluation import autocast
@@ -94,7 +93,7 @@ def study(
         document = {**about, "seeds": list(range(seeds)), **_compared(recipes, settings, execution, outcomes)}
     document["environment"] = environment_of([each for of_recipe in outcomes.values() for each in of_recipe])
     pictures = draw_pictures(document)
-    write_page(out, page_of(document, pictures), pictures, PICTURES)
+    save_page(out, write_page(document, pictures), pictures, PICTURES)
     write_document(out, STUDY, document)
     return document
 

@@ -249,7 +249,7 @@ def test_a_node_that_is_explained_badly_does_not_hold_up_the_others(lorenz):
     by_starts[:, 2] *= -3e3
     none = torch.zeros(4, 3)
     assert search._moved(here, by_starts, none).loss > here.loss
-    assert search._take(here, by_starts, none, (0.0, 1.0))
+    assert search._take(here, by_starts, none, (1.0, 0.0))
     moved = search._at.starts - here.starts
     assert moved[:, 2].abs().max() == 0
     assert (moved[:, [0, 1, 3]].flatten(1).abs().amax(1) > 0).any()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -46,13 +47,16 @@ def log_joint(model, x, y, gap, mark):
         return model.likelihood(x, moved)
 
 
+def density_of_gap(model, x, y, gap):
+    """Of another gap in the place of the target's, whatever the mark."""
+    return sum(math.exp(sum(map(float, log_joint(model, x, y, gap, mark)[:2]))) for mark in range(2))
+
+
 @each_model
 def test_densities_of_gap_and_mark_integrate_to_one_and_survival_is_what_is_left(name, batch):
     model, (x, y) = MODELS[name], one_target(*batch)
 
-    def density(gap):
-        return sum(math.exp(sum(map(float, log_joint(model, x, y, gap, mark)[:2]))) for mark in range(2))
-
+    density = partial(density_of_gap, model, x, y)
     until = 1.3
     before = integrated(density, 0, until)
     left = log_joint(model, x, y, until, -1)
@@ -107,9 +111,7 @@ def test_the_expected_gap_is_that_of_an_event_within_the_horizon(name, batch):
     model.horizon.fill_(1.0)  # in mean gaps: often nothing comes until then
     limit = float(model.scale)
 
-    def density(gap):
-        return sum(math.exp(sum(map(float, log_joint(model, x, y, gap, mark)[:2]))) for mark in range(2))
-
+    density = partial(density_of_gap, model, x, y)
     share = integrated(density, 0, limit)
     assert share < 0.9
     with torch.no_grad():

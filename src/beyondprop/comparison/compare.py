@@ -16,9 +16,8 @@ from beyondprop.data import Splits
 from beyondprop.errors import DataError, NonFiniteError, RunError, UserError
 from beyondprop.measure.alignment import alignment
 from beyondprop.recipe import Settings
-from beyondprop.report.comparison_page import PICTURES, draw_pictures
-from beyondprop.report.comparison_page import write_page as page_of
-from beyondprop.report.folder import refuse_other, write_document, write_page
+from beyondprop.report.comparison_page import PICTURES, draw_pictures, write_page
+from beyondprop.report.folder import refuse_other, save_page, write_document
 from beyondprop.reproduce import environment_of, make_folder, seed_folder, spread
 from beyondprop.rule import Rule
 from beyondprop.training.assembly import LoadedRun, assemble, load_run
@@ -115,7 +114,9 @@ def compare(
         }
         waiting = [each.name for each in contenders[number:]]
         pictures = draw_pictures(document)
-        write_page(out, page_of(document, pictures, waiting), pictures, PICTURES)  # so far: a long one can be followed
+        save_page(
+            out, write_page(document, pictures, waiting), pictures, PICTURES
+        )  # so far: a long one can be followed
     if not outcomes:
         reasons = "; ".join(f"{name}: {each['failed']}" for name, each in found.items())
         raise UserError(f"nothing could be compared ({reasons})")

@@ -83,10 +83,7 @@ def read_csv(
             raise DataError(f"{place}: the time is {when}; give a finite number")
         own = events.setdefault(row.get(sequence) or "", [])
         if own:
-            within = (
-                f"sequence {row[sequence]!r}" if sequence in names else f"the file, which has no column {sequence!r}"
-            )
-            _refuse_disorder(own[-1], when, place, within)
+            _refuse_disorder(own[-1], when, place, sequence, row.get(sequence))
         own.append((when, (row[mark] or "").strip()))
     if not events:
         raise DataError(f"{path}: holds no event below its first line")
@@ -108,13 +105,15 @@ def read_csv(
     return event_sequences(times, np.array(marks), offsets, ends=ends, labels=known, name=path.name)
 
 
-def _refuse_disorder(before: tuple[float, str], when: float, place: str, within: str) -> None:
+def _refuse_disorder(before: tuple[float, str], when: float, place: str, column: str, name: str | None) -> None:
+    if when >= before[0] and before[1]:
+        return
+    within = f"the file, which has no column {column!r}" if name is None else f"sequence {name!r}"
     if when < before[0]:
         raise DataError(
             f"{place}: the time goes back from {before[0]:g} to {when:g} within {within}; sort the events, or mend it"
         )
-    if not before[1]:
-        raise DataError(f"{place}: comes after the line without a mark that ends {within}")
+    raise DataError(f"{place}: comes after the line without a mark that ends {within}")
 
 
 def load_events(name: str) -> tuple[EventSequences, EventSequences]:

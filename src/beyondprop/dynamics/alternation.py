@@ -14,7 +14,7 @@ from beyondprop.dynamics.local_model import LocalModel
 from beyondprop.dynamics.rollout import roll_out
 
 RIDGE = 1e-6  # of the curvature by weights, relative to its mean: for nodes that move together
-SHORTER = (0.3, 0.1, 0.0, 1.0)  # what a step that does not help is shortened by, each time
+SHORTER = (1.0, 0.3, 0.1, 0.0)  # what a step is shortened by before each trial, where the last one did not help
 LEAST_GAIN = 1e-3  # a round that lowers the loss by less, relatively, is the last
 
 
@@ -48,7 +48,10 @@ class Windows:
 
 @dataclass
 class _Point:
-    """A point of the search: half the sum of squared residuals there, its gradients, and the trajectories."""
+    """A point of the search: half the sum of squared residuals there, its gradients, and the trajectories.
+
+    `errors` are the sums of squares by window and node.
+    """
 
     loss: float
     states: Tensor
@@ -185,13 +188,15 @@ class Alternation:
         hold up all others.
         """
         by_start, by_row = torch.ones_like(here.errors), torch.ones_like(here.errors[0])
+        fell, row_fell = by_start > 0, by_row > 0
         for factor in shorter:
+            by_start = torch.where(fell, by_start, factor * by_start)
+            by_row = torch.where(row_fell, by_row, factor * by_row)
             there = self._moved(here, by_start[:, :, None] * starts, by_row[:, None] * rows)
             if there.usable and self._cost(there) < self._cost(here):
                 self._at = there
                 return True
-            by_start = torch.where(there.errors < here.errors, by_start, factor * by_start)
-            by_row = torch.where(there.errors.sum(0) < here.errors.sum(0), by_row, factor * by_row)
+            fell, row_fell = there.errors < here.errors, there.errors.sum(0) < here.errors.sum(0)
         return False
 
     def _cost(self, point: _Point) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from beyondprop.dynamics.coupling import coupling
 from beyondprop.dynamics.regression import Library, Regression, least_squares, polynomials, sparse_regression
 from beyondprop.dynamics.smoothing import central_differences, smooth
 
@@ -42,10 +43,7 @@ class ClosedForm:
 
     def slope(self, t: float, x: Array) -> Array:
         """dx/dt of the network, from states (..., nodes, components)."""
-        given = self.alone(t, x)
-        for c in self.coupled:
-            given[..., c] += x[..., c] @ self.weights.T - self.weights.sum(1) * x[..., c]
-        return given
+        return self.alone(t, x) + coupling(x, self.weights, self.coupled)
 
 
 def closed_forms(

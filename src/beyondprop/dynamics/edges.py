@@ -141,19 +141,17 @@ class _Supports:
         rows = self.rows
         others = self.precision[rows, j] * self.there
         others[rows, j] = 0
-        self._reach = np.einsum("rij,rj->ri", self.inverse, others)
-        moment = self.moment * self.there
-        column = self.inverse[rows, j]
-        without = self.precision[rows, j, j] + self.prior - np.sum(others * self._reach, 1)
-        on = self.there[rows, j]
-        total = np.maximum(np.where(on, 1 / column[rows, j], without), 0.5 * self.prior)  # against rounding
-        peak = np.where(
-            on,
-            np.sum(column * moment, 1),
-            (self.moment[rows, j] - np.sum(self._reach * moment, 1)) / total,
-        )
-        self._total = total
-        return peak, total
+        moment, column, on = self.moment * self.there, self.inverse[rows, j], self.there[rows, j]
+        peak, total = self._added(j, others, np.einsum("rij,rj->ri", self.inverse, others), moment)
+        own = np.maximum(1 / column[rows, j], 0.5 * self.prior)
+        return np.where(on, np.sum(column * moment, 1), peak), np.where(on, own, total)
+
+    def _added(self, j: NDArray[np.intp], others: Array, reach: Array, moment: Array) -> tuple[Array, Array]:
+        """Of a weight that is not there, from its precision with those that are, and their inverse times that."""
+        self._reach, rows = reach, self.rows
+        total = self.precision[rows, j, j] + self.prior - np.sum(others * reach, 1)
+        self._total = np.maximum(total, 0.5 * self.prior)  # against rounding
+        return (self.moment[rows, j] - np.sum(reach * moment, 1)) / self._total, self._total
 
     def switch(self, j: NDArray[np.intp], there: NDArray[np.bool_]) -> None:
         """Let one weight of each row, the one last looked at, be there or not: an update of rank one."""
@@ -180,17 +178,14 @@ class _Supports:
         column, moment = self.inverse[rows, one], self.moment * self.there
         own = column[rows, one]
         before = _evidence(np.sum(column * moment, 1), 1 / own)
-        # The other one, as `alone` has it, with the first taken out of the inverse.
+        # The other one, with the first taken out of the inverse.
         others = self.precision[rows, other] * self.there
         others[rows, one] = others[rows, other] = moment[rows, one] = 0
         reach = np.einsum("rij,rj->ri", self.inverse, others)
         reach -= column * (np.sum(column * others, 1) / own)[:, None]
-        total = self.precision[rows, other, other] + self.prior - np.sum(others * reach, 1)
-        total = np.maximum(total, 0.5 * self.prior)
-        after = _evidence((self.moment[rows, other] - np.sum(reach * moment, 1)) / total, total)
+        after = _evidence(*self._added(other, others, reach, moment))
         taken = able & (np.log(random.random(len(able))) < after - before)
         self.switch(one, self.there[rows, one] & ~taken)
-        self._reach, self._total = reach, total
         self.switch(other, self.there[rows, other] | taken)
 
     def draw(self, random: np.random.Generator) -> Array:

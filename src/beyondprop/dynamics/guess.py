@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beyondprop.dynamics.coupling import coupling
 from beyondprop.dynamics.edges import Edges, sparse_posterior
 from beyondprop.dynamics.local_model import LocalModel
 from beyondprop.dynamics.regression import least_squares
@@ -77,7 +78,7 @@ def fit_to_slopes(
         coupled: As in `first_guess`.
         steps: Of Levenberg and Marquardt, at most.
     """
-    rest = slopes.double().cpu().numpy() - _coupling(states.double().cpu().numpy(), weights, coupled)
+    rest = slopes.double().cpu().numpy() - coupling(states.double().cpu().numpy(), weights, coupled)
     chosen = torch.randperm(states.shape[0] * states.shape[1])[:SAMPLES]
     seen = _given(states, drive).flatten(0, 1)[chosen]
     _levenberg_marquardt(model, seen, torch.from_numpy(rest).to(states).flatten(0, 1)[chosen], steps)
@@ -117,15 +118,6 @@ def _placed(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = np.zeros((nodes, nodes))
     weights[~np.eye(nodes, dtype=bool)] = rows.ravel()
     return weights
-
-
-def _coupling(
-    states: NDArray[np.float64], weights: NDArray[np.float64], coupled: tuple[int, ...]
-) -> NDArray[np.float64]:
-    given = np.zeros_like(states)
-    for c in coupled:
-        given[..., c] = states[..., c] @ weights.T - weights.sum(1) * states[..., c]
-    return given
 
 
 @torch.no_grad()

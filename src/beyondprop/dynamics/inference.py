@@ -323,10 +323,9 @@ class NetworkInference(Solver):
             self.substeps,
             None if drive is None else drive.repeat(len(series), 1, 1),
         )
-        search = Alternation(self.local, self.weights * allowed if held else self.weights, allowed, windows)
-        if self.sparse:
-            search.centre, search.width = float(self.edges[0]), float(self.edges[1])
-        return first, search
+        weights = self.weights * allowed if held else self.weights
+        centre, width = self.edges.tolist() if self.sparse else (0.0, math.inf)
+        return first, Alternation(self.local, weights, allowed, windows, centre=centre, width=width)
 
     def _rolled(self, starts: Tensor, steps: int, drive: Tensor | None) -> Tensor:
         return roll_out(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from beyondprop.dynamics.coupling import coupling
+
 Array = NDArray[np.float64]
 Library = Callable[[Array], Array]
 
@@ -119,7 +121,7 @@ def sparse_regression(
     share = sizes[:, None] / slopes.std((0, 1))
     for _ in range(rounds):
         edges, terms = np.abs(weights) >= threshold, np.abs(coefficients) * share >= threshold / 10
-        given = _coupling(states, weights, coupled)
+        given = coupling(states, weights, coupled)
         new = np.zeros_like(coefficients)
         for c in range(states.shape[2]):
             chosen = terms[:, c]
@@ -138,10 +140,3 @@ def sparse_regression(
         if still:
             break
     return Regression(weights, coefficients, library)
-
-
-def _coupling(states: Array, weights: Array, coupled: Sequence[int]) -> Array:
-    given = np.zeros_like(states)
-    for c in coupled:
-        given[..., c] = states[..., c] @ weights.T - weights.sum(1) * states[..., c]
-    return given

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from beyondprop.data import Splits
 from beyondprop.dynamics.closed_forms import closed_forms
-from beyondprop.dynamics.comparison import free_run, noisy_starts, true_run, valid_time
+from beyondprop.dynamics.comparison import Slope, free_run, noisy_starts, true_run, valid_time
 from beyondprop.dynamics.inference import NetworkInference
 from beyondprop.dynamics.regression import cubics, polynomials
 from beyondprop.dynamics.scores import edge_auc, weight_rmse
@@ -113,10 +113,6 @@ def free_runs(inference: NetworkInference, asked: Asked, test: NetworkSeries) ->
     return Runs(truth, true, inference.predict(starts, asked.horizon).double().cpu().numpy())
 
 
-class _Slope(Protocol):
-    def __call__(self, t: float, x: Array) -> Array: ...
-
-
 def _slope(inference: NetworkInference, t: float, x: Array) -> Array:
     given = torch.from_numpy(x).to(inference.weights)
     if inference.period:
@@ -127,7 +123,7 @@ def _slope(inference: NetworkInference, t: float, x: Array) -> Array:
         return inference.local(given).double().cpu().numpy()
 
 
-def _local_rmse(series: NetworkSeries, interval: float, slope: _Slope) -> float:
+def _local_rmse(series: NetworkSeries, interval: float, slope: Slope) -> float:
     """Of f at states of a node alone, each at its phase of the drive; the true parameters are those of the first."""
     assert series.alone is not None
     assert series.system is not None

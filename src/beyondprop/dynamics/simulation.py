@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
 from beyondprop.checks import check_number, check_whole
+from beyondprop.dynamics.coupling import coupling
 from beyondprop.dynamics.systems import System
 from beyondprop.errors import UserError
 
@@ -47,10 +48,7 @@ def random_weights(
 
 def network_slope(system: System, weights: Array, coupled: Sequence[int], t: float, x: Array) -> Array:
     """f(t, x_k) + sum_j w_kj (x_j - x_k) in the coupled components, for states (..., nodes, components)."""
-    found = system.slope(t, x)
-    for c in coupled:
-        found[..., c] += x[..., c] @ weights.T - weights.sum(1) * x[..., c]
-    return found
+    return system.slope(t, x) + coupling(x, weights, coupled)
 
 
 def simulate(

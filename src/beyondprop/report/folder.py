@@ -54,8 +54,8 @@ def refuse_other(
             )
 
 
-def write_page(out: Path, page: str, pictures: Mapping[str, bytes], known: Iterable[str]) -> None:
-    """Write a page and its pictures, and take away those of an earlier page that this one does not have.
+def save_page(out: Path, page: str, pictures: Mapping[str, bytes], known: Iterable[str]) -> None:
+    """Save a page and its pictures, and take away those of an earlier page that this one does not have.
 
     Args:
         out: The folder.

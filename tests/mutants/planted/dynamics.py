@@ -15,7 +15,7 @@ MUTANTS = (
     Mutant("local model: by the second layer, not the first", f"{HOME}/local_model.py", '"rci,rj->rcij", by_second, h1', '"rci,rj->rcij", by_second, h2', ROLLOUT),
     Mutant("curvature: forces without the node's own state", f"{HOME}/curvature.py", " - own[:, :, c, None]", " - 0 * own[:, :, c, None]", ROLLOUT),
     Mutant("curvature: starts are not taken out", f"{HOME}/curvature.py", "part = part - start @ follows", "part = part + 0 * start @ follows", ROLLOUT),
-    Mutant("simulation: coupling without the pull back", f"{HOME}/simulation.py", "@ weights.T - weights.sum(1) * x[..., c]", "@ weights.T", SIMULATION),
+    Mutant("simulation: coupling without the pull back", f"{HOME}/coupling.py", "@ weights.T - weights.sum(1) * states[..., c]", "@ weights.T", SIMULATION),
     Mutant("simulation: process noise by the step, not its root", f"{HOME}/simulation.py", "np.sqrt(h) * random", "h * random", SIMULATION),
     Mutant("simulation: noise of the variance's size", f"{HOME}/simulation.py", "noise * series.std(", "noise * series.var(", SIMULATION),
     Mutant("Chua: outer segments as the middle ones", f"{HOME}/systems.py", "(self.m1 - 1) * (np.abs", "0 * (np.abs", SIMULATION),

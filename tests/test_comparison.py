@@ -306,22 +306,36 @@ def test_the_page_is_one_file_with_every_rule_the_best_first():
 def test_the_page_grows_with_every_rule_that_has_finished(monkeypatch):
     """Interrupted at the second rule: the first one's page is there and says what is still to come; no document."""
     ask = _Course.run
-    monkeypatch.setattr(
-        _Course, "run", lambda self, each, data: ask(self, each, data) if each.name == "bp" else interrupt()
-    )
+    interrupt_after_bp(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         compared("bp", "drtp")
     page = Path("compare/index.html").read_text()
     assert "Still to come: drtp." in page
     assert "<th>bp</th>" in page
     assert not Path("compare/compare.json").exists()
-    monkeypatch.undo()
+    monkeypatch.setattr(_Course, "run", ask)
     compared("bp", "drtp")
     assert "Still to come" not in Path("compare/index.html").read_text()
 
 
-def interrupt():
-    raise KeyboardInterrupt
+def test_a_finished_page_stays_while_the_comparison_is_run_again(monkeypatch):
+    compared("bp", "drtp")
+    whole = Path("compare/index.html").read_text()
+    interrupt_after_bp(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        compared("bp", "drtp")
+    assert Path("compare/index.html").read_text() == whole
+
+
+def interrupt_after_bp(monkeypatch):
+    ask = _Course.run
+
+    def run(self, contender, splits):
+        if contender.name != "bp":
+            raise KeyboardInterrupt
+        return ask(self, contender, splits)
+
+    monkeypatch.setattr(_Course, "run", run)
 
 
 def test_a_comparison_of_solvers_alone_has_no_steps():

@@ -46,7 +46,7 @@ def compare(
 
     A contender that cannot train the network, or whose loss becomes NaN, stands in the comparison with the reason, and
     the others go on. Called again after an interruption it goes on from the checkpoints; what has finished is only
-    read. The page is there from the first contender on, and grows.
+    read. The page is there from the first contender on, and grows; that of a finished comparison stays until the end.
 
     Args:
         contenders: As `rule_contenders` or `recipe_contenders` make them.
@@ -113,6 +113,8 @@ def compare(
             "environment": environment_of(outcomes),
         }
         waiting = [each.name for each in contenders[number:]]
+        if waiting and (out / DOCUMENT).exists():
+            continue  # a comparison that came to its end keeps its page until this one has
         pictures = draw_pictures(document)
         save_page(
             out, write_page(document, pictures, waiting), pictures, PICTURES

@@ -24,7 +24,7 @@ def first_guess(
     *,
     drive: Tensor | None,
     coupled: tuple[int, ...],
-    sweeps: int = 400,
+    sweeps: int,
 ) -> Edges:
     """Guess the weights over random features as local model, and fit the local model to what is left of the slopes.
 

@@ -54,7 +54,9 @@ class NetworkInference(Solver):
         sparse: Whether edges that are unlikely are held at zero in the next pass, and the others drawn to what edges
             were found to be like.
         substeps: Of the integration (Runge-Kutta, order 4) between two samples.
-        sweeps: Over all weights, when it is drawn which there are; more help where nodes move alike or hardly move.
+        sweeps: Over all weights, when it is drawn which there are; more help where nodes move alike or hardly move. By
+            default so many that small networks, in which they cost little, get more: 25,600 over the number of nodes,
+            and at least 400.
 
     Attributes:
         weights: w_kj, from node j to node k, shape (nodes, nodes), zero diagonal.
@@ -96,11 +98,12 @@ class NetworkInference(Solver):
         rounds: int = 8,
         sparse: bool = True,
         substeps: int = 1,
-        sweeps: int = 400,
+        sweeps: int | None = None,
     ) -> None:
         super().__init__()
         check_whole(2, nodes=nodes)
         check_whole(1, components=components, hidden=hidden, rounds=rounds, substeps=substeps)
+        sweeps = max(25600 // nodes, 400) if sweeps is None else sweeps
         check_whole(2, sweeps=sweeps)
         check_number(interval=interval, above=True)
         check_number(period=period)
@@ -234,7 +237,7 @@ class NetworkInference(Solver):
             raise UserError("a component that couples does not move: nothing can be told of the weights")
         found = smooth(series.double().cpu().numpy(), self.interval)
         states, slopes = (torch.from_numpy(part).to(series) for part in (found.states, found.slopes))
-        self.states = states
+        self.states = states.clone()  # the search writes into them
         self.scale.copy_(states.flatten(0, 2).std(0).clamp(min=1e-12))
         drive = self._drive(torch.arange(series.shape[1]), 1)
         at_samples = None if drive is None else drive[:, 0].repeat(len(series), 1)

@@ -52,8 +52,6 @@ class NetworkSettings(SolverSettings):
     """Of the alternation in each pass, at most."""
     substeps: int = 1
     """Of the local model's integration between two samples."""
-    sweeps: int = 400
-    """Over all weights, when it is drawn which there are."""
     threshold: float = 0.1
     """Of sparse regression, the baseline: smaller weights are set to zero."""
     start_noise: float = 1e-3
@@ -109,7 +107,6 @@ def build(settings: NetworkSettings, splits: Splits) -> Experiment:
         windows=tuple(settings.windows),
         rounds=settings.rounds,
         substeps=settings.substeps,
-        sweeps=settings.sweeps,
     )
 
     def measures(_batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
@@ -167,8 +164,6 @@ TOLD = {"lorenz": "Lorenz systems", "chua": "Chua's circuits", "fhn": "FitzHugh-
 
 def _recipe(name: str, nodes: int, noise: float) -> Recipe:
     settings = replace(NAMES[name], nodes=nodes, edges=0.3 if nodes == 16 else 0.1, noise=noise)
-    if name == "lorenz" and nodes == 16:  # some of these networks have nodes that hardly move
-        settings = replace(settings, sweeps=1600)
     share = f"{100 * noise:g}"
     return Recipe(
         f"network-inference/{name}-{nodes}-noise-{share.replace('.', 'p')}",

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import random
+import types
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from beyondprop.layers.sparse import (
     SparseLinear,
     function,
     instruction_set,
+    library,
     limit_instruction_set,
 )
 
@@ -285,6 +287,85 @@ def test_autocast_gives_its_type(way):
     assert out.dtype == torch.bfloat16
     assert x.grad.dtype == layer.weight.grad.dtype == torch.float32
     torch.testing.assert_close(out.float(), layer(x), rtol=1e-2, atol=2e-2)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("groups", "stride", "dilation"), [(1, 1, 1), (3, 2, 1), (1, 2, 2)])
+def test_bfloat16_convolutions(groups, stride, dilation):
+    torch.manual_seed(0)
+    options = {"groups": groups, "stride": stride, "dilation": dilation, "padding": 1, "dtype": torch.bfloat16}
+    dense = nn.Conv2d(6, 9, 3, **options)
+    sparse = masked(dense, 0.3)
+    x = torch.randn(5, 6, 9, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    agree(sparse, dense, x, tolerance=1e-2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert sparse.float()(x.float()).dtype == torch.bfloat16
+
+
+def test_gradients_of_any_layout(way):
+    torch.manual_seed(0)
+    dense, flat = nn.Conv2d(4, 6, 3, padding=1), nn.Linear(20, 10)
+    sparse = masked(dense, 0.3)
+    x, gradient = torch.randn(7, 4, 5, 5), torch.randn(7, 6, 5, 5)
+    for laid in (gradient.to(memory_format=torch.channels_last), gradient.permute(1, 2, 3, 0).contiguous()):
+        agree(sparse, dense, x, gradient=laid if laid.shape == gradient.shape else laid.permute(3, 0, 1, 2))
+    agree(masked(flat, 0.3), flat, torch.randn(7, 20), gradient=torch.randn(10, 7).t())
+
+
+@needs_kernels
+def test_a_chain_that_stays_batch_last_has_the_gradients_of_one_that_does_not():
+    torch.manual_seed(0)
+    chain = nn.Sequential(SparseConv2d(3, 8, 3, sparsity=0.5), nn.ReLU(), SparseConv2d(8, 4, 3, sparsity=0.5))
+    x = torch.randn(9, 3, 8, 8)
+    found = []
+    for batch_last in (False, True):
+        chain[0].batch_last = batch_last
+        chain.zero_grad()
+        given = x.clone().requires_grad_()
+        chain(given).square().sum().backward()
+        found.append([given.grad, *(p.grad.clone() for p in chain.parameters())])
+    assert chain[0](x).stride(0) == 1
+    for plain, chained in zip(*found, strict=True):
+        torch.testing.assert_close(chained, plain, rtol=1e-5, atol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("status", "error", "says"),
+    [
+        (library.SHORT_OF_MEMORY, MemoryError, "make batches smaller"),
+        (99, UserError, "too large for the sparse kernels"),
+    ],
+)
+def test_what_the_kernels_refuse_is_told(monkeypatch, status, error, says):
+    refusing = types.SimpleNamespace(beyondprop_sparse_forward=lambda *_: status)
+    layer = SparseLinear(6, 4, sparsity=0.5)
+    x = torch.randn(2, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "library", lambda: refusing)
+        with pytest.raises(error, match=says):
+            layer(x)
+
+
+def test_without_kernels_plain_torch_computes(monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "__file__", str(tmp_path / "library.py"))
+        library.library.cache_clear()
+        assert library.instruction_set() is None
+        dense = nn.Linear(6, 4)
+        agree(masked(dense, 0.3), dense, torch.randn(3, 6))
+    library.library.cache_clear()
+
+
+@needs_kernels
+def test_kernels_of_another_version_are_left_alone(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "VERSION", -1)
+        library.library.cache_clear()
+        with pytest.warns(UserWarning, match="of another version"):
+            library.library()
+        assert library.instruction_set() is None
+    library.library.cache_clear()
 
 
 @needs_kernels

@@ -1,6 +1,7 @@
 """Which weights go, and which layers become sparse."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -147,7 +148,32 @@ def test_sparsify_keeps_what_is_faster_and_changes_nothing_else():
         assert (layer.kernels_from == 0) == (one.kept == "sparse") == (sum(one.sparse_ms) < sum(one.dense_ms))
     table = str(found)
     assert "98.0%" in table
-    assert len(table.splitlines()) == 3
+    assert len(table.splitlines()) == 4
+
+
+def test_sparsify_names_layers_that_the_example_does_not_pass():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.used(x)
+
+    found = sparsify(prune(Half(), 0.9), torch.randn(4, 16))
+    assert [one.name for one in found.layers] == ["used"]
+    assert found.unused == ("unused",)
+    assert type(found.network.unused) is nn.Linear
+    assert "unused: not timed" in str(found)
+
+
+def test_sparsify_judges_by_the_dense_form_that_would_stay(monkeypatch):
+    """The plain layer is the fastest of all here, and cannot be kept: its zeros would be trained."""
+    times = [(0.1, 0.1), (2.0, 2.0), (1.0, 1.0)]
+    monkeypatch.setattr(sys.modules[sparsify.__module__], "_times", lambda *_args, **_named: times)
+    found = sparsify(prune(nn.Linear(16, 16), 0.9), torch.randn(4, 16))
+    assert found.layers[0].kept == "sparse"
+    assert found.layers[0].plain_ms == (0.1, 0.1)
 
 
 def test_sparsify_times_sparse_layers_too_and_training_keeps_zeros():

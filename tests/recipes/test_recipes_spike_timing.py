@@ -37,6 +37,7 @@ def built(digits, name="spike-timing/digits", **changed):
         ("silent", 0.3, lambda rule: rule.network[0].silent),
         ("bias", 0.3, lambda rule: rule.network[0].bias),
         ("jitter", 0.3, lambda rule: rule.network[0].jitter),
+        ("dropout", 0.3, lambda rule: rule.network[0].dropout),
         ("loss_tau", 0.7, lambda rule: rule.network[-1].tau),
         ("early", 0.7, lambda rule: rule.loss.early),
         ("lift", 0.7, lambda rule: rule.network[1].options.lift),

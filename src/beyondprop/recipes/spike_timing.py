@@ -45,6 +45,8 @@ class SpikeTimingSettings(Settings):
     """Time of one more input spike."""
     jitter: float = 0.0
     """Standard deviation of noise on the input spikes' times in training."""
+    dropout: float = 0.0
+    """Share of the input spikes that are left out in training, at random."""
     active: float = 0.2
     """Share of the inputs that spike, for the initial weights."""
     expected: float = 0.5
@@ -106,6 +108,7 @@ def make_network(settings: SpikeTimingSettings, images: ImageSet) -> nn.Module:
         silent=settings.silent,
         bias=settings.bias,
         jitter=settings.jitter,
+        dropout=settings.dropout,
     )
     counting = settings.code == "count"
     return spiking_perceptron(

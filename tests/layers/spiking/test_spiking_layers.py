@@ -143,6 +143,19 @@ def test_latency_encoder():
     assert torch.equal(noisy.eval()(x), noisy(x))
 
 
+def test_input_spikes_are_left_out_in_training_alone():
+    torch.manual_seed(0)
+    encoder, x = LatencyEncoder(2.0, bias=0.5, dropout=0.25), torch.rand(100, 50)
+    whole, some = encoder.eval()(x), encoder.train()(x)
+    kept = some.isfinite()
+    assert torch.equal(some[kept], whole[kept])
+    assert kept[:, :-1].double().mean().item() == pytest.approx(0.75, abs=0.02)
+    assert kept[:, -1].all()  # the bias always spikes
+    for wrong in (-0.1, 1.0, math.nan):
+        with pytest.raises(UserError, match="dropout must be a probability below 1"):
+            LatencyEncoder(2.0, dropout=wrong)
+
+
 def test_poisson_encoder_has_the_rate_it_is_told():
     torch.manual_seed(0)
     times = PoissonEncoder(10.0, rate=2.0, spikes=60)(torch.full((2000, 1), 0.5))

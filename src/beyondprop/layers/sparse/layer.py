@@ -26,8 +26,9 @@ class SparseLayer(nn.Module):
         indices: Their positions in the flattened dense weight, ascending, shape (nonzeros,). A buffer, so that a
             `state_dict` holds the pattern, and loading one brings its pattern along, whatever the layer had before.
         bias: Shape (outputs,), or None.
-        kernels_from: Sparsity from which the kernels are used. Below it a dense product with zeros is faster, and
-            that is done; the measured break-even is in `benchmarks/results/sparse.json`.
+        kernels_from: Sparsity from which the kernels are used; below it a dense product with zeros is done. Which is
+            faster depends on the shape: `benchmarks/results/sparse.json` has break-even between 50 % (convolutions),
+            60 % (large linear layers) and 95 % (small ones), and `sparsify` measures it.
         keeps_dense_gradient: Whether a backward pass adds the gradient of all weights, the missing ones too, to
             `dense_gradient`: what growth by gradient looks at. It costs what a dense layer's does.
         batch_last: Whether the output is laid out with samples innermost in memory. Its shape is the same; the next

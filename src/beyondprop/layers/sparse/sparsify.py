@@ -33,13 +33,15 @@ class Timed:
     Attributes:
         name: Its name in the network.
         sparsity: Share of its weights that are zero.
-        dense_ms: Median time of the dense layer's forward and backward pass, milliseconds.
-        sparse_ms: That of the sparse layer.
+        plain_ms: Median time of the plain layer's forward and backward pass, milliseconds; its zeros would be trained.
+        dense_ms: That of the layer that multiplies densely and keeps its zeros.
+        sparse_ms: That of the sparse kernels.
         kept: `"sparse"` or `"dense"`: how it computes in the network that was made. Either way its zeros stay.
     """
 
     name: str
     sparsity: float
+    plain_ms: tuple[float, float]
     dense_ms: tuple[float, float]
     sparse_ms: tuple[float, float]
     kept: str
@@ -51,26 +53,32 @@ class Sparsified:
 
     network: nn.Module
     layers: tuple[Timed, ...]
+    unused: tuple[str, ...] = ()
+    """Layers that are sparse enough, and that the example did not pass: they stay as they are."""
 
     def __str__(self) -> str:
         """Lay the measurements out in columns."""
+        left = [f"{name}: not timed, for the example does not pass it" for name in self.unused]
         if not self.layers:
-            return "no layer is sparse enough to be timed"
+            return "\n".join(left or ["no layer is sparse enough to be timed"])
         wide = max(len("layer"), *(len(one.name) for one in self.layers))
-        lines = [f"{'layer':{wide}}  sparsity  dense ms (forward, backward)  sparse ms (forward, backward)  kept"]
+        lines = [
+            "milliseconds, forward and backward",
+            f"{'layer':{wide}}  sparsity  {'plain':>19}  {'dense, zeros kept':>19}  {'sparse':>19}  kept",
+        ]
         for one in self.layers:
-            pair = [f"{f:10.3f} {b:10.3f}" for f, b in (one.dense_ms, one.sparse_ms)]
-            lines.append(f"{one.name:{wide}}  {one.sparsity:8.1%}  {pair[0]:>28}  {pair[1]:>29}  {one.kept}")
-        return "\n".join(lines)
+            times = "  ".join(f"{f:9.3f} {b:9.3f}" for f, b in (one.plain_ms, one.dense_ms, one.sparse_ms))
+            lines.append(f"{one.name:{wide}}  {one.sparsity:8.1%}  {times}  {one.kept}")
+        return "\n".join([*lines, *left])
 
 
 def sparsify(network: nn.Module, example: Tensor, *, above: float = 0.5) -> Sparsified:
     """Put sparse layers in the place of linear and convolution layers where that makes a training step faster.
 
-    Each layer whose weights are zero to a share above `above` is run as a dense and as a sparse layer on the input that
-    it gets from `example`, in turn, after a warm-up; the smaller median of forward plus backward wins. A layer that is
-    faster dense becomes one that multiplies densely but keeps its zeros (`kernels_from` above 1), so that training
-    does not fill them. Times are only as steady as the machine: where two forms are close, the verdict may change.
+    Each layer whose weights are zero to a share above `above` is run on the input that it gets from `example`, by the
+    sparse kernels and by a dense product with zeros put in, in turn, after a warm-up; the smaller median of forward
+    plus backward wins. Either form keeps its zeros in training; the plain layer, which would fill them, is timed beside
+    both. Times are only as steady as the machine: where two forms are close, the verdict may change.
 
     Between neighbouring sparse layers, with elementwise functions in between, activations are left with samples
     innermost, which saves transposing them.
@@ -96,21 +104,25 @@ def sparsify(network: nn.Module, example: Tensor, *, above: float = 0.5) -> Spar
     network = copy.deepcopy(network)
     candidates = {name: layer for name, layer in prunable_layers(network).items() if _sparsity(layer) > above}
     timed: list[Timed] = []
-    for name, x in _inputs(network, example, candidates).items():
+    inputs = _inputs(network, example, candidates)
+    for name, x in inputs.items():
         layer = candidates[name]
         sparse = sparse_form(layer) if isinstance(layer, nn.Linear | nn.Conv2d) else cast(SparseLinear, layer)
         sparse.kernels_from = 0.0
+        dense = copy.deepcopy(sparse)
+        dense.kernels_from = ALWAYS_DENSE
         first = x.data_ptr() == example.data_ptr()  # nobody asks for the gradient of the network's own input
-        dense_ms, sparse_ms = _times([sparse.to_dense(), sparse], x, wants_input=not first)
+        plain_ms, dense_ms, sparse_ms = _times([sparse.to_dense(), dense, sparse], x, wants_input=not first)
         faster = sum(sparse_ms) < sum(dense_ms)
         sparse.kernels_from = 0.0 if faster else ALWAYS_DENSE
-        timed.append(Timed(name, sparse.sparsity, dense_ms, sparse_ms, "sparse" if faster else "dense"))
+        kept = "sparse" if faster else "dense"
+        timed.append(Timed(name, sparse.sparsity, plain_ms, dense_ms, sparse_ms, kept))
         if not name:  # the network is this layer
             return Sparsified(sparse, tuple(timed))
         if sparse is not layer:
             replace(network, layer, sparse)
     _leave_batch_last(network)
-    return Sparsified(network, tuple(timed))
+    return Sparsified(network, tuple(timed), tuple(name for name in candidates if name not in inputs))
 
 
 def _sparsity(layer: Prunable) -> float:

@@ -48,6 +48,7 @@ class LatencyEncoder(_Encoder):
         curve: How time follows from the level.
         bias: Time of one further input that always spikes, or None.
         jitter: Standard deviation of normal noise on the times of the others, in training mode: against overfitting.
+        dropout: Probability that a spike of the others is left out, in training mode, for the same end.
 
     Raises:
         UserError: An argument is out of range.
@@ -67,15 +68,18 @@ class LatencyEncoder(_Encoder):
         curve: Literal["linear", "logarithmic"] = "linear",
         bias: float | None = None,
         jitter: float = 0.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(low, high)
         check_number(jitter=jitter)
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout must be a probability below 1, got {dropout}")
         if not (math.isfinite(start) and math.isfinite(end) and start < end):
             raise UserError(f"the latest spike must come after the earliest, got start {start} and end {end}")
         if curve not in ("linear", "logarithmic") or (curve == "logarithmic" and not 0 < silent < 1):
             raise UserError(f"curve must be linear, or logarithmic with silent in 0..1, got {curve!r} and {silent}")
         self.start, self.end, self.silent, self.curve, self.bias = start, end, silent, curve, bias
-        self.jitter = jitter
+        self.jitter, self.dropout = jitter, dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """Return spike times of shape (batch, features (+ 1 with a bias), 1)."""
@@ -86,7 +90,10 @@ class LatencyEncoder(_Encoder):
             times = self.start + (self.end - self.start) * level.clamp(min=self.silent).log() / math.log(self.silent)
         if self.training and self.jitter:
             times = times + self.jitter * torch.randn_like(times)
-        times = torch.where(level <= self.silent, math.inf, times)
+        absent = level <= self.silent
+        if self.training and self.dropout:
+            absent = absent | (torch.rand_like(level) < self.dropout)
+        times = torch.where(absent, math.inf, times)
         if self.bias is not None:
             times = torch.cat([times, times.new_full((len(times), 1), self.bias)], dim=1)
         return times[..., None]

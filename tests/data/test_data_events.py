@@ -57,7 +57,7 @@ def test_subset_division_and_units():
 
 def test_ticks_are_spread_within_themselves():
     events = event_sequences([1.0, 1.0, 2.0, 0.0], [0, 1, 0, 1], [0, 3, 4])
-    with pytest.raises(DataError, match=r"same time.*resolution"):
+    with pytest.raises(DataError, match=r"sequence 0 has two events at time 1,.*resolution"):
         events.pieces(history=2)
     spread = events.spread(0.5, seed=0)
     assert (np.diff(spread.times[:3]) > 0).all()
@@ -106,6 +106,8 @@ def test_csv_is_read_by_sequence_and_its_marks_are_named(tmp_path):
         ),
         ("sequence,time,mark\na,1,2\nb,3,1\na,0.5,1\n", "line 4: the time goes back from 1 to 0.5 within sequence 'a'"),
         ("time,mark\n1,2\n3,\n4,1\n", "line 4: comes after the line without a mark that ends the file"),
+        ('time,mark\n1,"a\n2,b\n3,c\n', "below line 1 is no CSV .*is a quote never closed"),
+        ('time,mark\n1,x\n1,"' + 150_000 * "a", "below line 2 is no CSV .*is a quote never closed"),
     ],
 )
 def test_unusable_csv_is_refused_with_its_line(tmp_path, text, message):
@@ -113,6 +115,14 @@ def test_unusable_csv_is_refused_with_its_line(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         read_csv(path)
+
+
+def test_columns_have_any_names_and_words_are_trimmed(tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text("user,when,what\nx,1,b\nx ,2,nan\ny,1,10\ny,3,9\n")
+    events = read_events(path, columns=("user", "when", "what"))
+    assert events.offsets.tolist() == [0, 2, 4]
+    assert events.labels == ("9", "10", "b", "nan")
 
 
 def test_unknown_marks_and_unreadable_files_are_refused(tmp_path):
@@ -147,6 +157,11 @@ def test_npz_has_the_arrays(tmp_path):
         (([1.0, np.inf], [0, 1]), "event 1 has a time that is NaN or infinite"),
         (([1.0, 2.0], [0, -1]), "marks must lie in"),
         (([1.0, 2.0], [0, 1], [0, 2, 2]), "offsets must rise"),
+        (([1.0, 2.0], [0, 1], [0, 1.5, 2]), "give whole numbers"),
+        ((["1", "2"], [0, 1]), "times are <U1; give numbers"),
+        ((np.array(["2020-01-01", "NaT"], "datetime64[s]"), [0, 1]), "times are datetime64"),
+        (([[1.0], [1.0, 2.0]], [0, 1]), "times are no array"),
+        (([1.0, 2.0], [0, 1], ["a", "b"]), "offsets are <U1"),
     ],
 )
 def test_unusable_arrays_are_refused(arguments, message):

@@ -8,7 +8,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,15 @@ FOLDER = "point-processes"
 DAY = 86400.0
 
 
-def read_events(path: str | Path, *, labels: Sequence[str] | None = None) -> EventSequences:
+def read_events(
+    path: str | Path, *, columns: Sequence[str] = COLUMNS, labels: Sequence[str] | None = None
+) -> EventSequences:
     """Read a file of events: `.csv` (or `.csv.gz`) or `.npz`.
 
     Args:
         path: The file. A CSV file is as `read_csv` says. An npz file has the arrays `times`, `marks` (integers from 0
             on) and `offsets`, and `ends` where it is known until when sequences were observed.
+        columns: As in `read_csv`; not used by npz files.
         labels: As in `read_csv`.
 
     Raises:
@@ -35,7 +38,7 @@ def read_events(path: str | Path, *, labels: Sequence[str] | None = None) -> Eve
     """
     path = Path(path)
     if path.suffix != ".npz":
-        return read_csv(path, labels=labels)
+        return read_csv(path, columns=columns, labels=labels)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in ("times", "marks", "offsets", "ends") if key in stored}
@@ -65,7 +68,7 @@ def read_csv(
     path, (sequence, time, mark) = Path(path), columns
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); give a CSV file in UTF-8") from error
     names = reader.fieldnames or []
@@ -73,7 +76,7 @@ def read_csv(
         if wanted not in names:
             raise DataError(f"{path}: has no column {wanted!r} (its first line names {', '.join(names) or 'none'})")
     events: dict[str, list[tuple[float, str]]] = {}
-    for row in reader:
+    for row in _rows(reader, path):
         place = f"{path}, line {reader.line_num}"
         try:
             when = float(row[time])
@@ -81,7 +84,7 @@ def read_csv(
             raise DataError(f"{place}: {row[time]!r} is no time; give a number") from None
         if not math.isfinite(when):
             raise DataError(f"{place}: the time is {when}; give a finite number")
-        own = events.setdefault(row.get(sequence) or "", [])
+        own = events.setdefault((row.get(sequence) or "").strip(), [])
         if own:
             _refuse_disorder(own[-1], when, place, sequence, row.get(sequence))
         own.append((when, (row[mark] or "").strip()))
@@ -103,6 +106,17 @@ def read_csv(
         ends.append(rows[-1][0])
     offsets = np.concatenate(([0], np.cumsum(sizes)))
     return event_sequences(times, np.array(marks), offsets, ends=ends, labels=known, name=path.name)
+
+
+def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, str]]:
+    """The rows; what is no CSV is refused, and its place told."""
+    line = 1
+    try:
+        for row in reader:
+            line = reader.line_num
+            yield row
+    except csv.Error as error:
+        raise DataError(f"{path}: below line {line} is no CSV ({error}); is a quote never closed?") from error
 
 
 def _refuse_disorder(before: tuple[float, str], when: float, place: str, column: str, name: str | None) -> None:
@@ -185,6 +199,7 @@ def _arrays(file: Path, *names: str) -> dict[str, np.ndarray]:
 def _as_number(name: str) -> tuple[float, str]:
     """Sorts numbers by their value, before words."""
     try:
-        return float(name), name
+        value = float(name)
     except ValueError:
         return math.inf, name
+    return (value if math.isfinite(value) else math.inf), name

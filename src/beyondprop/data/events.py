@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from beyondprop.data.sets import SequenceSet, whole
 from beyondprop.errors import DataError
@@ -143,10 +144,12 @@ class EventSequences:
         target = here & (place + 1 >= low[:, None])
         mark = np.where(is_last, CENSORED, self.marks[after])
         y = np.stack((np.where(target, gap, 0), np.where(target, mark, NO_TARGET)), -1)
-        if (y[..., 0][target] <= 0).any():
+        if (same := y[..., 0][target] <= 0).any():
+            event = int(row[target][same][0])
+            number = int(np.searchsorted(self.offsets, event, "right")) - 1
             raise DataError(
-                f"{self.name}: two events of a sequence have the same time, which has no density; name the tick of the "
-                "clock as the resolution"
+                f"{self.name}: sequence {number} has two events at time {self.times[event]:g}, which has no density; "
+                "name the tick of the clock as the resolution"
             )
         inputs, outputs = (torch.from_numpy(part).float() for part in (x, y))
         return EventSet(inputs, outputs, self.classes, self.name, None)
@@ -207,12 +210,15 @@ def event_sequences(
     >>> len(events), events.classes, events.ends.tolist()
     (2, 2, [1.0, 2.0])
     """
-    t, m = np.asarray(times, np.float64), np.asarray(marks)
+    t, m = _numbers(times, "times", name), np.asarray(marks)
     if t.ndim != 1 or m.shape != t.shape or len(t) == 0:
         raise DataError(f"{name}: give as many marks as times, one each, and at least one; not {m.shape} and {t.shape}")
     if m.dtype.kind not in "iu":
         raise DataError(f"{name}: marks are {m.dtype}; convert them to integers")
-    o = np.array([0, len(t)]) if offsets is None else np.asarray(offsets, np.int64)
+    o = np.array([0.0, len(t)]) if offsets is None else _numbers(offsets, "offsets", name)
+    if (o % 1).any():
+        raise DataError(f"{name}: offsets are places in `times`; give whole numbers")
+    o = o.astype(np.int64)
     if o.ndim != 1 or len(o) < 2 or o[0] != 0 or o[-1] != len(t) or (np.diff(o) < 1).any():
         raise DataError(f"{name}: offsets must rise from 0 to {len(t)}, the number of events; no sequence is empty")
     if not np.isfinite(t).all():
@@ -229,10 +235,21 @@ def event_sequences(
             f"{name}: marks must lie in 0..{len(known) - 1}, not {int(m.min() if m.min() < 0 else m.max())}"
         )
     last = t[o[1:] - 1]
-    e = last if ends is None else np.asarray(ends, np.float64)
+    e = last if ends is None else _numbers(ends, "ends", name)
     if e.shape != last.shape or not np.isfinite(e).all() or (e < last).any():
         raise DataError(f"{name}: give one end a sequence, none before its last event")
     return EventSequences(t, m.astype(np.int64), o, e, known, name)
+
+
+def _numbers(values: Any, what: str, name: str) -> NDArray[np.float64]:
+    """An array in double precision."""
+    try:
+        found = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"{name}: {what} are no array of numbers: {error}") from error
+    if found.dtype.kind not in "fiu":
+        raise DataError(f"{name}: {what} are {found.dtype}; give numbers, such as seconds")
+    return found.astype(np.float64)
 
 
 def targets_and_last(events: EventSet) -> tuple[torch.Tensor, torch.Tensor]:

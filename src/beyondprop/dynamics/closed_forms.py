@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from beyondprop.checks import check_number
+from beyondprop.dynamics.checked import checked_components, checked_series
 from beyondprop.dynamics.coupling import coupling
 from beyondprop.dynamics.regression import Library, Regression, least_squares, polynomials, sparse_regression
 from beyondprop.dynamics.smoothing import central_differences, smooth
@@ -50,7 +52,7 @@ def closed_forms(
     series: NDArray[np.floating],
     interval: float,
     *,
-    coupled: Sequence[int] = (0,),
+    coupled: int | Sequence[int] = (0,),
     library: Library = polynomials,
     period: float = 0.0,
     begin: float = 0.0,
@@ -70,8 +72,15 @@ def closed_forms(
     Returns:
         By the names `least_squares` and `sparse_regression`, from central differences; and the same with `smoothed_`
         before them, from slopes of the smoothed series.
+
+    Raises:
+        UserError: The series has another shape, or a component that couples is none of it.
+        NonFiniteError: There is NaN or infinity in it.
     """
-    series = np.asarray(series, np.float64)
+    series = checked_series(series)
+    check_number(interval=interval, above=True)
+    check_number(period=period, threshold=threshold)
+    coupled = checked_components(coupled, series.shape[2])
     times: Array = np.asarray(begin + interval * np.arange(len(series))[:, None], np.float64)
     smoothed, found = smooth(series, interval), {}
     for prefix, when, states, slopes in (
@@ -85,7 +94,7 @@ def closed_forms(
         plain = least_squares(states, slopes, coupled, at)
         sparse = sparse_regression(states, slopes, coupled, at, threshold=threshold)
         for name, regression in (("least_squares", plain), ("sparse_regression", sparse)):
-            found[prefix + name] = ClosedForm(regression, library, period, tuple(coupled))
+            found[prefix + name] = ClosedForm(regression, library, period, coupled)
     return found
 
 

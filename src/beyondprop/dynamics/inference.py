@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.dynamics.alternation import Alternation, Windows
+from beyondprop.dynamics.checked import checked_components, checked_series
 from beyondprop.dynamics.curvature import others_of
 from beyondprop.dynamics.edges import Edges
 from beyondprop.dynamics.guess import first_guess, fit_to_slopes
@@ -55,8 +57,7 @@ class NetworkInference(Solver):
             were found to be like.
         substeps: Of the integration (Runge-Kutta, order 4) between two samples.
         sweeps: Over all weights, when it is drawn which there are; more help where nodes move alike or hardly move. By
-            default so many that small networks, in which they cost little, get more: 25,600 over the number of nodes,
-            and at least 400.
+            default 100 a node, above 16 nodes, where each costs more, 25,600 over their number; and at least 400.
 
     Attributes:
         weights: w_kj, from node j to node k, shape (nodes, nodes), zero diagonal.
@@ -94,7 +95,7 @@ class NetworkInference(Solver):
         coupled: int | Sequence[int] = (0,),
         period: float = 0.0,
         hidden: int = 16,
-        windows: tuple[int, ...] = (8, 16, 32, 48),
+        windows: int | Sequence[int] = (8, 16, 32, 48),
         rounds: int = 8,
         sparse: bool = True,
         substeps: int = 1,
@@ -103,22 +104,21 @@ class NetworkInference(Solver):
         super().__init__()
         check_whole(2, nodes=nodes)
         check_whole(1, components=components, hidden=hidden, rounds=rounds, substeps=substeps)
-        sweeps = max(25600 // nodes, 400) if sweeps is None else sweeps
+        sweeps = max(400, min(100 * nodes, 25600 // nodes)) if sweeps is None else sweeps
         check_whole(2, sweeps=sweeps)
         check_number(interval=interval, above=True)
         check_number(period=period)
-        for window in windows:
-            check_whole(2, windows=window)
-        coupled = (coupled,) if isinstance(coupled, int) else tuple(coupled)
-        if not coupled or any(not 0 <= c < components for c in coupled) or len(set(coupled)) < len(coupled):
-            raise UserError(f"coupled must name different components from 0 to {components - 1}, got {coupled}")
+        windows = tuple(windows) if isinstance(windows, Iterable) else (windows,)
         if not windows:
             raise UserError("windows must name at least one length")
+        for window in windows:
+            check_whole(2, windows=window)
+        coupled = checked_components(coupled, components)
         self.nodes, self.components, self.interval, self.period = nodes, components, interval, period
-        self.coupled, self.windows, self.rounds, self.substeps = coupled, tuple(windows), rounds, substeps
+        self.coupled, self.windows, self.rounds, self.substeps = coupled, windows, rounds, substeps
         self.local = LocalModel(components, 2 if period else 0, hidden)
         self.sparse, self.sweeps = sparse, sweeps
-        self._plan = {f"windows of {n}": n for n in windows}
+        self._plan = {f"windows of {n}": n for n in self.windows}
         self.passes = ("first guess", *self._plan, LAST)
         for name in ("weights", "probability", "deviation"):
             self.register_buffer(name, torch.zeros(nodes, nodes))
@@ -152,22 +152,17 @@ class NetworkInference(Solver):
             batch_size: Not used.
 
         Raises:
-            UserError: The shape is another one, or the series is shorter than the longest window.
+            UserError: The shape is another one, the series is shorter than the longest window, a node does not move,
+                or single precision does not resolve how a component moves.
             NonFiniteError: There is NaN or infinity in it.
         """
         del y, batch_size
-        try:
-            series = torch.as_tensor(x)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"a series must be an array of numbers, not {type(x).__name__} (load it first)") from error
-        series = series.to(self.weights) if not series.is_complex() else series
-        if series.ndim == 3:
-            series = series[None]
-        if series.ndim != 4 or series.shape[2:] != (self.nodes, self.components):
-            raise UserError(
-                f"a series must have shape (time, {self.nodes} nodes, {self.components} components), got "
-                f"{tuple(series.shape)}"
-            )
+        given = checked_series(x, nodes=self.nodes, components=self.components, several=True)
+        size, moves = np.abs(given).max(tuple(range(given.ndim - 1))), given.std(tuple(range(given.ndim - 1)))
+        if (np.finfo(np.float32).eps * size > 1e-3 * moves).any() and moves.min() > 0:
+            raise UserError("a component moves by too little beside its mean for single precision: subtract the mean")
+        series = torch.from_numpy(given).to(self.weights)
+        series = series[None] if series.ndim == 3 else series
         return self.fit_batches([(series[:, :-1], series[:, 1:])])
 
     def begin(self, part: str) -> None:
@@ -223,9 +218,15 @@ class NetworkInference(Solver):
         check_whole(1, steps=steps)
         if not self.states.numel():
             raise UserError("nothing was inferred yet: call fit first")
-        begin = torch.as_tensor(start).to(self.weights)
+        try:
+            begin = torch.as_tensor(start).to(self.weights)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"a start must be an array of numbers, and this is none: {error}") from error
+        wanted = f"({self.nodes}, {self.components})"
         if begin.shape[-2:] != (self.nodes, self.components) or begin.ndim not in (2, 3):
-            raise UserError(f"start must have shape ({self.nodes}, {self.components}), got {tuple(begin.shape)}")
+            raise UserError(f"start must have shape {wanted}, or (starts, {wanted[1:]}; got {tuple(begin.shape)}")
+        if not begin.isfinite().all():
+            raise NonFiniteError("the start holds NaN or infinity")
         drive = self._drive(torch.tensor([at]), steps)
         many = begin if begin.ndim == 3 else begin[None]
         found = self._rolled(many, steps, None if drive is None else drive.expand(len(many), -1, -1))
@@ -233,12 +234,16 @@ class NetworkInference(Solver):
 
     def _guess(self, series: Tensor) -> None:
         self.lost.fill_(False)
-        if float(series[..., list(self.coupled)].flatten(0, 2).std(0).min()) == 0:
-            raise UserError("a component that couples does not move: nothing can be told of the weights")
+        still = (series[..., list(self.coupled)].flatten(0, 1).std(0) == 0).any(1)
+        if still.any():
+            node = int(still.int().argmax())
+            raise UserError(f"node {node} does not move in a component that couples: leave it out, or let it move")
         found = smooth(series.double().cpu().numpy(), self.interval)
         states, slopes = (torch.from_numpy(part).to(series) for part in (found.states, found.slopes))
         self.states = states.clone()  # the search writes into them
         self.scale.copy_(states.flatten(0, 2).std(0).clamp(min=1e-12))
+        if self.residual:
+            self.local.reset_parameters()  # another fit begins anew
         drive = self._drive(torch.arange(series.shape[1]), 1)
         at_samples = None if drive is None else drive[:, 0].repeat(len(series), 1)
         flat = states.flatten(0, 1), slopes.flatten(0, 1)

@@ -15,7 +15,7 @@ def largest_exponent(
 
     Args:
         system: With a Jacobian.
-        time: Over which growth is averaged.
+        time: Over which growth is averaged, at least: pieces are whole.
         washout: Before that.
         piece: Time after which the deviation's length is taken off.
         tolerance: Of the solver.
@@ -30,13 +30,13 @@ def largest_exponent(
         x = s[:count]
         return np.concatenate((system.slope(t, x), system.jacobian(t, x) @ s[count:]))
 
-    t, grown = 0.0, 0.0
-    while t < washout + time:
-        until = t + piece
+    t, grown, counted = 0.0, 0.0, 0.0
+    while counted < time:
+        counts, until = t >= washout, t + piece
         state = solve_ivp(slope, (t, until), state, system.method, rtol=tolerance, atol=tolerance).y[:, -1]
         length = float(np.linalg.norm(state[count:]))
         state[count:] /= length
         t = until
-        if t > washout:
-            grown += np.log(length)
-    return grown / time
+        if counts:
+            grown, counted = grown + float(np.log(length)), counted + piece
+    return grown / counted

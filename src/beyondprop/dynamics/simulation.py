@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
 from beyondprop.checks import check_number, check_whole
+from beyondprop.dynamics.checked import checked_components
 from beyondprop.dynamics.coupling import coupling
 from beyondprop.dynamics.systems import System
 from beyondprop.errors import UserError
@@ -58,7 +59,7 @@ def simulate(
     interval: float,
     *,
     starts: Array | None = None,
-    coupled: Sequence[int] = (0,),
+    coupled: int | Sequence[int] = (0,),
     begin: float = 0.0,
     washout: float = 0.0,
     process_noise: float = 0.0,
@@ -102,8 +103,7 @@ def simulate(
     starts = np.asarray(starts, np.float64)
     if starts.shape != (nodes, system.components):
         raise UserError(f"starts must have shape {(nodes, system.components)}, got {starts.shape}")
-    if any(not 0 <= c < system.components for c in coupled):
-        raise UserError(f"coupled names components from 0 to {system.components - 1}, got {tuple(coupled)}")
+    coupled = checked_components(coupled, system.components)
     first = begin + washout
     times = first + interval * np.arange(steps)
     if process_noise:

@@ -28,6 +28,8 @@ class EventSettings(SolverSettings):
     """Which: simulated here, a set in $BEYONDPROP_DATA/point-processes, or a file of your own."""
     file: str = ""
     """CSV with columns sequence, time and mark, or npz with times, marks and offsets; of events `file`."""
+    columns: tuple[str, ...] = ("sequence", "time", "mark")
+    """What a CSV file calls these three. A file without the first is one sequence."""
     share: float = 0.8
     """Of a file's sequences that are trained on, the first ones; of a single sequence, of its events."""
     resolution: float = 0.0
@@ -65,7 +67,9 @@ class EventSettings(SolverSettings):
             if not self.file:
                 raise UserError("name the file by --file FILE.csv: columns sequence, time and mark, one line an event")
             refuse_another(self.file, self.sha256)
-            whole = read_events(self.file)
+            if len(self.columns) != 3:
+                raise UserError("--columns takes three names: those of the sequence, the time and the mark")
+            whole = read_events(self.file, columns=self.columns)
             train, test = (whole.spread(self.resolution, seed=0) if self.resolution else whole).divide(self.share)
         else:
             train, test = load_events(self.events)

@@ -16,7 +16,7 @@ from beyondprop.data import Splits, image_set
 from beyondprop.errors import RunError, UserError
 from beyondprop.recipe import Experiment, Recipe, Settings
 from beyondprop.rules.signals.backprop import Backprop
-from beyondprop.training import Execution, evaluate, load_run, train
+from beyondprop.training import Execution, evaluate, load_run, runs, train
 from beyondprop.training.assembly import make_optimizer, make_scheduler
 from beyondprop.training.checkpoint import load
 from beyondprop.training.curves import draw_accuracy_by_steps, draw_curves
@@ -339,3 +339,21 @@ def test_bars_of_two_standard_errors_lie_about_the_accuracy_by_steps(monkeypatch
     assert ends[1] == pytest.approx([0.894, 0.906], abs=2e-4)  # sqrt(0.09 / 10000) = 0.003
     assert ends[2][0] < 0.9998
     assert ends[2][1] == 1.0
+
+
+def test_the_training_figures_are_of_samples_from_all_over_the_set(monkeypatch):
+    monkeypatch.setattr(runs, "MOST_TRAINING_IMAGES", 10)
+    many, few = (image_set(torch.rand(n, 1, 2, 2), torch.arange(n) % 2) for n in (25, 8))
+    seen = []
+
+    def evaluated(images):
+        seen.append(images.images)
+        return {"accuracy": 1.0, "loss": 0.0, "count": len(images)}
+
+    for training in (many, few):
+        built = SimpleNamespace(
+            splits=Splits(training, few), validation=None, evaluate=evaluated, measures=lambda _images: {}
+        )
+        assert set(runs._final_metrics(built)) == {"test_accuracy", "train_accuracy"}
+    assert torch.equal(seen[1], many.images[::3])
+    assert torch.equal(seen[3], few.images)

@@ -6,6 +6,7 @@ HOME = "dynamics"
 ROLLOUT = ("tests/dynamics/test_dynamics_rollout.py",)
 SIMULATION = ("tests/dynamics/test_dynamics_simulation.py",)
 INFERENCE = ("tests/dynamics/test_dynamics_inference.py",)
+OWN = ("tests/dynamics/test_dynamics_own_series.py",)
 
 MUTANTS = (
     Mutant("roll-out: coupling pushes", f"{HOME}/rollout.py", "signal) - degrees", "signal) + degrees", ROLLOUT),
@@ -36,4 +37,13 @@ MUTANTS = (
     Mutant("inference: the drive's phase by half", f"{HOME}/inference.py", "(2 * math.pi * self.interval / self.period)", "(math.pi * self.interval / self.period)", INFERENCE),
     Mutant("inference: explained states are lost", f"{HOME}/inference.py", "self.states = self.states.new_zeros(saved.shape)", "pass", INFERENCE),
     Mutant("scores: ties count for", f"{HOME}/scores.py", "rankdata(np.asarray(confidence)[off])", 'rankdata(np.asarray(confidence)[off], "max")', INFERENCE),
+    Mutant("roll-out: the first components couple", f"{HOME}/rollout.py", "front = list(coupled) == list(range(len(coupled)))", "front = True", OWN),
+    Mutant("inference: another fit goes on from the last", f"{HOME}/inference.py", "            self.local.reset_parameters()  # another fit begins anew\n", "            pass\n", OWN),
+    Mutant("inference: every run begins at the first sample", f"{HOME}/inference.py", "self._drive(torch.tensor([at]), steps)", "self._drive(torch.tensor([0]), steps)", OWN),
+    Mutant("inference: a node that does not move is not named", f"{HOME}/inference.py", "node = int(still.int().argmax())", "node = 0", OWN),
+    Mutant("appraisal: closed forms forget the drive's phase", f"{HOME}/appraisal.py", "when = begin * inference.interval", "when = 0.0", OWN),
+    Mutant("appraisal: nothing is too small for an edge", f"{HOME}/appraisal.py", "abs(float(inference.edges[0])) / 3 if threshold is None else threshold", "0.0", OWN),
+    Mutant("appraisal: runs from the same sample", f"{HOME}/appraisal.py", "other[first : first + horizon + 1] for first in firsts", "other[: horizon + 1] for first in firsts", OWN),
+    Mutant("exponent: growth of more time than is counted", f"{HOME}/lyapunov.py", "counted + piece", "min(counted + piece, time)", OWN),
+    Mutant("series: masked samples pass", f"{HOME}/checked.py", "if np.ma.is_masked(series):", "if False:", OWN),
 )  # fmt: skip

@@ -53,6 +53,8 @@ MUTANTS = (
     Mutant("exchange: weights come where the gradient is small", f"{SPARSE}/pruning.py", "wish = layer.dense_gradient.abs()", "wish = 1 / layer.dense_gradient.abs()", PRUNING),
     Mutant("exchange: the share does not fall", f"{SPARSE}/pruning.py", "(1 + math.cos(math.pi * step / self.end))", "2", PRUNING),
     Mutant("exchange: dense gradients pile up", f"{SPARSE}/pruning.py", "layer.keeps_dense_gradient, layer.dense_gradient = False, None", "layer.keeps_dense_gradient = False", PRUNING),
+    Mutant("sparsify: judged by the plain layer", f"{SPARSE}/sparsify.py", "faster = sum(sparse_ms) < sum(dense_ms)", "faster = sum(sparse_ms) < sum(plain_ms)", PRUNING),
+    Mutant("sparsify: layers that are not passed go unsaid", f"{SPARSE}/sparsify.py", "tuple(name for name in candidates if name not in inputs)", "()", PRUNING),
     Mutant("sparsify: the slower form is kept", f"{SPARSE}/sparsify.py", "faster = sum(sparse_ms) < sum(dense_ms)", "faster = sum(sparse_ms) > sum(dense_ms)", PRUNING),
     Mutant("sparsify: the network itself is changed", f"{SPARSE}/sparsify.py", "network = copy.deepcopy(network)", "network = network", PRUNING),
     Mutant("sparsify: statistics of norms move", f"{SPARSE}/sparsify.py", "network.eval()(example)", "network(example)", PRUNING),

@@ -61,7 +61,8 @@ class EquilibriumSettings(Settings):
     nudged_steps: int = 5
     """T2, steps of each nudged phase; and the steps that `through-settling` differentiates."""
     tolerance: float = 0.0
-    """Residual of every state below which a phase ends; 0 takes all steps."""
+    """Residual of every state below which the free phase ends, and a nudged phase below that share of how far the nudge
+    has moved the state; 0 takes all steps."""
 
 
 def make_layers(settings: EquilibriumSettings, image: tuple[int, ...], classes: int) -> nn.Sequential:

@@ -319,8 +319,29 @@ MUTANTS = (
     Mutant(
         "equilibrium: the paper's figure stands beside the different update",
         "recipes/equilibrium.py",
-        "if error is None or apart else",
-        "if error is None else",
+        "if error is None or apart or other",
+        "if error is None or other",
         (RECIPES,),
+    ),
+    Mutant(
+        "equilibrium: the paper's figure stands beside another network",
+        "recipes/equilibrium.py",
+        "if error is None or apart or other",
+        "if error is None or apart",
+        (RECIPES,),
+    ),
+    Mutant(
+        "equilibrium: the paper's figure stands beside a shorter training",
+        "recipes/equilibrium.py",
+        " or settings.epochs < CIFAR.epochs:",
+        ":",
+        (RECIPES,),
+    ),
+    Mutant(
+        "equilibrium: a smaller network is the summary's row, for a figure stands beside it",
+        "report/tables.py",
+        "return own and classified and more, published,",
+        "return published,",
+        ("tests/report/test_tables.py", "-k", "summary"),
     ),
 )

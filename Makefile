@@ -26,7 +26,7 @@ docs:  ## build the documentation into docs/_build/html; warnings are errors
 	$(RUN) sphinx -W --keep-going -q -b html docs docs/_build/html
 
 tables:  ## write the tables of README and documentation anew from result files and the catalogue
-	$(RUN) beyondprop report README.md docs/index.md docs/results.md docs/benchmarks.md docs/parallel.md docs/study.md docs/compare.md docs/rules/point_processes.md docs/rules/network_inference.md
+	$(RUN) beyondprop report README.md docs/index.md docs/results.md docs/benchmarks.md docs/parallel.md docs/study.md docs/compare.md docs/rules/point_processes.md docs/rules/network_inference.md docs/rules/hamiltonian_echo.md
 	$(PYTHON) benchmarks/noprop_report.py tables
 	$(PYTHON) benchmarks/signals_report.py
 	$(PYTHON) benchmarks/local_report.py

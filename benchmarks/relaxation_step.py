@@ -19,12 +19,13 @@ on one batch of random images in memory. Beside ours stand, where their checkout
       git -C energy-based-learning checkout 6b253fd8a5d267535f58ab79992256ef10031ceb
 
 "Equal steps" are the peer's T1 and T2 in the peer's own order. "Half of the steps" are ours in even-odd order, where
-half of the steps gives the states that synchronous ones have (up to the switches of max-pooling). Before anything is
-timed, both sides get the same weights, and the gradients of equal steps are compared, all layers' together; where they
-differ nothing is measured.
+half of the steps of a free phase leaves every other state where synchronous ones leave it, and the rest one of those
+steps before (up to the switches of max-pooling). Before anything is timed, both sides get the same weights, and the
+gradients of equal steps are compared, all layers' together; where they differ nothing is measured.
 
 "To a residual": the steps that each side needs in a free phase, in its own order, until no state moves by more than
-that (root mean square), counted beforehand; and the time that so many take, ours in even-odd order.
+that (root mean square), counted beforehand; and the time that so many take, ours in even-odd order, where a step, and
+what a state moves by in it, spans two synchronous ones.
 
 The sides take turns, one step each, round by round, in one process; figures are medians. Rows of Hamiltonian echoes are
 made by `relaxation_echo.py` where `--slm` gives a checkout of its peer.

@@ -106,6 +106,14 @@ def test_a_layer_without_a_gradient_is_not_timed(script: ModuleType, side: str) 
         script.align(sides["ours"], theirs)
 
 
+def test_the_page_says_of_steps_to_a_residual_what_was_measured() -> None:
+    """At most twice as many in synchronous order, and less than twice, for a residual spans two of them."""
+    rows = json.loads((BENCHMARKS / "results" / "relaxation_step.json").read_bytes())["rows"]
+    ratios = [row["ratio"] for row in rows if row["metric"] == "steps" and "residual" in row["case"]]
+    assert ratios
+    assert all(1 <= ratio < 2 for ratio in ratios)
+
+
 def test_the_commit_to_check_out_is_the_peers(script: ModuleType) -> None:
     for module in (script.relaxation_laborieux, script.relaxation_rain):
         assert f"checkout {module.COMMIT}\n" in script.__doc__

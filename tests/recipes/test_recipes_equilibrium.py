@@ -118,3 +118,24 @@ def test_the_papers_figures_stand_beside_its_own_settings():
     assert error(readout="squared", nudging="one-sided") == 0.86
     assert error(nudging="one-sided") is None
     assert error(method="through-settling") is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"widths": (16, 32, 64, 64)},
+        {"kernel": 5},
+        {"paddings": (1, 1, 1, 1)},
+        {"pool": "average"},
+        {"activation": "tanh"},
+        {"network": "perceptron"},
+        {"epochs": 2},
+        {"epochs": 119},
+    ],
+    ids=str,
+)
+def test_the_papers_figures_do_not_stand_beside_another_network_or_a_shorter_training(changed):
+    recipe = find_recipe("ep/cifar-10")
+    assert recipe.paper(dataclasses.replace(recipe.settings, **changed)) is None
+    fewer = {"order": "even-odd", "free_steps": 125, "nudged_steps": 13}  # how it settles is told as a departure
+    assert recipe.paper(dataclasses.replace(recipe.settings, **fewer)) is not None

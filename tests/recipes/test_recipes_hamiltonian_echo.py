@@ -1,15 +1,20 @@
 """Recipes of Hamiltonian echoes: settings that arrive, the paper's array, and what a run measures and draws."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from beyondprop import data, training
 from beyondprop.catalogue import find_recipe
+from beyondprop.cli import main
 from beyondprop.errors import UserError
 from beyondprop.rules.relaxation.parts import CrossKerr, Kerr
 from beyondprop.training.execution import Execution
+
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "heb"
 
 
 def build(recipe_id, **changes):
@@ -44,6 +49,8 @@ def part(rule, kind):
         ("heb/xor", "steps", 9, lambda rule: rule.network.plan[0][2]),
         ("heb/xor", "step", 0.02, lambda rule: rule.network.plan[0][1]),
         ("heb/xor", "split", True, lambda rule: len(rule.network.plan[0][0]) == 3),
+        ("heb/xor", "coupling", 0.1, lambda rule: float(rule.network.parts[0].matrix[0, 4])),
+        ("heb/xor-disorder", "disorder", 0.0, lambda rule: float(part(rule, Kerr).detuning.abs().max())),
     ],
 )
 def test_setting_reaches_the_rule(recipe_id, field, value, seen):
@@ -94,6 +101,58 @@ def test_the_optimizer_is_the_machines_own_or_adam():
     found = build("heb/xor-adam", steps=2)
     assert isinstance(found.optimizer, torch.optim.Adam)
     assert found.rule.limit is None
+
+
+def test_medians_lie_between_both_middles_of_an_even_number(monkeypatch):
+    experiment = build("heb/xor", starts=4, intensities=(1.2, 1.6), steps=40, epochs=1, every=1000)
+    rule = experiment.rule
+    costs = rule.costs(rule.shares()).view(2, 4).sort(dim=1).values
+    assert (costs[:, 2] - costs[:, 1] > 1e-4).all()
+    middles = (costs[:, 1] + costs[:, 2]) / 2
+    torch.testing.assert_close(torch.tensor(experiment.measures([])["median_cost_by_intensity"]).double(), middles)
+    drawn = {}
+    monkeypatch.setattr("beyondprop.training.curves.draw_course", lambda _taken, lines, *_: drawn.update(lines) or b"")
+    experiment.files([])
+    assert [drawn["1.2 I0"][-1], drawn["1.6 I0"][-1]] == pytest.approx(middles.tolist())
+
+
+def told(recipe_id, **changes):
+    recipe = find_recipe(recipe_id)
+    return recipe.choices(dataclasses.replace(recipe.settings, **changes))
+
+
+def test_choices_follow_the_settings():
+    assert "Adam, one-cycle schedule" in told("heb/digits")
+    assert "Adam, cosine schedule" in told("heb/mnist")
+    assert "Adam, constant schedule" in told("heb/mnist", lr_schedule="constant")
+    mean, *others = told("heb/xor")
+    assert "mean answer" in mean
+    assert others == ["echoes of both signs from one forward pass", "all couplings in one part"]
+    assert told("heb/xor", echo="alternating", split=True) == (mean,)
+    adam = ["Adam, cosine schedule", "batches of 4 patterns"]
+    assert told("heb/xor-adam") == (mean, others[0], *adam, others[1])
+    assert told("heb/xor-disorder") == (mean, others[0], "one spread of detunings")
+
+
+@pytest.mark.parametrize(
+    "words", [["xor", "--disorder", "0.03"], ["xor-disorder", "--coupling", "0.2"], ["xor-disorder", "--split"]]
+)
+def test_what_belongs_to_the_other_lattice_is_refused_in_one_line(words, capsys):
+    assert main(["train", f"heb/{words[0]}", *words[1:]]) == 2
+    assert f"there is no flag {words[1]} here" in capsys.readouterr().err
+
+
+def test_the_page_says_of_the_results_what_they_hold():
+    """Of the table on the page: the goal is missed by SGD, met by Adam, and at both ends neither solves anything."""
+    sgd, adam = ({}, {})
+    for name, solved in (("xor", sgd), ("xor-adam", adam)):
+        document = json.loads((RESULTS / f"{name}.json").read_bytes())
+        shares = document["metrics"]["solved_by_intensity"]["mean"]
+        solved.update(zip(document["settings"]["intensities"], shares, strict=True))
+        assert document["metrics"]["test_accuracy"]["mean"] == 1
+    assert max(sgd.values()) < 0.9 <= adam[1.6]
+    assert sgd[0.8] == adam[0.8] == sgd[2.0] == adam[2.0] == 0
+    assert all(adam[intensity] > sgd[intensity] for intensity in sgd if adam[intensity] or sgd[intensity])
 
 
 def test_a_run_of_nothing_is_refused():

@@ -10,13 +10,14 @@ import pytest
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.cli import main
 from beyondprop.errors import UserError
-from beyondprop.report.other_tables import solved_table
+from beyondprop.report.other_tables import intensities_table, solved_table
 from beyondprop.report.results import read_results
 from beyondprop.report.tables import (
     benchmark_table,
     benchmark_tables,
     regenerate,
     results_table,
+    summary_table,
     systems_table,
     tables,
 )
@@ -105,6 +106,25 @@ def test_rows_follow_the_catalogue_and_share_notes(tmp_path: Path):
     assert "|  |  |" in lines[2]  # no paper's number, no difference
 
 
+def test_the_summary_takes_a_recipes_own_settings_before_a_figure_of_the_paper(tmp_path: Path):
+    """A suffix tells of other settings: a smaller network, fewer epochs."""
+    own = a_result(recipe="ep/mnist", paper=None)
+    write(tmp_path, "ep/mnist.json", own)
+    write(tmp_path, "ep/digits.json", a_result(recipe="ep/digits", paper=None, seeds=[0, 1, 2]))
+    write(tmp_path, "ep/cifar-10-small.json", a_result(recipe="ep/cifar-10"))
+    write(tmp_path, "dfa/digits.json", a_result(recipe="dfa/digits", paper=None))
+    write(tmp_path, "dfa/mnist-short.json", a_result(recipe="dfa/mnist"))
+
+    def row(system: str) -> str:
+        lines = summary_table(read_results(tmp_path)).splitlines()
+        return next(line for line in lines if line.startswith(f"| `{system}` |"))
+
+    assert "`ep/mnist` |" in row("ep")
+    assert "`dfa/mnist` (short)" in row("dfa")  # beside a first try
+    write(tmp_path, "ep/cifar-10.json", a_result(recipe="ep/cifar-10"))
+    assert "`ep/cifar-10` |" in row("ep")
+
+
 def test_no_results_is_said(tmp_path: Path):
     assert tables(tmp_path)["results"] == "No results yet."
 
@@ -173,6 +193,25 @@ def test_command_rewrites_files_or_none(tmp_path: Path, capsys: pytest.CaptureFi
     assert "2503.24322" in good.read_text()
     assert main(["report", *results]) == 0
     assert "98.50 ± 0.71" in capsys.readouterr().out
+
+
+def test_arrays_that_solved_a_task_are_counted_by_intensity():
+    def result(name: str, intensities: list[float], shares: list[float], costs: list[float], seeds: int):
+        metrics = {"solved_by_intensity": {"mean": shares}, "median_cost_by_intensity": {"mean": costs}}
+        settings = {"starts": 10, "intensities": intensities}
+        seeded = {"recipe": f"heb/{name}", "file": Path(f"{name}.json"), "seeds": list(range(seeds))}
+        return {**seeded, "settings": settings, "metrics": metrics}
+
+    one = result("xor", [1.6, 0.8], [0.5, 0.0], [8.07e-9, 0.42], seeds=1)
+    two = result("xor-adam", [1.6, 2.0], [0.95, 0.0], [1.7e-15, 0.015], seeds=2)
+    heads, _, *rows = intensities_table([one, two]).splitlines()
+    assert heads.count("median cost") == heads.count("solved") == 2
+    assert rows == [
+        "| 0.8 | 0 of 10 | 4.2e-01 |  |  |",
+        "| 1.6 | 5 of 10 | 8.1e-09 | 19 of 20 | 1.7e-15 |",
+        "| 2 |  |  | 0 of 20 | 1.5e-02 |",
+    ]
+    assert intensities_table([]) == "No results yet."
 
 
 def test_solved_tasks_count_seeds_and_show_how_long_they_stayed_so():

@@ -188,6 +188,27 @@ def networks_table(results: Sequence[dict[str, Any]]) -> str:
     return markdown_table(_NETWORK_HEADS, rows)
 
 
+def intensities_table(results: Sequence[dict[str, Any]]) -> str:
+    """One row an intensity of the light in cavity arrays: how many arrays solved their task, and their median cost.
+
+    Args:
+        results: Documents of the result files, each with two columns.
+    """
+    if not results:
+        return "No results yet."
+    heads, columns = ["Intensity, I₀"], []
+    for result in results:
+        label, metrics, many = result_label(result), result["metrics"], len(result["seeds"])
+        heads += [f"{label}: solved", f"{label}: median cost"]
+        arrays = result["settings"]["starts"] * many
+        shares, costs = (metrics[f"{name}_by_intensity"]["mean"] for name in ("solved", "median_cost"))
+        found = zip(result["settings"]["intensities"], shares, costs, strict=True)
+        columns.append({value: (f"{share * arrays:.0f} of {arrays}", f"{cost:.1e}") for value, share, cost in found})
+    values = sorted({value for column in columns for value in column})
+    rows = [[f"{v:g}", *(cell for column in columns for cell in column.get(v, ("", "")))] for v in values]
+    return markdown_table(heads, rows)
+
+
 def comparison_table(document: Mapping[str, Any]) -> str:
     """One row a rule of a comparison, the most accurate first; those that could not take part at the end.
 

@@ -10,7 +10,14 @@ from typing import Any
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.errors import UserError
 from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
-from beyondprop.report.other_tables import comparison_table, errors_table, events_table, networks_table, solved_table
+from beyondprop.report.other_tables import (
+    comparison_table,
+    errors_table,
+    events_table,
+    intensities_table,
+    networks_table,
+    solved_table,
+)
 from beyondprop.report.results import read_benchmark, read_comparison, read_results
 
 _RESULT_HEADS = ("Recipe", "Test accuracy, %", "Seeds", "Epochs", "Paper, %", "Difference", "Time a seed", "Departures")
@@ -42,6 +49,7 @@ def tables(results: Path) -> dict[str, str]:
         "sequence-results": errors_table(predicted),
         "event-results": events_table([result for result in found if "gap_nll" in result["metrics"]]),
         "solved-results": solved_table([result for result in found if "solved" in result["metrics"]]),
+        "intensity-results": intensities_table([r for r in found if "solved_by_intensity" in r["metrics"]]),
         "network-results": networks_table([result for result in found if "edge_auc" in result["metrics"]]),
         "systems": systems_table(),
     } | {
@@ -111,8 +119,9 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
 def summary_table(results: Sequence[dict[str, Any]]) -> str:
     """One row a system of the catalogue, with its result that says most.
 
-    That is one beside a figure of the paper where there is one, without a suffix; else one on another set than those
-    that are for first tries; of several the one with the most seeds, then the first in the catalogue.
+    That is an accuracy without a suffix, for a suffix tells of other settings than the recipe's, on another set than
+    those that are for first tries; else one that is most of that. Of several it is one beside a figure of the paper,
+    then the one with the most seeds, then the first in the catalogue.
 
     Args:
         results: Documents of the result files of all kinds, in the order of the catalogue.
@@ -141,14 +150,12 @@ def summary_table(results: Sequence[dict[str, Any]]) -> str:
     return markdown_table(_SUMMARY_HEADS, rows, left=("System", "Recipe", "Hardware"))
 
 
-def _says(result: dict[str, Any]) -> tuple[bool, bool, bool, bool, int]:
-    return (
-        "test_accuracy" in (result["paper"] or {}),
-        "(" not in result_label(result),
-        "test_accuracy" in result["metrics"],
-        not any(name in result["recipe"] for name in FIRST_TRIES),
-        len(result["seeds"]),
-    )
+def _says(result: dict[str, Any]) -> tuple[bool, bool, bool, bool, bool, int]:
+    own = "(" not in result_label(result)
+    classified = "test_accuracy" in result["metrics"]
+    more = not any(name in result["recipe"] for name in FIRST_TRIES)
+    published = "test_accuracy" in (result["paper"] or {})
+    return own and classified and more, published, own, classified, more, len(result["seeds"])
 
 
 def benchmark_table(document: dict[str, Any]) -> str:

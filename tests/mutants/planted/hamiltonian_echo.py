@@ -266,4 +266,46 @@ MUTANTS = (
     Mutant(
         "heb recipe: amplitudes are intensities", "recipes/hamiltonian_echo.py", ".mul(I0).sqrt()", ".mul(I0)", RECIPE
     ),
+    Mutant(
+        "heb recipe: the lower middle is taken for the median",
+        "recipes/hamiltonian_echo.py",
+        "costs.quantile(0.5, dim=1).tolist()",
+        "costs.median(dim=1).values.tolist()",
+        RECIPE,
+    ),
+    Mutant(
+        "heb recipe: curves are of the lower middle",
+        "recipes/hamiltonian_echo.py",
+        ".quantile(0.5, dim=2).T",
+        ".median(dim=2).values.T",
+        RECIPE,
+    ),
+    Mutant(
+        "heb recipe: classifiers tell another schedule than they have",
+        "recipes/hamiltonian_echo.py",
+        'f"Adam, {settings.lr_schedule} schedule",',
+        '"Adam, one-cycle schedule",',
+        RECIPE,
+    ),
+    Mutant(
+        "heb recipe: a coupling is taken and dropped",
+        "recipes/hamiltonian_echo.py",
+        "coupling=settings.coupling, split",
+        "split",
+        RECIPE,
+    ),
+    Mutant(
+        "heb recipe: disorder of one size",
+        "recipes/hamiltonian_echo.py",
+        "settings.disorder * torch.randn(",
+        "0.03 * torch.randn(",
+        RECIPE,
+    ),
+    Mutant(
+        "heb table: arrays of one seed are those of all",
+        "report/other_tables.py",
+        'result["settings"]["starts"] * many',
+        'result["settings"]["starts"]',
+        ("tests/report/test_tables.py", "-k", "arrays"),
+    ),
 )

@@ -9,6 +9,13 @@ TESTS = ("tests/rules/relaxation/test_recurrent_echo.py",)
 
 MUTANTS = (
     Mutant(
+        "recurrent echo: back-propagation beside it does not see the units",
+        NETWORK,
+        "h = self.behind(behind, unit(h), h)",
+        "h = self.behind(behind, unit(h).detach(), h)",
+        (*TESTS, "-k", "beside"),
+    ),
+    Mutant(
         "recurrent echo: gradients uphill",
         RULE,
         "signs * (nudge * (self.eps / size))",

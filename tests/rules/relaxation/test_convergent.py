@@ -145,7 +145,7 @@ def test_tied_feedback_settles_as_the_symmetric_network(readout):
 
 
 @pytest.mark.parametrize("readout", READOUTS)
-def test_k_even_odd_steps_are_2k_synchronous_ones(readout):
+def test_after_k_even_odd_steps_states_stand_where_2k_or_one_less_synchronous_ones_leave_them(readout):
     """In a chain every other state hears nothing of its own kind: the same numbers, for half of the products."""
     layers, network, x, _ = make("perceptron", readout)
     alternating = ConvergentNetwork(layers, x[:2], readout=readout, order="even-odd")
@@ -158,15 +158,34 @@ def test_k_even_odd_steps_are_2k_synchronous_ones(readout):
             torch.testing.assert_close(state, steps[2 * k - 1 + number % 2][number], rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.parametrize("readout", READOUTS)
+def test_to_a_residual_even_odd_and_sequential_take_one_step_more_than_half_of_the_synchronous_ones(readout):
+    """One more, for what a state moves by in a step is what it moves by in two synchronous ones."""
+    layers, _, x, _ = make("perceptron", readout)
+    for tolerance in (1e-2, 1e-3, 1e-6):
+        counts = []
+        for order in ("synchronous", "even-odd", "sequential"):
+            network = ConvergentNetwork(layers, x[:2], readout=readout, order=order)
+            curve: list[list[float]] = []
+            with torch.no_grad():
+                network.relax(network.prepare(x), None, 200, tolerance=tolerance, residuals=curve)
+            counts.append(len(curve))
+        synchronous, alternating, sequential = counts
+        assert alternating == synchronous // 2 + 1
+        assert abs(sequential - alternating) <= 1
+
+
+@pytest.mark.parametrize("beta", [None, 0.3])
 @pytest.mark.parametrize("kind", [ConvergentNetwork, AsymmetricNetwork])
-def test_all_orders_settle_at_the_same_point(kind):
+def test_all_orders_settle_at_the_same_point(kind, beta):
     layers = convolutional(gain=0.5, smooth=True)
-    x, _ = batch(1, 14, 14)
+    x, y = batch(1, 14, 14)
+    nudge = None if beta is None else Nudge(y, torch.full((5,), beta, dtype=torch.float64))
     ends = []
     for order in ("synchronous", "even-odd", "sequential"):
         torch.manual_seed(3)  # for the feedback
         network = kind(layers, x[:2], order=order)
-        ends.append(network.relax(network.prepare(x), None, 300))
+        ends.append(network.relax(network.prepare(x), None, 300, nudge))
     for states in zip(*ends, strict=True):
         torch.testing.assert_close(states[0], states[1], rtol=1e-12, atol=1e-13)
         torch.testing.assert_close(states[0], states[2], rtol=1e-12, atol=1e-13)

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from settling_networks import Oracle, batch, convolutional, distance, gradients, perceptron
+from settling_networks import Oracle, batch, convolutional, distance, gradients, perceptron, shrunk
 from torch import nn
 from torch.nn import functional as F
 
+from beyondprop import data, evaluate
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.layers.hard_sigmoid import HardSigmoid
 from beyondprop.measure import alignment
@@ -17,7 +18,7 @@ from beyondprop.measure.memory import peak_live_bytes, peak_saved_bytes
 from beyondprop.rules.relaxation.asymmetric import AsymmetricNetwork
 from beyondprop.rules.relaxation.convergent import ConvergentNetwork
 from beyondprop.rules.relaxation.equilibrium import EquilibriumPropagation
-from beyondprop.rules.relaxation.settling import PrimitiveNetwork
+from beyondprop.rules.relaxation.settling import Nudge, PrimitiveNetwork
 from beyondprop.rules.relaxation.through_settling import BackpropThroughSettling
 
 READOUTS = ("softmax", "squared")
@@ -294,12 +295,15 @@ def test_the_different_update_does_not_bring_feedback_and_weights_together():
         assert not torch.allclose(module.weight.grad, weight.grad, rtol=0.1)
 
 
+@pytest.mark.parametrize("order", ["even-odd", "synchronous"])
 @pytest.mark.parametrize("nudging", ["symmetric", "one-sided"])
-def test_memory_does_not_grow_with_the_number_of_steps(nudging):
-    x, y = batch(4, count=64)
+@pytest.mark.parametrize(("layers", "size"), [(perceptron, (4,)), (convolutional, (1, 14, 14))])
+def test_memory_does_not_grow_with_the_number_of_steps(layers, size, nudging, order):
+    """The convolutions have max-pooling, whose switches every step has anew."""
+    x, y = batch(*size, count=64)
     sizes = []
     for steps in (4, 40):
-        rule = make(perceptron(), x, beta=0.1, nudging=nudging, free_steps=steps, nudged_steps=steps)
+        rule = make(layers(), x, beta=0.1, order=order, nudging=nudging, free_steps=steps, nudged_steps=steps)
         rule.backward(x, y)
         peaks = peak_live_bytes(lambda rule=rule: rule.backward(x, y), rule)
         sizes.append((peak_saved_bytes(lambda rule=rule: rule.backward(x, y), rule), peaks))
@@ -402,8 +406,77 @@ def test_a_tolerance_ends_phases_early_with_nearly_the_same_gradient():
     rule.tolerance = 1e-5
     found = rule.settling(x, y)
     assert len(found.free) < 60
-    assert len(found.nudged) < 60
+    assert len(found.nudged) < 100
     assert 0 < distance(gradients(rule, x, y), exact) < 1e-3
+
+
+def deep(kind, classes=3, gain=0.7):
+    """Nets of so many states that a nudge takes a while to the first one: four convolutions, or five linear layers."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    layers: list[nn.Module] = []
+    if kind == "convolutional":
+        for channels, padding in ((3, 1), (8, 1), (8, 1), (8, 0)):
+            layers += [nn.Conv2d(channels, 8, 3, padding=padding), nn.MaxPool2d(2), HardSigmoid(2.0)]
+        layers += [nn.Flatten(), nn.Linear(8, classes)]
+        x = torch.randn(5, 3, 32, 32, generator=generator, dtype=torch.float64)
+    else:
+        for width in (16, 20, 20, 20, 20):
+            layers += [nn.Linear(width, 20), nn.Tanh()]
+        layers += [nn.Linear(20, classes)]
+        x = torch.randn(5, 16, generator=generator, dtype=torch.float64)
+    return shrunk(nn.Sequential(*layers), gain), x, torch.randint(classes, (5,), generator=generator)
+
+
+@pytest.mark.parametrize("order", ["synchronous", "even-odd", "sequential"])
+@pytest.mark.parametrize(("kind", "beta"), [("convolutional", 0.5), ("linear", 0.1)])
+def test_under_a_tolerance_every_layer_of_a_deep_net_learns_as_without(kind, beta, order):
+    """What a nudge does to the first states is small beside them: by their own tolerance it would end at once."""
+    layers, x, y = deep(kind)
+    rule = make(layers, x, order=order, beta=beta, free_steps=300, nudged_steps=300)
+    exact = gradients(rule, x, y)
+    rule.tolerance = 1e-3
+    for found, expected in zip(gradients(rule, x, y), exact, strict=True):
+        assert distance([found], [expected]) < 0.02
+    found = rule.settling(x, y)
+    assert len(found.free) < 60
+    assert len(found.nudged) < 100
+
+
+@pytest.mark.parametrize("order", ["synchronous", "even-odd", "sequential"])
+@pytest.mark.parametrize("kind", ["convolutional", "linear"])
+def test_a_nudged_phase_does_not_end_before_the_nudge_is_felt_in_every_state(kind, order):
+    layers, x, y = deep(kind)
+    rule = make(layers, x, order=order, beta=0.1, free_steps=600, nudged_steps=50, tolerance=1.0)
+    network = rule.settling_network
+    with torch.no_grad():
+        inputs = network.prepare(x)
+        star = network.relax(inputs, None, 600)
+        reach = network.reach(star)
+        nudge = Nudge(network.targets(y, network.scores(inputs, star)), x.new_full((5,), 0.1))
+        for steps, felt in ((reach - 1, False), (reach, True)):
+            moved, still = (network.relax(inputs, star, steps, each) for each in (nudge, None))
+            assert (not torch.equal(moved[0], still[0])) == felt
+    assert reach == {"synchronous": len(star), "even-odd": (len(star) + 1) // 2, "sequential": 1}[order]
+    assert len(rule.settling(x, y).nudged) == reach  # a tolerance of all the way would let it end at once
+    rule.nudged_steps = 1
+    assert len(rule.settling(x, y).nudged) == 1  # never more than T2
+
+
+def test_a_users_network_takes_a_step_from_one_state_to_the_next():
+    assert Hopfield().reach([torch.zeros(2, 9)]) == 1
+    assert PrimitiveNetwork.reach(Hopfield(), [torch.zeros(2, 9)] * 3) == 3
+
+
+@pytest.mark.parametrize("nudging", ["one-sided", "random-sign"])
+def test_free_states_that_one_nudge_is_compared_with_settle_further(nudging):
+    layers, x, y = deep("linear")
+    free = {
+        kind: make(layers, x, beta=0.1, nudging=kind, free_steps=400, tolerance=1e-3).settling(x, y).free
+        for kind in ("symmetric", nudging)
+    }
+    assert max(free["symmetric"][-1]) <= 1e-3 < max(free["symmetric"][-2])
+    assert max(free[nudging][-1]) <= 1e-4 < max(free[nudging][-2])
 
 
 def test_its_angle_is_to_back_propagation_through_the_settling():
@@ -412,6 +485,17 @@ def test_its_angle_is_to_back_propagation_through_the_settling():
     for found in alignment(rule, x, y).values():
         assert found.angle < 1
         assert found.norm_ratio == pytest.approx(1, abs=1e-2)
+
+
+def test_a_nudge_as_large_as_the_recipes_is_far_from_the_gradient_in_convolutions_and_a_small_one_is_not():
+    layers, x, y = deep("convolutional", classes=10, gain=1.0)
+    angles = {}
+    for beta in (1.0, 0.01):
+        rule = make(layers, x, beta=beta, free_steps=60, nudged_steps=40)
+        angles[beta] = [found.angle for found in alignment(rule, x, y).values()]
+    assert min(angles[1.0][:4]) > 30
+    assert angles[1.0][4] < 10  # of the readout
+    assert max(angles[0.01]) < 1
 
 
 def test_squared_error_takes_numbers_and_classes():
@@ -502,6 +586,45 @@ def test_what_is_no_settling_network_is_refused():
     assert "layer 1 (LayerNorm)" in EquilibriumPropagation.supports(wrong)
     with pytest.raises(UnsupportedNetworkError, match=r"layer 1 \(LayerNorm\)"):
         EquilibriumPropagation.for_classifier(wrong, torch.zeros(1, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "decay", "aligned"),
+    [
+        ({"nudging": "random-sign"}, 0.0, None),
+        ({"feedback": "asymmetric", "same_update": True}, 5e-3, (0.9, 1.0)),
+        ({"feedback": "asymmetric", "same_update": True, "nudging": "random-sign"}, 5e-3, (0.9, 1.0)),
+        ({"feedback": "asymmetric", "same_update": False}, 0.0, (0.1, 0.7)),
+    ],
+    ids=["random sign", "the same update", "the same update, random sign", "the different update"],
+)
+def test_it_learns_digits_by_nudges_of_random_sign_and_by_feedback_of_its_own(options, decay, aligned):
+    """On held-out digits; feedback begins at random, and by the same update, with weight decay, becomes the weights."""
+    torch.manual_seed(0)
+    train, test = data.load("digits")
+    batches = data.Batches(train, 64, shuffle=True)
+    layers = nn.Sequential(
+        *[nn.Flatten(), nn.Linear(64, 64), HardSigmoid(), nn.Linear(64, 64), HardSigmoid(), nn.Linear(64, 10)]
+    )
+    x, _ = next(iter(batches))
+    rule = EquilibriumPropagation.for_classifier(layers, x, 10, free_steps=12, nudged_steps=4, **options)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1, momentum=0.9, weight_decay=decay)
+
+    def likeness():
+        weights = [rule.settling_network.feedback["3"].weight, layers[3].weight]
+        return float(F.cosine_similarity(*(weight.detach().flatten() for weight in weights), dim=0))
+
+    if aligned:
+        assert abs(likeness()) < 0.1
+    for _ in range(10):
+        for x, y in batches:
+            optimizer.zero_grad()
+            rule.backward(x, y)
+            optimizer.step()
+    held_out = data.Batches(test, 360, shuffle=False, statistics=batches.statistics)
+    assert evaluate(rule, held_out)["accuracy"] > 0.8
+    if aligned:
+        assert aligned[0] < likeness() <= aligned[1] + 1e-6
 
 
 @pytest.mark.parametrize("readout", READOUTS)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.layers.hamiltonian import Hamiltonian, LinearHRU, NonlinearHRU
+from beyondprop.measure import alignment
 from beyondprop.measure.memory import peak_live_bytes, peak_saved_bytes
 from beyondprop.networks.hamiltonian import Component, CoupledOscillators, HamiltonianNetwork, hamiltonian_classifier
 from beyondprop.rules.relaxation.recurrent_echo import RecurrentEcho, echo_error, leapfrog_back
@@ -147,6 +148,20 @@ def test_of_linear_units_two_sides_have_no_bias():
     expected = through_time(network, x, y, loss)[1]
     assert distance(echoed(network, x, y, loss, eps=1.0)[1], expected) < 1e-12
     assert distance(echoed(network, x, y, loss, eps=1.0, two_sided=False)[1], expected) > 1e-2
+
+
+@pytest.mark.parametrize("pooling", POOLING)
+@pytest.mark.parametrize("kind", [LinearHRU, NonlinearHRU, Pendulums])
+def test_the_echo_is_seen_beside_back_propagations_gradient(kind, pooling):
+    """Every unit and every layer between, read out and encoded, by name."""
+    network = stack(kind, pooling)
+    x, y, loss = batch(pooling)
+    found = alignment(RecurrentEcho(network, loss, eps=1e-4), x, y)
+    names = ["encoder", "units.0", "units.1", "between.0.0", "between.1.0", "readout"]
+    assert list(found) == [f"network.{name}" for name in names]
+    for each in found.values():
+        assert each.angle < 1e-3
+        assert each.norm_ratio == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 22, 23, 24, 100])

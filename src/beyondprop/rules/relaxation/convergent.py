@@ -121,6 +121,10 @@ class LayeredNetwork(SettlingNetwork):
         """Let the network settle in its own order."""
         return self._settle(inputs, states, steps, nudge, self.order)
 
+    def reach(self, states: States) -> int:
+        """As many steps as there are states in synchronous order, half in even-odd, one in sequential order."""
+        return -(-len(states) // len(grouped(len(states), self.order, nudged=True)))
+
     def scores(self, inputs: Clamped, states: States) -> Tensor:
         """The readout of the last state, or that state."""
         if self.readout is None:
@@ -230,8 +234,10 @@ class ConvergentNetwork(LayeredNetwork, PrimitiveNetwork):
     readout the output is a state like the others, L = |s_last - y|^2 / 2.
 
     The step is written by hand: no graph is made, f_1(x) is computed once, f_n(s) once for each s. In a chain of layers
-    the states of even and of odd number do not hear of their own kind. Moving first the odd and then the even ones, k
-    steps give exactly what 2k synchronous steps give (up to the switches of max-pooling), for half of the cost.
+    the states of even and of odd number do not hear of their own kind. In even-odd order k steps of the free phase, for
+    the cost of k, leave the states that move second exactly where 2k synchronous steps leave them, and those that move
+    first where 2k - 1 do (up to the switches of max-pooling). Under a nudge the last state hears itself through L: then
+    orders agree where the states have settled.
 
     Dropout draws one mask for all phases of a step. Batch norm takes the batch's statistics in the free phase; nudged
     phases hold them, and the gradient takes them for constants. `BackpropThroughSettling` differentiates them.

@@ -168,8 +168,12 @@ class EquilibriumPropagation(SettlingRule):
         beta: Strength of the nudge, in units of the loss of one sample.
         nudging: Which estimator.
         free_steps: T1. A step moves every state once.
-        nudged_steps: T2. In synchronous order a nudge needs as many as there are states to reach the first one.
-        tolerance: Residual of every state below which a phase ends early; None takes all steps.
+        nudged_steps: T2. To reach the first state a nudge needs as many as there are states in synchronous order, half
+            of that in even-odd order, and one in sequential order.
+        tolerance: Residual of every state below which the free phase ends early, and a nudged phase below that share of
+            how far the nudge has moved the state; None takes all steps. A nudged phase does not end before the nudge
+            has reached the first state. Of `"one-sided"` and `"random-sign"` nudges the free phase of `backward` ends
+            below beta times the tolerance.
 
     Raises:
         UserError: A setting is out of range, or the network does not settle.
@@ -204,7 +208,7 @@ class EquilibriumPropagation(SettlingRule):
         network = self.settling_network
         with torch.no_grad():
             inputs = network.prepare(x)
-            free = network.relax(inputs, None, self.free_steps, tolerance=self.tolerance)
+            free = self.free(inputs)
             loss, y = self.measured(x, inputs, free, y)
             network.conclude(inputs)
             contrast = self.nudged(inputs, free, y)
@@ -219,6 +223,21 @@ class EquilibriumPropagation(SettlingRule):
         for parameter, gradient in found.items():
             add_gradient(parameter, gradient)
         return loss
+
+    def free(self, inputs: Any, residuals: list[list[float]] | None = None) -> States:
+        """Let the network settle without a nudge, as exactly as the estimate asks for.
+
+        Two opposite nudges begin in the same states: what those still have to go both go, and the difference hardly
+        tells. One nudge is compared with the free states themselves, and all that they still have to go counts.
+
+        Args:
+            inputs: What the network's `prepare` gave.
+            residuals: Gets each step's residuals.
+        """
+        tolerance = self.tolerance
+        if tolerance is not None and self.nudging != "symmetric":
+            tolerance *= self.beta  # as the way to the nudged states is of order beta
+        return self.settling_network.relax(inputs, None, self.free_steps, tolerance=tolerance, residuals=residuals)
 
     def nudged(self, inputs: Any, free: States, y: Tensor, residuals: list[list[float]] | None = None) -> Contrast:
         """Let the network settle again under its nudges.
@@ -251,7 +270,7 @@ class EquilibriumPropagation(SettlingRule):
         free_curve: list[list[float]] = []
         nudged_curve: list[list[float]] = []
         inputs = network.prepare(x)
-        free = network.relax(inputs, None, self.free_steps, tolerance=self.tolerance, residuals=free_curve)
+        free = self.free(inputs, free_curve)
         if y is not None:
             _, y = self.measured(x, inputs, free, y)
             self.nudged(inputs, free, y, nudged_curve)

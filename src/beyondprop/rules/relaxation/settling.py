@@ -88,6 +88,13 @@ class SettlingNetwork(nn.Module, ABC):
         """What the states are called in messages and pictures."""
         return [f"state {number}" for number in range(1, len(states) + 1)]
 
+    def reach(self, states: States) -> int:
+        """Steps after which a nudge of the output is felt in every state.
+
+        Where all move at once it comes from one state to the next in a step: as many as there are states, at most.
+        """
+        return len(states)
+
     def trajectory(
         self, inputs: Any, states: States | None, steps: int, nudge: Nudge | None = None
     ) -> Iterator[States]:
@@ -121,22 +128,27 @@ class SettlingNetwork(nn.Module, ABC):
             states: Where it starts; None for the initial ones.
             steps: At most.
             nudge: None for the free phase.
-            tolerance: Stop when no state's residual is above it.
+            tolerance: Stop when no state's residual is above it. Under a nudge, when none is above that share of how
+                far the state has come since the start, and the nudge is felt in every state: what a nudge does to a
+                state is small, to one far from the output smaller still, and it is all that counts.
             residuals: Gets each step's residuals, one for each state.
 
         Returns:
             The last states.
         """
-        before = self.initial_states(inputs) if states is None else states
-        after = before
+        start = self.initial_states(inputs) if states is None else states
+        before = after = start
+        least = 1 if nudge is None else self.reach(start)
         watched = tolerance is not None or residuals is not None
-        for after in self.trajectory(inputs, states, steps, nudge):
+        for taken, after in enumerate(self.trajectory(inputs, states, steps, nudge), start=1):
             if watched:
-                found = [residual(new, old) for new, old in zip(after, before, strict=True)]
+                found = gaps(after, before)
                 if residuals is not None:
                     residuals.append(found)
-                if tolerance is not None and max(found) <= tolerance:
-                    break
+                if tolerance is not None and taken >= least:
+                    ways = [1.0] * len(found) if nudge is None else gaps(after, start)
+                    if all(left <= tolerance * way for left, way in zip(found, ways, strict=True)):
+                        break
                 before = list(after)
         return after
 
@@ -184,9 +196,12 @@ class PrimitiveNetwork(SettlingNetwork):
         return {p: g for p, g in zip(parameters, found, strict=True) if g is not None}
 
 
-def residual(new: Tensor, old: Tensor) -> float:
-    """|s_{t+1} - s_t| of one state: the root of the mean square over samples and units."""
-    return float(torch.linalg.vector_norm((new - old).detach())) / max(1, new.numel()) ** 0.5
+def gaps(new: States, old: States) -> list[float]:
+    """|s_{t+1} - s_t| of each state: the root of the mean square over samples and units."""
+    return [
+        float(torch.linalg.vector_norm((a - b).detach())) / max(1, a.numel()) ** 0.5
+        for a, b in zip(new, old, strict=True)
+    ]
 
 
 def halves(states: Sequence[Tensor]) -> tuple[States, States]:

@@ -211,9 +211,12 @@ def choices(settings: SpikeTimingSettings) -> tuple[str, ...]:
     )
 
 
-SINGLE = SpikeTimingSettings(epochs=20, batch_size=128, learning_rate=1e-3)
-MULTI = replace(
-    SINGLE,
+PLAIN = SpikeTimingSettings(epochs=20, batch_size=128, learning_rate=1e-3)
+# Noise and lost spikes, chosen on held-out images: without them the training images are learned by heart.
+SINGLE = replace(PLAIN, epochs=30, learning_rate=5e-3, jitter=0.1, dropout=0.2)
+MULTI = replace(SINGLE, epochs=20, widths=(800,), spikes=4, dropout=0.3)
+COUNT = replace(
+    PLAIN,
     epochs=100,
     batch_size=50,
     widths=(800,),
@@ -223,10 +226,10 @@ MULTI = replace(
     expected=2.0,
 )
 DIGITS = replace(
-    SINGLE, epochs=30, batch_size=64, learning_rate=1e-2, widths=(64,), bump=0.0, lift=0.5, spikes=4, active=0.5
+    PLAIN, epochs=30, batch_size=64, learning_rate=1e-2, widths=(64,), bump=0.0, lift=0.5, spikes=4, active=0.5
 )
 YIN_YANG = replace(
-    SINGLE,
+    PLAIN,
     epochs=60,
     batch_size=100,
     learning_rate=2e-2,
@@ -242,7 +245,8 @@ YIN_YANG = replace(
 VARIANTS: dict[str, tuple[str, str, SpikeTimingSettings]] = {
     "digits": ("digits", "64 hidden neurons on scikit-learn's digits", DIGITS),
     "mnist": ("mnist", "784-350-10 with one spike a neuron on MNIST", SINGLE),
-    "mnist-multi": ("mnist", "784-800-10 with up to 30 spikes a neuron on MNIST, spikes counted", MULTI),
+    "mnist-multi": ("mnist", "784-800-10 with up to four spikes a hidden neuron on MNIST", MULTI),
+    "mnist-count": ("mnist", "784-800-10 with up to 30 spikes a neuron on MNIST, spikes counted", COUNT),
     "fashion-mnist": ("fashion-mnist", "784-400-400-10 on Fashion-MNIST", replace(SINGLE, widths=(400, 400), spikes=4)),
     "yin-yang": ("yin-yang", "120 hidden neurons on the Yin-Yang set", YIN_YANG),
 }

@@ -47,10 +47,11 @@ def test_products_equal_those_of_complex_matrices():
     )
 
 
+@pytest.mark.parametrize("memory_saving", [False, True])
 @pytest.mark.parametrize("products", [8, 16])
 @pytest.mark.parametrize("side", SIDES)
-def test_linear_equals_a_loop_over_quaternions_forward_and_backward(side, products):
-    layer, x = make(side, products)
+def test_linear_equals_a_loop_over_quaternions_forward_and_backward(side, products, memory_saving):
+    layer, x = make(side, products, memory_saving=memory_saving)
     expected = oracle.linear(x, layer)
     torch.testing.assert_close(layer(x), expected, **EXACT)
     for found, wanted in zip(gradients(layer(x), layer, x)[1], gradients(expected, layer, x)[1], strict=True):
@@ -100,10 +101,12 @@ def test_gradient_is_four_times_the_ghr_derivative():
     torch.testing.assert_close(layer.weight.grad.flatten(), 4 * direction, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("products", [8, 16])
 @pytest.mark.parametrize("memory_saving", [False, True])
 @pytest.mark.parametrize("side", SIDES)
-def test_gradcheck(side, memory_saving):
-    layer, x = make(side, memory_saving=memory_saving)
+def test_gradcheck(side, memory_saving, products, bias):
+    layer, x = make(side, products, memory_saving=memory_saving, bias=bias)
     names = [name for name, _ in layer.named_parameters()]
 
     def run(x, *p):
@@ -114,14 +117,14 @@ def test_gradcheck(side, memory_saving):
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, where it loads its forward mode
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_transforms_of_functions_see_the_same_layer(side):
-    layer, x = make(side)
+@pytest.mark.parametrize(("side", "products"), [("left", 8), ("right", 8), ("left", 16), ("both", 16)])
+def test_transforms_of_functions_see_the_same_layer(side, products):
+    layer, x = make(side, products, memory_saving=products == 16)
     x, weight = x.detach(), layer.weight.detach()
-    names, values = zip(*layer.named_parameters(), strict=True)
+    bias, others = layer.bias.detach(), {name: p.detach() for name, p in layer.named_parameters() if name != "weight"}
 
     def run(weight, x):
-        return torch.func.functional_call(layer, dict(zip(names, (weight, values[1].detach()), strict=True)), x)
+        return torch.func.functional_call(layer, {"weight": weight, **others}, x)
 
     by_row = torch.vmap(run, (None, 0))(weight, x[:, None])[:, 0]
     torch.testing.assert_close(by_row, run(weight, x), **EXACT)
@@ -130,22 +133,34 @@ def test_transforms_of_functions_see_the_same_layer(side):
     torch.testing.assert_close(of_rows.sum(0), together, **EXACT)
     move, step = torch.randn_like(weight), torch.randn_like(x)
     _, tangent = torch.func.jvp(run, (weight, x), (move, step))
-    torch.testing.assert_close(tangent, run(move, x) + run(weight, step) - 2 * values[1].detach(), **EXACT)
+    torch.testing.assert_close(tangent, run(move, x) + run(weight, step) - 2 * bias, **EXACT)
+    if side == "both":
+        right, turn = layer.right_weight.detach(), torch.randn_like(weight)
+        of_right = lambda right: torch.func.functional_call(layer, {"right_weight": right}, x)  # noqa: E731
+        _, tangent = torch.func.jvp(of_right, (right,), (turn,))
+        torch.testing.assert_close(tangent, of_right(turn) - bias, **EXACT)
 
 
-def test_parts_that_need_no_gradient_get_none():
-    layer, x = make()
+@pytest.mark.parametrize("products", [8, 16])
+def test_parts_that_need_no_gradient_get_none(products):
+    layer, x = make(products=products, memory_saving=True)
     layer.weight.requires_grad_(False)
     layer(x).sum().backward()
     assert layer.weight.grad is None
     assert x.grad is not None
-    layer, x = make()
+    layer, x = make(products=products, memory_saving=True)
     layer(x.detach()).sum().backward()
     torch.testing.assert_close(layer.bias.grad, torch.full((8,), 5.0, dtype=torch.float64))
+    layer, x = make("both", memory_saving=True)
+    layer.weight.requires_grad_(False)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None
+    assert layer.right_weight.grad.abs().sum() > 0
 
 
-def test_in_place_activations_may_follow():
-    layer, x = make()
+@pytest.mark.parametrize("products", [8, 16])
+def test_in_place_activations_may_follow(products):
+    layer, x = make(products=products, memory_saving=True)
     layer(x).relu_().sum().backward()
     found = x.grad.clone()
     x.grad = None
@@ -163,6 +178,25 @@ def test_memory_saving_holds_input_and_weight_alone():
         held[saving] = peak_saved_bytes(lambda layer=layer, x=x: layer(x).sum().backward(), layer)
     of_x, of_weight = 4 * 64 * 256, 4 * 4 * 64 * 64
     assert held[False] - held[True] == of_x + of_weight
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(("width", "eight"), [(64, False), (512, True)])  # as it is chosen in float32
+def test_memory_saving_holds_the_input_alone_whatever_is_chosen(width, eight, side, bf16):
+    """By default products are chosen by width and dtype: neither transforms nor a real matrix are held."""
+    layer, x = QuaternionLinear(width, width, side=side, memory_saving=True), torch.randn(8, width, requires_grad=True)
+    assert wide_enough(width, x, 512, 2048) == eight
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = layer(x)
+        y.sum().backward()
+
+    of_x, of_constants = x.numel() * (2 if bf16 else 4), 4 * 16 * 16 if side == "both" else 0  # signs, on the way back
+    assert peak_saved_bytes(step, layer) == of_x + of_constants
+    layer.memory_saving = False
+    assert peak_saved_bytes(step, layer) > of_x + of_constants
 
 
 def test_split_activations_act_on_components():

@@ -13,6 +13,8 @@ from beyondprop.layers.quaternion import (
     QuaternionConvTranspose2d,
     QuaternionConvTranspose3d,
 )
+from beyondprop.layers.quaternion.products import wide_enough
+from beyondprop.measure import peak_saved_bytes
 
 PLACES = {1: (7,), 2: (6, 5), 3: (4, 5, 3)}
 KINDS = (
@@ -58,9 +60,32 @@ def compare(layer, x):
 def test_equals_convolutions_of_components_forward_and_backward(kind, side, geometry):
     layer, x = make(kind, side=side, products=8, **geometry)
     compare(layer, x)
+    layer.memory_saving = True
+    compare(layer, x)
     if side != "both":
         layer.products = 16
         compare(layer, x)
+        layer.memory_saving = False
+        compare(layer, x)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize(("channels", "groups"), [(16, 1), (16, 2), (128, 1)])  # the last: eight products in float32
+@pytest.mark.parametrize("kind", [QuaternionConv2d, QuaternionConvTranspose2d])
+def test_memory_saving_holds_the_input_alone_whatever_is_chosen(kind, channels, groups, bf16):
+    layer = kind(channels, channels, 3, groups=groups, memory_saving=True)
+    x = torch.randn(2, channels, 5, 4, requires_grad=True)
+    assert wide_enough(channels, x, 128, None) == (channels == 128)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = layer(x)
+        y.sum().backward()
+
+    held = x.numel() * (2 if bf16 else 4)
+    assert peak_saved_bytes(step, layer) == held
+    layer.memory_saving = False
+    assert peak_saved_bytes(step, layer) > held
 
 
 def test_output_padding_and_uneven_kernels():
@@ -72,9 +97,9 @@ def test_output_padding_and_uneven_kernels():
 
 
 @pytest.mark.parametrize("kind", [QuaternionConv2d, QuaternionConvTranspose1d])
-@pytest.mark.parametrize("memory_saving", [False, True])
-def test_gradcheck(kind, memory_saving):
-    layer, x = make(kind, groups=2, products=8, memory_saving=memory_saving)
+@pytest.mark.parametrize(("memory_saving", "products"), [(False, 8), (True, 8), (True, 16)])
+def test_gradcheck(kind, memory_saving, products):
+    layer, x = make(kind, groups=2, products=products, memory_saving=memory_saving)
     x = x[:1, ..., :3].detach().requires_grad_()
     names = [name for name, _ in layer.named_parameters()]
 

@@ -92,8 +92,14 @@ def test_frozen_layers_stay_frozen_and_a_single_layer_is_converted():
     [
         (nn.Embedding(4, 8), "Embedding has no quaternion form"),
         (nn.GRU(8, 8), "GRU has no quaternion form"),
+        (nn.LSTMCell(8, 8), "LSTMCell has no quaternion form"),
+        (nn.GroupNorm(2, 8), "GroupNorm has no quaternion form"),
+        (nn.PReLU(8), "PReLU has no quaternion form"),
         (nn.LSTM(8, 8, proj_size=4), "projects its states"),
         (nn.LayerNorm((8, 8)), "several dimensions"),
+        (nn.LayerNorm(8, bias=False), "has no bias"),
+        (nn.BatchNorm1d(8, momentum=None), "cumulative average"),
+        (nn.MultiheadAttention(8, 2), "reads its weights by itself"),
         (nn.BatchNorm1d(8, track_running_stats=False), "no running statistics"),
         (nn.Conv2d(8, 8, 3, groups=8), "groups do not divide"),
         (nn.Conv2d(8, 8, 2, padding="same"), "padding must be"),
@@ -121,6 +127,34 @@ def test_tied_hooked_and_skipped_layers_stay_real():
         "c": "has",
         "d": "is",
     }
+
+
+HOOKS = {
+    "forward": lambda layer: layer.register_forward_hook(lambda *_: None),
+    "before forward": lambda layer: layer.register_forward_pre_hook(lambda *_: None),
+    "backward": lambda layer: layer.register_full_backward_hook(lambda *_: None),
+    "before backward": lambda layer: layer.register_full_backward_pre_hook(lambda *_: None),
+    "state": lambda layer: layer.register_state_dict_post_hook(lambda *_: None),
+    "loading": lambda layer: layer.register_load_state_dict_pre_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS.keys())
+def test_a_layer_with_a_hook_of_any_kind_stays_real(register):
+    network = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    register(network[1])
+    made, converted, kept = to_quaternion(network)
+    assert converted == ("0",)
+    assert kept == {"1": "it has hooks, which would be lost"}
+    assert type(made[1]) is nn.Linear
+
+
+def test_layers_without_parameters_stay_as_they_are():
+    network = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, affine=False), nn.LayerNorm(8, elementwise_affine=False))
+    made, converted, kept = to_quaternion(network)
+    assert converted == ("0",)
+    assert not kept
+    assert [type(layer) for layer in made[1:]] == [nn.BatchNorm1d, nn.LayerNorm]
 
 
 def test_nothing_to_convert_is_refused_with_the_reasons():

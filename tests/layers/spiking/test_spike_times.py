@@ -5,34 +5,10 @@ import math
 
 import pytest
 import torch
+from spike_regimes import REGIMES
 
 from beyondprop.layers.spiking import sweep
-from beyondprop.layers.spiking.membrane import Membrane
 from beyondprop.layers.spiking.sweep import Options, SpikeTimes
-
-REGIMES = {
-    "tau_m = 2 tau_s": Membrane(2.0, 1.0),
-    "tau_m = tau_s": Membrane(1.0, 1.0, 0.8),
-    "no leak": Membrane(math.inf, 0.7),
-    "any": Membrane(3.0, 1.0),
-    "membrane faster": Membrane(0.5, 1.0, 0.5),
-    "milliseconds": Membrane(20.0, 5.0, 5.0),
-}
-
-
-@pytest.fixture(params=["tensors", "compiled"])
-def path(request, monkeypatch):
-    """Both ways to compute the same: tensor operations, and the compiled sweeps where Numba is installed."""
-    if request.param == "tensors":
-        monkeypatch.setattr(sweep, "_compiled", lambda: None)
-    elif importlib.util.find_spec("numba") is None:
-        pytest.skip("Numba is not installed")
-    return request.param
-
-
-@pytest.fixture(params=REGIMES.values(), ids=REGIMES.keys())
-def membrane(request):
-    return request.param
 
 
 def layer_spikes(times, weight, membrane, spikes=20):
@@ -164,58 +140,6 @@ def test_gradients_through_two_layers_are_those_of_finite_differences(path):
             parts[place] = copies[tuple(at)]
             totals[tuple(at)] = (factors * network(*parts).where(fired, 0)).sum()
         agree(leaf.grad, differences(totals, entries, leaf.detach(), h))
-
-
-def potential(times, weight, own, at, membrane):
-    """V at moments of shape (batch, neurons, moments), by the sum over all spikes before them."""
-    rate = 0.0 if math.isinf(membrane.tau_m) else 1 / membrane.tau_m
-
-    def kernel(d):
-        if rate == 1 / membrane.tau_s:
-            return d * torch.exp(-d * rate)
-        return (torch.exp(-d * rate) - torch.exp(-d / membrane.tau_s)) / (1 / membrane.tau_s - rate)
-
-    d = at[..., None, None] - times[:, None, None]
-    drive = torch.where(d > 0, kernel(d.clamp(min=0)), 0.0).sum(4)
-    since = at[..., None] - own[:, :, None]
-    resets = torch.where(since > 0, torch.exp(-since.clamp(min=0) * rate), 0.0).sum(3)
-    return (drive * weight[:, None]).sum(3) - membrane.threshold * resets
-
-
-def hard_case(membrane, seed):
-    """Inputs that come at once, far apart or not at all, with weights from tiny to huge, of both signs."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape):
-        return torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-    times = membrane.tau_s * 10 ** (3 * draw(4, 5, 3) - 2)
-    times = torch.where(draw(times.shape) < 0.3, times.round(decimals=1), times)
-    times = torch.where(draw(times.shape) < 0.3, math.inf, times)
-    weight = (draw(6, 5) - 0.3) * 10 ** (3 * draw(6, 5) - 1.5)
-    return times, weight * membrane.threshold / membrane.peak()
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_spikes_are_where_the_potential_reaches_the_threshold_and_nowhere_else(path, membrane, seed):
-    times, weight = hard_case(membrane, seed)
-    own = layer_spikes(times, weight, membrane, 40)
-    fired = own.isfinite()
-    assert fired.any()
-    assert (own.diff(dim=2).nan_to_num(0) >= 0).all()
-    assert (fired[..., :-1] >= fired[..., 1:]).all()
-    scale = membrane.threshold * (1 + weight.abs().sum(1) / weight.abs().sum(1).mean())[:, None]
-    at = torch.where(fired, own, 0.0)
-    value = potential(times, weight, own, at, membrane)
-    assert ((value - membrane.threshold).abs() < 1e-9 * scale)[fired].all()
-    step = 1e-7 * membrane.tau_s
-    assert (potential(times, weight, own, at - step, membrane) < value)[fired].all()  # it rises
-    # Between the spikes, and before the last one that is looked for, it stays below.
-    last = torch.where(fired[..., -1], own[..., -1], 1e3 * membrane.tau_s)[..., None]
-    grid = membrane.tau_s * torch.logspace(-3, 2, 700, dtype=torch.float64).expand(*last.shape[:2], -1)
-    near = torch.cat([(own[..., None] + membrane.tau_s * torch.tensor([1e-4, 1e-2, 1e-1])).flatten(2), grid], dim=2)
-    near = torch.where(near < last, near, 0.0)
-    assert (potential(times, weight, own, near, membrane) < membrane.threshold + 1e-9 * scale).all()
 
 
 def test_both_paths_give_the_same(membrane, monkeypatch):

@@ -35,6 +35,23 @@ def test_silent_neurons_teach_their_inputs_nothing():
     assert neurons.weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("spikes", [1, 3])
+def test_an_empty_batch_gives_an_empty_output(path, spikes):
+    """Forwards and backwards, with every remedy for silence, as other layers of torch take it."""
+    encoder, readouts = LatencyEncoder(2.0, bias=0.0), (FirstSpike(), SpikeCount())
+    neurons = SpikingLinear(5, 3, spikes=spikes, lift=0.5, bump=0.5)
+    times = encoder(torch.rand(0, 4)).requires_grad_()
+    found = neurons(times)
+    assert found.shape == (0, 3, spikes)
+    for readout in readouts:
+        scores = readout(found)
+        assert scores.shape == (0, 3)
+        scores.sum().backward(retain_graph=True)
+    assert times.grad.shape == (0, 5, 1)
+    assert (neurons.weight.grad == 0).all()
+    assert neurons.potential(times, torch.zeros(2)).shape == (0, 3, 2)
+
+
 def test_later_input_spikes_have_no_effect_on_earlier_spikes():
     neurons = layer([[6.0, 1.0]], spikes=1)
     times = torch.tensor([[0.0, 3.0]], requires_grad=True)

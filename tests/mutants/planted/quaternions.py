@@ -73,6 +73,34 @@ MUTANTS = (
         LINEAR,
     ),
     Mutant(
+        "quaternion: the real matrix is held when memory is saved",
+        LAYERS + "real_product.py",
+        "    if not keep:",
+        "    if False:",
+        LINEAR,
+    ),
+    Mutant(
+        "quaternion: narrow layers save no memory",
+        LAYERS + "linear.py",
+        "(self.weight,), self.bias, keep=keep)",
+        "(self.weight,), self.bias)",
+        LINEAR,
+    ),
+    Mutant(
+        "quaternion: layers with two weights save no memory",
+        LAYERS + "linear.py",
+        "(self.weight, self.right_weight), self.bias, keep=keep)",
+        "(self.weight, self.right_weight), self.bias)",
+        LINEAR,
+    ),
+    Mutant(
+        "quaternion: the gradient of the matrix built anew is transposed",
+        LAYERS + "products.py",
+        "g.T @ x if wanted[1] else None",
+        "x.T @ g if wanted[1] else None",
+        LINEAR,
+    ),
+    Mutant(
         "quaternion: bfloat16 sums forget the turned output",
         LAYERS + "products.py",
         'first = -even - high if turned == "after" else even + high',
@@ -105,6 +133,20 @@ MUTANTS = (
         LAYERS + "conv.py",
         "list(dilation)",
         "[1] * len(dilation)",
+        CONV,
+    ),
+    Mutant(
+        "quaternion: few channels save no memory",
+        LAYERS + "conv.py",
+        "return plain_product(form, x, (self.weight,), self.bias, keep=keep)",
+        "return plain_product(form, x, (self.weight,), self.bias)",
+        CONV,
+    ),
+    Mutant(
+        "quaternion: gradients of grouped inputs stay in the order of the groups",
+        LAYERS + "conv.py",
+        "regroup(dx, self.groups, 4), dM",
+        "dx, dM",
         CONV,
     ),
     Mutant(
@@ -163,6 +205,13 @@ MUTANTS = (
         "quaternion: conversion skips silently", LAYERS + "conversion.py", "kept[name] = reason", "pass", CONVERSION
     ),
     Mutant(
+        "quaternion: conversion drops backward hooks",
+        LAYERS + "conversion.py",
+        'if name.endswith("_hooks")',
+        'if name in ("_forward_hooks", "_forward_pre_hooks")',
+        CONVERSION,
+    ),
+    Mutant(
         "quaternion: conversion forgets the dilation",
         LAYERS + "conversion.py",
         "dilation=m.dilation,",
@@ -191,6 +240,13 @@ MUTANTS = (
         LAYERS + "ghr.py",
         "for nu in _axes(q):",
         "for nu in _axes(q)[:1]:",
+        GHR,
+    ),
+    Mutant(
+        "quaternion: the naive product rule multiplies in the other order",
+        LAYERS + "ghr.py",
+        "+ hamilton(_value(f, q), naive(g, q))",
+        "+ hamilton(naive(g, q), _value(f, q))",
         GHR,
     ),
     Mutant(

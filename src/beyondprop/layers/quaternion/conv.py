@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
-from beyondprop.layers.quaternion.algebra import Side, check_quarters, real_matrix, real_matrix_two_sided
+from beyondprop.layers.quaternion.algebra import Side, check_quarters
 from beyondprop.layers.quaternion.initialisation import Criterion, quaternion_
 from beyondprop.layers.quaternion.linear import Sides, check_products, check_sides, check_width, unit_
-from beyondprop.layers.quaternion.products import PAIRS, TURN, by_matrix, by_sums, plain_product, product, wide_enough
+from beyondprop.layers.quaternion.products import PAIRS, TURN, by_matrix, by_sums, product, wide_enough
+from beyondprop.layers.quaternion.real_product import built, plain_product
 
 Size = int | Sequence[int]
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
@@ -45,30 +46,33 @@ class ConvolutionForm:
         self.side, self.groups, self.transposed = side, groups, transposed
         self.geometry = (list(stride), list(padding), list(dilation), transposed, list(output_padding))
 
-    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """See `Form`."""
-        if self.groups == 1:
-            matrix = real_matrix(weight.transpose(1, 2), self.side).transpose(0, 1)
-            if not self.transposed:
-                matrix = real_matrix(weight, self.side)
-            return torch.convolution(x, matrix, bias, *self.geometry, 1)
-        return self.grouped(x, self.matrices(weight), bias)
-
-    def matrices(self, weight: Tensor) -> Tensor:
-        """The real weight of each group, one after another, as a real convolution with groups takes them."""
+    def matrix(self, weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """See `Form`: those of all groups, one after another, as a real convolution with groups takes them."""
         found = []
-        for own in weight.chunk(self.groups, 1):
+        for own in zip(*(weight.chunk(self.groups, 1) for weight in weights), strict=True):
             if self.transposed:
-                found.append(real_matrix(own.transpose(1, 2), self.side).transpose(0, 1))
+                found.append(built([part.transpose(1, 2) for part in own], self.side, dtype).transpose(0, 1))
             else:
-                found.append(real_matrix(own, self.side))
-        return torch.cat(found, 0)
+                found.append(built(own, self.side, dtype))
+        return torch.cat(found, 0) if self.groups > 1 else found[0]
 
-    def grouped(self, x: Tensor, matrices: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve with real weights, group by group: of a group's four blocks, those of x do not lie together."""
-        y = torch.convolution(regroup(x, 4, self.groups), matrices, None, *self.geometry, self.groups)
+    def plain(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See `Form`; of a group's four blocks, those of x do not lie together."""
+        if self.groups == 1:
+            return torch.convolution(x, matrix, bias, *self.geometry, 1)
+        y = torch.convolution(regroup(x, 4, self.groups), matrix, None, *self.geometry, self.groups)
         y = regroup(y, self.groups, 4)
         return y if bias is None else y + _upright(bias, y)
+
+    def plain_gradients(
+        self, g: Tensor, x: Tensor, matrix: Tensor, wanted: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See `Form`."""
+        g, x = (regroup(part, 4, self.groups) for part in (g, x))
+        dx, dM, _ = torch.ops.aten.convolution_backward(
+            g, x, matrix, None, *self.geometry, self.groups, (*wanted, False)
+        )
+        return None if dx is None else regroup(dx, self.groups, 4), dM
 
     def spread(self, x: Tensor, turned: str = "") -> Tensor:
         """See `Form`: of the shape of x."""
@@ -245,7 +249,7 @@ class _QuaternionConvolution(nn.Module):
         if self.padding_mode != "zeros":
             x = F.pad(x, [size for size in reversed(padding) for _ in range(2)], mode=self.padding_mode)
             padding = (0,) * self.dims
-        side = "left" if self.right_weight is not None else cast(Side, self.side)
+        keep, side = not self.memory_saving, "left" if self.right_weight is not None else cast(Side, self.side)
         form = ConvolutionForm(
             side,
             stride=self.stride,
@@ -256,20 +260,11 @@ class _QuaternionConvolution(nn.Module):
             groups=self.groups,
         )
         if self.right_weight is not None:
-            return form.grouped(x, self._two_sided(self.weight, self.right_weight), self.bias)
+            return plain_product(form, x, (self.weight, self.right_weight), self.bias, keep=keep)
         width = min(self.in_channels, self.out_channels)
         if self.products == 8 or (self.products is None and wide_enough(width, x, 128, None)):
-            return product(x, self.weight, self.bias, form, keep=not self.memory_saving)
-        return plain_product(form, x, self.weight, self.bias)
-
-    def _two_sided(self, left: Tensor, right: Tensor) -> Tensor:
-        found = []
-        for pair in zip(left.chunk(self.groups, 1), right.chunk(self.groups, 1), strict=True):
-            if self.transposed:
-                found.append(real_matrix_two_sided(*(part.transpose(1, 2) for part in pair)).transpose(0, 1))
-            else:
-                found.append(real_matrix_two_sided(*pair))
-        return torch.cat(found, 0)
+            return product(x, self.weight, self.bias, form, keep=keep)
+        return plain_product(form, x, (self.weight,), self.bias, keep=keep)
 
     def extra_repr(self) -> str:
         """The sizes."""
@@ -305,7 +300,7 @@ class QuaternionConv2d(_QuaternionConvolution):
         bias: Whether there is one.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
         side: Where the weight stands.
-        memory_saving: As of `QuaternionLinear`.
+        memory_saving: As of `QuaternionLinear`; where `padding_mode` is not "zeros" the input that is held is padded.
         products: 8, or 16 by the real weight of all blocks, which is faster for few channels and in bfloat16. By
             default 8 from 128 channels on in float32.
 

@@ -111,8 +111,6 @@ def _inside(network: nn.Module, name: str, kind: type[nn.Module]) -> bool:
 
 def _converted(module: nn.Module, side: Sides) -> nn.Module | str:
     """The quaternion layer, or why there is none."""
-    if module._forward_pre_hooks or module._forward_hooks:
-        return "it has hooks, which would be lost"
     kind = type(module)
     found: nn.Module | str
     if kind is nn.Linear:
@@ -132,6 +130,8 @@ def _converted(module: nn.Module, side: Sides) -> nn.Module | str:
         return f"{kind.__name__} has no quaternion form here"
     if isinstance(found, str):
         return found
+    if any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks")):  # of every kind
+        return "it has hooks, which would be lost"
     first = next(module.parameters())
     found.requires_grad_(first.requires_grad)
     return found.to(device=first.device, dtype=first.dtype).train(module.training)

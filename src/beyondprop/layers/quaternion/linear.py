@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from beyondprop.errors import UserError
 from beyondprop.layers.quaternion.algebra import Side, check_quarters, real_matrix, real_matrix_two_sided
 from beyondprop.layers.quaternion.initialisation import Criterion, quaternion_
-from beyondprop.layers.quaternion.products import LinearForm, plain_product, product, wide_enough
+from beyondprop.layers.quaternion.products import LinearForm, product, wide_enough
+from beyondprop.layers.quaternion.real_product import plain_product
 
 Sides = Literal["left", "right", "both"]
 
@@ -56,8 +57,8 @@ class QuaternionLinear(nn.Module):
         out_features: Of an output.
         bias: Whether there is one.
         side: Where the weight stands.
-        memory_saving: Whether the backward pass of eight products computes the transformed input and weight anew, in
-            place of holding them from the forward pass: then nothing is held but the input and the weight.
+        memory_saving: Whether the backward pass computes anew what was made of input and weight, their transforms or
+            the real matrix, in place of holding it from the forward pass: then nothing is held but the two themselves.
         products: 8, or 16 by the real matrix, which is faster for narrow layers. By default 8 from a width of 512 on,
             of 2048 in bfloat16.
 
@@ -108,14 +109,14 @@ class QuaternionLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return shape (..., out_features) for x of shape (..., in_features)."""
         check_width(x, -1, self.in_features, "QuaternionLinear")
-        if self.right_weight is not None:
-            return F.linear(x, self.real_matrix(), self.bias)
-        form, rows = LinearForm(cast(Side, self.side)), x.reshape(math.prod(x.shape[:-1]), self.in_features)
+        rows, keep = x.reshape(math.prod(x.shape[:-1]), self.in_features), not self.memory_saving
         width = min(self.in_features, self.out_features)
-        if self.products == 8 or (self.products is None and wide_enough(width, x, 512, 2048)):
-            y = product(rows, self.weight, self.bias, form, keep=not self.memory_saving)
+        if self.right_weight is not None:
+            y = plain_product(LinearForm(), rows, (self.weight, self.right_weight), self.bias, keep=keep)
+        elif self.products == 8 or (self.products is None and wide_enough(width, x, 512, 2048)):
+            y = product(rows, self.weight, self.bias, LinearForm(cast(Side, self.side)), keep=keep)
         else:
-            y = plain_product(form, rows, self.weight, self.bias)
+            y = plain_product(LinearForm(cast(Side, self.side)), rows, (self.weight,), self.bias, keep=keep)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:

@@ -19,15 +19,17 @@ so that a training step takes 24 block products and six transforms; H x, H W and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from beyondprop.errors import UserError
-from beyondprop.layers.quaternion.algebra import Side, real_matrix
+from beyondprop.layers.quaternion.algebra import Side
+from beyondprop.layers.quaternion.real_product import Form, built, differentiable_gradients, lowered, plain_product
 
 # For each output component k, of which input j and weight m the product has the wrong sign.
 PAIRS: dict[Side, tuple[tuple[int, int], ...]] = {
@@ -36,46 +38,6 @@ PAIRS: dict[Side, tuple[tuple[int, int], ...]] = {
 }
 TURN = (-1, 1, 1, 1)  # s
 HADAMARD = ((1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))
-
-
-class Form(Protocol):
-    """How the blocks of a layer's tensors are transformed and multiplied; `spread` ones are as `multiply` takes them.
-
-    All but `plain` write in place and carry no graph.
-    """
-
-    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Multiply by the real matrix, of 16 blocks."""
-
-    def add_bias(self, y: Tensor, bias: Tensor) -> None:
-        """Add it to outputs."""
-
-    def bias_gradient(self, g: Tensor, bias: Tensor) -> Tensor:
-        """Sum over all that the bias was added to."""
-
-    def spread(self, x: Tensor, turned: str = "") -> Tensor:
-        """Transform inputs, or gradients of outputs."""
-
-    def gather(self, products: Tensor, turned: str = "") -> Tensor:
-        """Transform back to outputs, or gradients of inputs."""
-
-    def multiply(self, u: Tensor, v: Tensor) -> Tensor:
-        """Multiply block by block."""
-
-    def input_gradient(self, q: Tensor, v: Tensor, x: Tensor) -> Tensor:
-        """Transpose `multiply` in its first factor, which has the shape of x."""
-
-    def weight_gradient(self, q: Tensor, u: Tensor, weight: Tensor) -> Tensor:
-        """Transpose `multiply` in its second factor, which has the shape of the weight."""
-
-    def mend_output(self, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """y_k -= 2 s_k x_j W_m."""
-
-    def mend_input(self, dx: Tensor, g: Tensor, weight: Tensor) -> Tensor:
-        """dx_j -= 2 s_k G_k W_m."""
-
-    def mend_weight(self, dW: Tensor, g: Tensor, x: Tensor) -> Tensor:
-        """dW_m -= 2 s_k G_k x_j; dW may be of a higher precision."""
 
 
 @lru_cache
@@ -128,15 +90,25 @@ class LinearForm:
     """Products of a linear layer: x of shape (batch, 4 n), weight of shape (4, m, n).
 
     Args:
-        side: Where the weight stands.
+        side: Where the weight stands; nothing hangs on it where there are two.
     """
 
     def __init__(self, side: Side = "left") -> None:
         self.side = side
 
-    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def matrix(self, weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """See `Form`."""
-        return torch.nn.functional.linear(x, real_matrix(weight, self.side), bias)
+        return built(weights, self.side, dtype)
+
+    def plain(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See `Form`."""
+        return torch.nn.functional.linear(x, matrix, bias)
+
+    def plain_gradients(
+        self, g: Tensor, x: Tensor, matrix: Tensor, wanted: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See `Form`."""
+        return g @ matrix if wanted[0] else None, g.T @ x if wanted[1] else None
 
     def add_bias(self, y: Tensor, bias: Tensor) -> None:
         """See `Form`."""
@@ -238,7 +210,8 @@ class EightProducts(Function):
             return None, None, None, None, None
         form, (x, weight, bias, *kept) = ctx.form, ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *differentiable_gradients(form, x, weight, bias, g), None, None
+            dx, db, dW = differentiable_gradients(form, x, (weight,), bias, g)
+            return dx, dW, db, None, None
         q, dx, dW = form.spread(g, "before"), None, None
         u, v = kept or (None, None)
         if ctx.needs_input_grad[0]:
@@ -255,32 +228,16 @@ class EightProducts(Function):
     def jvp(ctx: Any, dx: Tensor | None, dW: Tensor | None, db: Tensor | None, *_: Any) -> tuple[Tensor, None, None]:
         """Push tangents forward: dW ⊗ x + W ⊗ dx + db."""
         x, weight = ctx.saved_tensors
-        found = plain_product(ctx.form, torch.zeros_like(x) if dx is None else dx, weight, db)
+        found = plain_product(ctx.form, torch.zeros_like(x) if dx is None else dx, (weight,), db)
         if dW is not None:
-            found = found + plain_product(ctx.form, x, dW, None)
+            found = found + plain_product(ctx.form, x, (dW,), None)
         return found, None, None
 
     @staticmethod
     def vmap(_info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Any, form: Form, _keep: bool) -> Any:
         """Multiply many at once."""
-        y = torch.vmap(lambda *given: plain_product(form, *given), in_dims[:3])(x, weight, bias)
+        y = torch.vmap(lambda x, w, b: plain_product(form, x, (w,), b), in_dims[:3])(x, weight, bias)
         return (y, y.new_empty(0), y.new_empty(0)), (0, None, None)
-
-
-def plain_product(form: Form, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply by the real matrix in the precision of x."""
-    x = lowered(x)
-    return form.plain(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-
-def differentiable_gradients(
-    form: Form, x: Tensor, weight: Tensor, bias: Tensor | None, g: Tensor
-) -> tuple[Tensor | None, ...]:
-    """The gradients of the products, with a graph of their own."""
-    given = (x, weight) if bias is None else (x, weight, bias)
-    pull_back = torch.func.vjp(lambda x, weight, bias=None: plain_product(form, x, weight, bias), *given)[1]
-    dx, dW, *db = pull_back(g)
-    return dx, dW, db[0] if db else None
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form, *, keep: bool = True) -> Tensor:
@@ -303,15 +260,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form, *, keep:
     raise UserError(f"x is {x.dtype} and the quaternion weights are {weight.dtype}: convert one of them")
 
 
-def lowered(x: Tensor) -> Tensor:
-    """In the precision of autocast, where it is on and lowers that of x."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(x.device.type))
-    return x
-
-
 def wide_enough(width: int, x: Tensor, long: int, short: int | None) -> bool:
-    """Whether eight products were measured to be faster than the real matrix, whose 16 make one call.
+    """Whether eight products are taken to be faster than the real matrix, whose 16 make one call.
 
     Args:
         width: The narrower side of the layer, in real numbers.

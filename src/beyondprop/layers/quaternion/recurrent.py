@@ -13,7 +13,7 @@ from beyondprop.errors import UserError
 from beyondprop.layers.quaternion.algebra import check_quarters
 from beyondprop.layers.quaternion.initialisation import quaternion_
 from beyondprop.layers.quaternion.linear import QuaternionLinear, Sides, check_width
-from beyondprop.layers.quaternion.products import lowered
+from beyondprop.layers.quaternion.real_product import lowered
 
 State = tuple[Tensor, ...]
 

@@ -40,7 +40,7 @@ class Events:
         finite = torch.isfinite(flat)
         counts = finite.sum(1)
         counts, order = counts.sort(descending=True)
-        longest = int(counts[0])
+        longest = int(counts[0]) if len(counts) else 0
         rows, columns = finite[order].nonzero(as_tuple=True)
         begins = counts.cumsum(0) - counts
         within = torch.arange(len(rows), device=flat.device) - begins[rows]

@@ -113,7 +113,7 @@ def silent_pull(errors: Tensor, silent: Tensor, options: Options) -> Tensor:
         options: `lift`, `bump` and `silence`.
     """
     often = silent.to(errors.dtype).mean(0) > options.silence
-    pull = options.lift * errors.clamp(min=0) + options.bump / len(errors) * often
+    pull = options.lift * errors.clamp(min=0) + options.bump / max(1, len(errors)) * often
     return torch.where(silent, pull, 0.0)
 
 
@@ -170,6 +170,8 @@ def go_back(
         weight: Added to, of the shape of `columns`, or None.
         arrivals: Filled, shape (events, samples), or None.
     """
+    if not len(events.order):  # an empty batch
+        return
     if (compiled := kernels(columns)) is None:
         times, slopes, intervals = (part.flatten(1) for part in saved)
         shares = couple(errors.flatten(1), times, slopes, membrane)

@@ -32,6 +32,7 @@ tables:  ## write the tables of README and documentation anew from result files 
 	$(PYTHON) benchmarks/local_report.py
 	$(PYTHON) benchmarks/perturbation_report.py
 	$(PYTHON) benchmarks/sparse_report.py tables
+	$(PYTHON) benchmarks/spiking_report.py tables
 
 kernels:  ## compile the kernels of sparse layers anew, after a change of them
 	$(PYTHON) src/beyondprop/layers/sparse/native/build.py
@@ -39,3 +40,4 @@ kernels:  ## compile the kernels of sparse layers anew, after a change of them
 pictures:  ## draw the pictures of documentation anew from result files
 	$(PYTHON) benchmarks/noprop_report.py pictures
 	$(PYTHON) benchmarks/sparse_report.py pictures
+	$(PYTHON) benchmarks/spiking_report.py pictures

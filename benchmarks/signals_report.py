@@ -139,12 +139,12 @@ def _step(line: dict[str, float], which: str) -> str:
     return f"at least {step:.3g}" if ends else f"{step:.3g}"
 
 
-def write(made: dict[str, str]) -> None:
+def write(made: dict[str, str], page: Path = PAGE) -> None:
     """Write tables anew, by the names that their markers carry."""
-    before = PAGE.read_text(encoding="utf-8")
+    before = page.read_text(encoding="utf-8")
     after = regenerate(before, made)
     if after != before:
-        write_file(PAGE, after.encode())
+        write_file(page, after.encode())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import beyondprop
+
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "beyondprop"
 MODULES = sorted(SOURCE.rglob("*.py"))
 MOST_LINES = 400
@@ -109,3 +111,8 @@ def test_no_two_modules_import_each_other():
 def test_no_module_is_long(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MOST_LINES, f"{dotted(path)} has {lines} lines: cut it where its second subject begins"
+
+
+@pytest.mark.parametrize("name", beyondprop.__all__)
+def test_every_public_name_is_where_it_is_said_to_be(name):
+    assert getattr(beyondprop, name) is not None

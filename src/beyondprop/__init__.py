@@ -90,7 +90,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AnalogMultiplexedGradientDescent": "rules.perturbation.analog",
-    "AsymmetricNetwork": "rules.relaxation.convergent",
+    "AsymmetricNetwork": "rules.relaxation.asymmetric",
     "BPC": "rules.signals.consequential",
     "Backprop": "rules.signals.backprop",
     "BackpropThroughSettling": "rules.relaxation.through_settling",

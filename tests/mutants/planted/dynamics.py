@@ -21,7 +21,7 @@ MUTANTS = (
     Mutant("simulation: noise of the variance's size", f"{HOME}/simulation.py", "noise * series.std(", "noise * series.var(", SIMULATION),
     Mutant("Chua: outer segments as the middle ones", f"{HOME}/systems.py", "(self.m1 - 1) * (np.abs", "0 * (np.abs", SIMULATION),
     Mutant("FitzHugh-Nagumo: the drive by sine", f"{HOME}/systems.py", "math.cos(w * t)", "math.sin(w * t)", SIMULATION),
-    Mutant("Lyapunov: growth is not averaged", f"{HOME}/lyapunov.py", "return grown / time", "return grown", SIMULATION),
+    Mutant("Lyapunov: growth is not averaged", f"{HOME}/lyapunov.py", "return grown / counted", "return grown", SIMULATION),
     Mutant("least squares: rows stay in the library", f"{HOME}/regression.py", "blocks - basis @ (basis.T @ blocks)", "blocks", INFERENCE),
     Mutant("sparse regression: never thresholds", f"{HOME}/regression.py", "np.abs(weights) >= threshold,", "np.abs(weights) >= 0,", INFERENCE),
     Mutant("smoothing: slopes by samples", f"{HOME}/smoothing.py", "delta=interval", "delta=1.0", INFERENCE),

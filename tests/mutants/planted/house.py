@@ -17,6 +17,7 @@ SIMILARITY = ("tests/measure/test_similarity.py",)
 STUDY = ("tests/test_study.py",)
 SOLVERS = ("tests/solvers",)
 CONTRACTS = ("tests/test_rule.py",)
+HOUSE = ("tests/test_house.py",)
 SOLVING = ("tests/training/test_training_solving.py",)
 CAFO = ("tests/rules/local/test_cascaded_forward.py",)
 FIELDS = ("tests/layers/test_locally_connected.py",)
@@ -41,6 +42,13 @@ BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 LOOP = ("tests/training/test_training_loop.py",)
 
 MUTANTS = (
+    Mutant(
+        "package: a name leads to another module",
+        "__init__.py",
+        '"AsymmetricNetwork": "rules.relaxation.asymmetric"',
+        '"AsymmetricNetwork": "rules.relaxation.convergent"',
+        HOUSE,
+    ),
     Mutant(
         "student-teacher: NaN where there is no update",
         "recipes/student_teacher.py",

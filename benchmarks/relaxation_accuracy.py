@@ -60,7 +60,7 @@ class Race:
 
 
 RACES = (
-    Race(relaxation_step.TASKS[0], 12, 4, 0.97, 50, 10_000, tune_both=True),
+    Race(relaxation_step.TASKS[0], 12, 4, 0.97, 50, 3000, tune_both=True),
     Race(relaxation_step.TASKS[1], 8, 3, 0.95, 20, 2000, tune_both=False),
 )
 
@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None, races: tuple[Race, ...] = RACES, im
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="of the processor (default 1)")
     parser.add_argument("--laborieux", type=Path, help=f"a checkout of {relaxation_laborieux.PEER}")
-    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3], help="of Adam")
+    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3], help="of Adam")
     parser.add_argument("--only", help="a word of the networks that are trained")
     parser.add_argument("--out", type=Path, default=OUT, help="the result file")
     options = parser.parse_args(arguments)

@@ -13,7 +13,9 @@ counts.
 A ResNet-18 for images of CIFAR's size, 95 % of its inner convolutions gone, does a whole step (forward, backward, SGD
 with momentum), with the layers that `sparsify`, and the authors' own function, find faster than dense ones.
 
-Ceilings are measured beside: multiplications of large dense matrices, and copying. Memory is the most bytes of all
+Ceilings are measured beside: multiplications of large dense matrices, and copying. The gradients of the input and of
+the weights are also timed one without the other, and a step of the layer with no weight left, which is what moving
+activations into the kernels' order and back costs, and calls. Memory is the most bytes of all
 tensors that are alive at any one time of a step, and what the kernels keep for themselves.
 
 `peers/sparse_layers.py` says what stands beside and how it is installed; what is not installed has no rows.
@@ -68,8 +70,8 @@ TASKS = (
 class Pass:
     """Forward and backward of one layer, apart: each backward goes through the graph of the forward before it."""
 
-    def __init__(self, layer: nn.Module, x: Tensor, gradient: Tensor) -> None:
-        self.layer, self.x, self.gradient = layer, x.clone().requires_grad_(), gradient
+    def __init__(self, layer: nn.Module, x: Tensor, gradient: Tensor, *, wants_input: bool = True) -> None:
+        self.layer, self.x, self.gradient = layer, x.clone().requires_grad_(wants_input), gradient
 
     def forward(self) -> Tensor:
         """Call the layer."""
@@ -128,16 +130,38 @@ def layer_rows(task: Task, sparsity: float, rounds: int) -> Iterator[Row]:
         yield compare(case, "forward_ms", mine[0], peer, theirs[0], less_is_better=True)
         yield compare(case, "backward_ms", mine[1], peer, theirs[1], less_is_better=True)
         yield compare(case, "step_ms", sum(mine), peer, sum(theirs), less_is_better=True)
-    yield from efficiency_rows(case, ours, x, gradient, mine)
+    alone, empty = kernel_times(ours, x, gradient, rounds)
+    yield from efficiency_rows(case, ours, x, gradient, {"forward": mine[0], "backward": mine[1], **alone})
+    yield compare(case, "empty_step_ms", empty, "with its weights", sum(mine), less_is_better=True)
 
 
-def efficiency_rows(case: str, layer: SparseLayer, x: Tensor, out: Tensor, ms: tuple[float, float]) -> Iterator[Row]:
-    """What the kernels reach of what the machine does at best: multiplying dense matrices, and copying."""
+def kernel_times(layer: SparseLayer, x: Tensor, gradient: Tensor, rounds: int) -> tuple[dict[str, float], float]:
+    """Milliseconds of both gradients, each without the other; and of a step of the layer without any weight."""
+    frozen, empty = copy.deepcopy(layer).requires_grad_(requires_grad=False), copy.deepcopy(layer)
+    empty.change_mask(torch.zeros_like(layer.mask))
+    passes = {
+        "input_gradient": Pass(frozen, x, gradient),
+        "weight_gradient": Pass(layer, x, gradient, wants_input=False),
+        "empty": Pass(empty, x, gradient),
+    }
+    steps = {(name, way): getattr(one, way) for name, one in passes.items() for way in ("forward", "backward")}
+    spent = interleave({" ".join(key): step for key, step in steps.items()}, rounds, 2, CPU)
+    medians = {key: 1e3 * spread(spent[" ".join(key)])[1] for key in steps}
+    alone = {name: medians[name, "backward"] for name in ("input_gradient", "weight_gradient")}
+    return alone, medians["empty", "forward"] + medians["empty", "backward"]
+
+
+def efficiency_rows(case: str, layer: SparseLayer, x: Tensor, out: Tensor, ms: Mapping[str, float]) -> Iterator[Row]:
+    """What the kernels reach of what the machine does at best: multiplying dense matrices, and copying.
+
+    Compulsory traffic is that of inputs and outputs, read or written once; weights and their places come on top.
+    """
     places = out.numel() // layer.conv.rows  # outputs that each weight takes part in, of all samples
     operations = 2 * layer.weight.numel() * places
-    moved = 4 * (x.numel() + out.numel())  # forward reads the one and writes the other; backward twice as much
+    moved = 4 * (x.numel() + out.numel())  # each kernel reads one of these or both, and writes at most the other
     fma, copied = ceilings()
-    for way, seconds, times in (("forward", ms[0] / 1e3, 1), ("backward", ms[1] / 1e3, 2)):
+    for way, taken in ms.items():
+        times, seconds = 1 + (way == "backward"), taken / 1e3
         rate = times * operations / seconds / 1e9
         yield compare(case, f"{way}_gflops", rate, "dense product", fma, less_is_better=False)
         rate = times * moved / seconds / 1e9

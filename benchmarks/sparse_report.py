@@ -23,6 +23,8 @@ from noprop_report import PICTURES, svg
 from signals_report import RESULTS, ROOT, write
 
 PEERS = ("dense", "sparseprop", "torch CSR")
+CEILINGS = ("dense product", "copy", "with its weights")
+KERNELS = ("forward", "input_gradient", "weight_gradient")
 CASE = re.compile(r"(.*), (\d+)% gone, (\d+) threads?")
 RUNS = {"pruned little by little": "mnist-95", "sparse from scratch, exchanged": "mnist-95-scratch"}
 
@@ -43,10 +45,10 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
 
 
 def layer_table(rows: list[dict[str, Any]]) -> str:
-    """One line a layer, sparsity and threads: milliseconds, ratios forward and backward, share of the peak."""
+    """One line a layer, sparsity and threads: milliseconds, ratios forward and backward, shares of the ceilings."""
     found: dict[tuple[str, int, int], dict[tuple[str, str], dict[str, Any]]] = {}
     for row in rows:
-        if "layer" in row and row["peer"] in (*PEERS, "dense product") and "ResNet" not in row["layer"]:
+        if "layer" in row and row["peer"] in (*PEERS, *CEILINGS) and "ResNet" not in row["layer"]:
             key = (row["layer"], row["threads"], row["gone"])
             found.setdefault(key, {})[row["peer"], row["metric"]] = row
     heads = [
@@ -56,7 +58,9 @@ def layer_table(rows: list[dict[str, Any]]) -> str:
         "Forward, ms",
         "Backward, ms",
         *(f"Beside {peer}" for peer in PEERS),
-        "Of the peak",
+        "Of the FMA peak",
+        "Of copying",
+        "Without weights",
     ]
     cells = []
     for (layer, threads, gone), line in found.items():
@@ -71,8 +75,12 @@ def layer_table(rows: list[dict[str, Any]]) -> str:
             )
             for peer in PEERS
         ]
-        share = line["dense product", "forward_gflops"]["ratio"]
-        cells.append((layer, str(threads), f"{gone} %", *ms, *ratios, f"{share:.2f}"))
+        shares = [
+            " / ".join(f"{line[peer, f'{kernel}_{unit}']['ratio']:.2f}" for kernel in KERNELS)
+            for peer, unit in (("dense product", "gflops"), ("copy", "compulsory_gb_per_s"))
+        ]
+        empty = 1 / line["with its weights", "empty_step_ms"]["ratio"]
+        cells.append((layer, str(threads), f"{gone} %", *ms, *ratios, *shares, f"{empty:.2f}"))
     return markdown_table(heads, cells, left=heads[:1])
 
 

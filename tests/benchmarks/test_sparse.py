@@ -12,6 +12,7 @@ from beyondprop.layers.sparse import instruction_set
 from beyondprop.layers.sparse.pruning import sparse_form
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+WAYS = ("forward", "backward", "input_gradient", "weight_gradient")
 pytestmark = pytest.mark.skipif(instruction_set() is None, reason="the kernels were not built")
 
 
@@ -29,12 +30,35 @@ def test_a_layer_is_compared_in_both_directions(sparse):
     rows = list(sparse.layer_rows(task, 0.5, 2))
     assert {(row.peer, row.metric) for row in rows} == {
         *(("dense", f"{way}_ms") for way in ("forward", "backward", "step")),
-        *(("dense product", f"{way}_gflops") for way in ("forward", "backward")),
-        *(("copy", f"{way}_compulsory_gb_per_s") for way in ("forward", "backward")),
+        *(("dense product", f"{way}_gflops") for way in WAYS),
+        *(("copy", f"{way}_compulsory_gb_per_s") for way in WAYS),
+        ("with its weights", "empty_step_ms"),
     }
     assert all(row.case == f"conv, 50% gone, {torch.get_num_threads()} thread" or "threads" in row.case for row in rows)
     step = {row.metric: row for row in rows if row.peer == "dense"}
     assert step["step_ms"].ours == pytest.approx(step["forward_ms"].ours + step["backward_ms"].ours)
+
+
+def test_both_gradients_are_timed_apart(sparse, monkeypatch):
+    ours = sparse_form(nn.Linear(6, 4))
+    ours.kernels_from = 0.0
+    x, gradient = torch.randn(3, 6), torch.randn(3, 4)
+    seen = {}
+    backward = sparse.Pass.backward
+
+    def noted(self):
+        backward(self)
+        weights = self.layer.weight
+        seen[weights.numel(), self.x.grad is not None, weights.grad is not None] = True
+
+    monkeypatch.setattr(sparse.Pass, "backward", noted)
+    alone, empty = sparse.kernel_times(ours, x, gradient, 2)
+    assert set(alone) == {"input_gradient", "weight_gradient"}
+    assert set(seen) == {(24, True, False), (24, False, True), (0, True, True)}
+    assert empty > 0
+    rows = list(sparse.efficiency_rows("case", ours, x, gradient, {"forward": 1.0, "backward": 2.0}))
+    assert rows[0].ours == rows[2].ours == pytest.approx(2 * 24 * 3 / 1e-3 / 1e9)
+    assert rows[1].ours == rows[3].ours == pytest.approx(4 * (18 + 12) / 1e-3 / 1e9)
 
 
 def test_nothing_is_timed_that_is_not_equal(sparse):

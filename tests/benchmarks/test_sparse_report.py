@@ -24,9 +24,13 @@ def rows(case, **times):
         for way, ours, theirs in zip(("forward", "backward", "step"), (2.0, 4.0, 6.0), (*pair, sum(pair)), strict=True):
             found = {"case": case, "metric": f"{way}_ms", "ours": ours, "peer": peer, "peer_value": theirs}
             made.append({**found, "ratio": theirs / ours})
-    made.append(
-        {"case": case, "metric": "forward_gflops", "ours": 5, "peer": "dense product", "peer_value": 10, "ratio": 0.5}
-    )
+    for number, kernel in enumerate(("forward", "input_gradient", "weight_gradient")):
+        for unit, peer, base in (("gflops", "dense product", 0.5), ("compulsory_gb_per_s", "copy", 0.2)):
+            ratio = base + number / 10
+            found = {"case": case, "metric": f"{kernel}_{unit}", "ours": 10 * ratio, "peer": peer, "peer_value": 10}
+            made.append({**found, "ratio": ratio})
+    empty = {"case": case, "metric": "empty_step_ms", "ours": 1.5, "peer": "with its weights", "peer_value": 6.0}
+    made.append({**empty, "ratio": 4.0})
     return made
 
 
@@ -42,7 +46,8 @@ def results(tmp_path):
 def test_a_line_of_a_layer_has_both_directions(report, results):
     made = report.tables(results)
     assert made["sparse-layers"].splitlines()[2:] == [
-        "| linear 4 to 4, batch 8 | 1 | 90 % | 2 | 4 | 2.00 / 1.00 | 3.00 / 3.00 |  | 0.50 |"
+        "| linear 4 to 4, batch 8 | 1 | 90 % | 2 | 4 | 2.00 / 1.00 | 3.00 / 3.00 |  "
+        "| 0.50 / 0.60 / 0.70 | 0.20 / 0.30 / 0.40 | 0.25 |"
     ]
     assert made["sparse-networks"].splitlines()[2:] == [
         "| ResNet-18, 95% gone, 1 thread | step ms | 1 | dense | 3 | 3.00 |"

@@ -97,7 +97,10 @@ def test_csv_is_read_by_sequence_and_its_marks_are_named(tmp_path):
         ("time,kind\n1,2\n", "no column 'mark'"),
         ("time,mark\nsoon,2\n", "line 2: 'soon' is no time"),
         ("time,mark\n1,2\nnan,2\n", "line 3: the time is nan"),
-        ("time,mark\n1\n", "no event with a mark"),
+        ("time,mark\n1,\n", "no event with a mark"),
+        ("time,mark\n1,2\n2\n", "line 3: has fewer fields than the first line"),
+        ("time,mark\n1,2\n2,3,4\n", "line 3: has more fields than the first line"),
+        ("sequence,time,mark\na,1,2\n,2,3\n", "line 3: names no 'sequence'"),
         ("time,mark\n", "holds no event"),
         ("", "no column 'time'"),
         (
@@ -123,6 +126,8 @@ def test_columns_have_any_names_and_words_are_trimmed(tmp_path):
     events = read_events(path, columns=("user", "when", "what"))
     assert events.offsets.tolist() == [0, 2, 4]
     assert events.labels == ("9", "10", "b", "nan")
+    with pytest.raises(DataError, match=r"no column 'User' .*'user', 'when', 'what'.*--columns"):
+        read_csv(path, columns=("User", "when", "what"))  # not all of them one sequence
 
 
 def test_unknown_marks_and_unreadable_files_are_refused(tmp_path):

@@ -13,7 +13,7 @@ from beyondprop.dynamics.checked import checked_series
 from beyondprop.dynamics.closed_forms import closed_forms
 from beyondprop.dynamics.lyapunov import largest_exponent
 from beyondprop.dynamics.regression import cubics
-from beyondprop.dynamics.scores import edge_auc, weight_rmse
+from beyondprop.dynamics.scores import edge_auc, valid_steps, weight_rmse
 from beyondprop.dynamics.simulation import observe, random_weights, simulate
 from beyondprop.dynamics.systems import FitzHughNagumo, Lorenz
 from beyondprop.errors import NonFiniteError, UserError
@@ -56,7 +56,9 @@ def test_an_appraisal_sets_free_runs_beside_closed_forms(whole, inference):
     assert found.truth.shape == found.runs[OWN].shape == (5, 81, 4, 3)
     np.testing.assert_array_equal(found.truth[:, 0], whole[500:][[0, 29, 59, 89, 119]])
     np.testing.assert_allclose(found.runs[OWN][:, 0], found.truth[:, 0], rtol=1e-6)
-    assert found.valid_time[OWN] > 0.6
+    assert 0.6 < found.valid_time[OWN] <= 0.8
+    assert found.lasted[OWN] == np.mean(valid_steps(found.runs[OWN], found.truth, whole[500:].std((0, 1))) > 80)
+    assert found.valid_time["least_squares"] == pytest.approx(0.8) or found.lasted["least_squares"] < 1
     assert weight_rmse(found.forms["least_squares"].weights, WEIGHTS) < 0.1
     # the threshold goes by the weights that were found, and with a large one nothing is left
     assert edge_auc(np.abs(found.forms["sparse_regression"].weights), WEIGHTS) > 0.8
@@ -124,7 +126,7 @@ def test_a_series_is_checked_in_one_line(one_line):
         (good > 0, UserError, "bool"),
         ([[1, 2], [3]], UserError, "array of numbers"),
         (np.ma.masked_greater(good, 2), NonFiniteError, "masked"),
-        (np.where(good > 2, np.inf, good), NonFiniteError, "infinity"),
+        (np.where(np.arange(60)[:, None, None] == 7, np.inf, good), NonFiniteError, "sample 7, node 0, component 0"),
     ):
         with one_line(kind, text):
             checked_series(bad)
@@ -163,6 +165,21 @@ def test_closed_forms_and_simulations_are_checked_as_the_inference_is(one_line):
         *(closed_forms(good, 0.1, coupled=c)["least_squares"].weights for c in (1, np.array([1])))
     )
     assert NetworkInference(3, 2, coupled=np.int64(1)).coupled == (1,)
+
+
+def test_what_was_saved_knows_its_clock(inference, one_line):
+    saved = inference.state_dict()
+    with one_line(UserError, "interval=0.01, period=0: give NetworkInference the same"):
+        NetworkInference(4, 3, interval=1.0, hidden=8).load_state_dict(saved)
+    del saved["clock"]  # older ones had none
+    NetworkInference(4, 3, interval=0.01, hidden=8).load_state_dict(saved)
+
+
+def test_a_fit_tells_its_passes(whole):
+    seen = []
+    made = NetworkInference(4, 3, interval=0.01, hidden=4, windows=8, rounds=1, sweeps=50)
+    made.fit(whole[:100], watch=seen.append)
+    assert tuple(seen) == made.passes
 
 
 def test_an_appraisal_is_checked(whole, inference, one_line):

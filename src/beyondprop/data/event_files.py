@@ -56,8 +56,8 @@ def read_csv(
 
     Args:
         path: The file; `.gz` is unpacked.
-        columns: Names of the columns for sequence, time and mark. A file without the first is one sequence. A line
-            without a mark says that its sequence was observed until this time.
+        columns: Names of the columns for sequence, time and mark. A file without a column `sequence` is one sequence;
+            any other name must be there. A line with an empty mark says that its sequence was observed until then.
         labels: Names of the marks, in the order of their numbers; by default those in the file, sorted, as numbers
             where all are. Give a test file the training file's.
 
@@ -72,22 +72,28 @@ def read_csv(
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); give a CSV file in UTF-8") from error
     names = reader.fieldnames or []
-    for wanted in (time, mark):
+    for wanted in (time, mark) if sequence == COLUMNS[0] else (sequence, time, mark):  # a name that was given is meant
         if wanted not in names:
-            raise DataError(f"{path}: has no column {wanted!r} (its first line names {', '.join(names) or 'none'})")
+            there = ", ".join(map(repr, names)) or "none"
+            raise DataError(
+                f"{path}: has no column {wanted!r} (its first line names {there}); say by `columns` (--columns) what "
+                "sequence, time and mark are called"
+            )
     events: dict[str, list[tuple[float, str]]] = {}
     for row in _rows(reader, path):
         place = f"{path}, line {reader.line_num}"
+        if sequence in row and not row[sequence].strip():
+            raise DataError(f"{place}: names no {sequence!r}")
         try:
             when = float(row[time])
-        except (TypeError, ValueError):
+        except ValueError:
             raise DataError(f"{place}: {row[time]!r} is no time; give a number") from None
         if not math.isfinite(when):
             raise DataError(f"{place}: the time is {when}; give a finite number")
         own = events.setdefault((row.get(sequence) or "").strip(), [])
         if own:
             _refuse_disorder(own[-1], when, place, sequence, row.get(sequence))
-        own.append((when, (row[mark] or "").strip()))
+        own.append((when, row[mark].strip()))
     if not events:
         raise DataError(f"{path}: holds no event below its first line")
     found = sorted({name for rows in events.values() for _, name in rows if name}, key=_as_number)
@@ -109,11 +115,14 @@ def read_csv(
 
 
 def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, str]]:
-    """The rows; what is no CSV is refused, and its place told."""
+    """The rows; what is no CSV, or has not a field for every column, is refused, and its place told."""
     line = 1
     try:
         for row in reader:
             line = reader.line_num
+            if None in row or None in row.values():
+                many = "more" if None in row else "fewer"
+                raise DataError(f"{path}, line {line}: has {many} fields than the first line")
             yield row
     except csv.Error as error:
         raise DataError(f"{path}: below line {line} is no CSV ({error}); is a quote never closed?") from error

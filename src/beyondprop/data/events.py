@@ -149,7 +149,7 @@ class EventSequences:
             number = int(np.searchsorted(self.offsets, event, "right")) - 1
             raise DataError(
                 f"{self.name}: sequence {number} has two events at time {self.times[event]:g}, which has no density; "
-                "name the tick of the clock as the resolution"
+                "name the tick of the clock as the resolution (--resolution)"
             )
         inputs, outputs = (torch.from_numpy(part).float() for part in (x, y))
         return EventSet(inputs, outputs, self.classes, self.name, None)

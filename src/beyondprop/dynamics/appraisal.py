@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from beyondprop.checks import check_whole
 from beyondprop.dynamics.checked import checked_series
 from beyondprop.dynamics.closed_forms import ClosedForm, closed_forms
-from beyondprop.dynamics.comparison import free_run, valid_time
+from beyondprop.dynamics.comparison import free_run
 from beyondprop.dynamics.inference import NetworkInference
 from beyondprop.dynamics.regression import Library, polynomials
+from beyondprop.dynamics.scores import valid_steps
 from beyondprop.errors import UserError
 
 Array = NDArray[np.float64]
 OWN = "inference"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Appraisal:
     """What `appraise` has found.
 
@@ -28,14 +29,17 @@ class Appraisal:
         forms: The closed forms, by name: their `weights` stand beside the inferred ones.
         truth: The held-out series from each start, shape (starts, horizon + 1, nodes, components).
         runs: Free runs from its first samples, by name, all of that shape; the inferred network's is `"inference"`.
-        valid_time: How long each stays with the series, on average, in units of time: until it is off by 0.4 of the
-            states' deviation, or at most the horizon.
+        valid_time: How long each stays with the series, on average, in units of time (not samples): until it is off by
+            0.4 of the states' deviation, root mean square, or to the horizon.
+        lasted: The share of its runs that were still valid at the horizon. Where it is not small, a longer horizon
+            may tell methods apart that this one does not.
     """
 
     forms: dict[str, ClosedForm]
     truth: Array
     runs: dict[str, Array]
     valid_time: dict[str, float]
+    lasted: dict[str, float]
 
 
 def appraise(
@@ -59,7 +63,7 @@ def appraise(
         series: Shape (time, nodes, components): the closed forms are fitted to it.
         held_out: Samples that follow it, or another series of the same network, of the same shape.
         starts: Free runs, at most.
-        horizon: Steps of each; by default a quarter of the held-out series.
+        horizon: Steps of each; by default half of the held-out series. Starts are spread over the rest of it.
         begin: Of a driven system: the number of the held-out series' first sample, counted as in the fit.
         library: Of the closed forms: `polynomials`, `cubics`, or one of your own.
         threshold: Of sparse regression: smaller weights are set to zero; by default a third of what inferred
@@ -71,7 +75,7 @@ def appraise(
     check_whole(1, starts=starts)
     size: dict[str, Any] = {"nodes": inference.nodes, "components": inference.components}
     given, other = checked_series(series, **size), checked_series(held_out, **size)
-    horizon = max(1, len(other) // 4) if horizon is None else horizon
+    horizon = max(1, len(other) // 2) if horizon is None else horizon
     check_whole(1, horizon=horizon)
     if len(other) < horizon + 1:
         raise UserError(f"the held-out series has {len(other)} samples: a horizon of {horizon} needs {horizon + 1}")
@@ -91,5 +95,6 @@ def appraise(
     for name, form in forms.items():
         runs[name] = free_run(form.slope, truth[:, 0], horizon, inference.interval, begin=when, substeps=1)
     scale = other.std((0, 1))
-    times = {name: valid_time(run, truth, scale, inference.interval) for name, run in runs.items()}
-    return Appraisal(forms, truth, runs, times)
+    steps = {name: valid_steps(run, truth, scale) for name, run in runs.items()}
+    times = {name: float(np.minimum(valid, horizon).mean() * inference.interval) for name, valid in steps.items()}
+    return Appraisal(forms, truth, runs, times, {name: float((v > horizon).mean()) for name, v in steps.items()})

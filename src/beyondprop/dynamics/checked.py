@@ -36,7 +36,9 @@ def checked_series(
         kind = type(series).__name__ if found.dtype == object or found.dtype.kind in "US" else found.dtype
         raise UserError(f"a series must be an array of real numbers, not {kind} (load it first)")
     if np.ma.is_masked(series):
-        raise NonFiniteError("the series has masked samples: leave them out, or fill them in")
+        raise NonFiniteError(
+            "the series has masked samples: fill them in, or give the pieces between as several series"
+        )
     wanted = "(time, " + ("nodes, " if nodes is None else f"{nodes} nodes, ")
     wanted += "components)" if components is None else f"{components} components)"
     fits = found.ndim in ((3, 4) if several else (3,)) and found.size > 0
@@ -44,7 +46,11 @@ def checked_series(
         more = f", or {wanted.replace('(', '(series, ')}" if several else ""
         raise UserError(f"a series must have shape {wanted}{more}; got {found.shape}")
     if not np.isfinite(found).all():
-        raise NonFiniteError("the series holds NaN or infinity: leave these samples out, or fill them in")
+        place = np.unravel_index(int(np.argmin(np.isfinite(found))), found.shape)[-3:]
+        raise NonFiniteError(
+            "the series holds NaN or infinity, first at sample {}, node {}, component {}: fill it in, or give the "
+            "pieces between as several series of one length".format(*map(int, place))
+        )
     return np.ascontiguousarray(found, np.float64)
 
 

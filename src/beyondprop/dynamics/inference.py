@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -85,6 +85,7 @@ class NetworkInference(Solver):
     edges: Tensor
     length: Tensor
     lost: Tensor
+    clock: Tensor
 
     def __init__(
         self,
@@ -128,6 +129,7 @@ class NetworkInference(Solver):
         self.register_buffer("edges", torch.zeros(2))
         self.register_buffer("lost", torch.tensor(False))
         self.register_buffer("length", torch.tensor(windows[0]))
+        self.register_buffer("clock", torch.tensor([interval, period], dtype=torch.float64))
         self._given: list[Tensor] = []
 
     @classmethod
@@ -142,7 +144,14 @@ class NetworkInference(Solver):
         del classes, options
         raise UnsupportedNetworkError(str(cls.supports_classifier(network, example)))
 
-    def fit(self, x: Any, y: Tensor | None = None, *, batch_size: int = 1000) -> Self:
+    def fit(
+        self,
+        x: Any,
+        y: Tensor | None = None,
+        *,
+        batch_size: int = 1000,
+        watch: Callable[[str], object] = lambda _part: None,
+    ) -> Self:
         """Infer from a series, or from several of one length.
 
         Args:
@@ -150,6 +159,7 @@ class NetworkInference(Solver):
                 (series, time, nodes, components).
             y: Not used.
             batch_size: Not used.
+            watch: Called with the name of each of `passes` before it, such as `print`: fits take minutes.
 
         Raises:
             UserError: The shape is another one, the series is shorter than the longest window, a node does not move,
@@ -163,7 +173,10 @@ class NetworkInference(Solver):
             raise UserError("a component moves by too little beside its mean for single precision: subtract the mean")
         series = torch.from_numpy(given).to(self.weights)
         series = series[None] if series.ndim == 3 else series
-        return self.fit_batches([(series[:, :-1], series[:, 1:])])
+        for part in self.passes:
+            watch(part)
+            self.run_pass(part, [(series[:, :-1], series[:, 1:])])
+        return self
 
     def begin(self, part: str) -> None:
         """Forget what an unfinished pass has read."""
@@ -356,7 +369,13 @@ class NetworkInference(Solver):
         return torch.stack((phase.cos(), phase.sin()), dim=2).to(self.weights)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """The states that are explained have the length of the series, which only the fit knows."""
+        """The states that are explained have the length of the series, which only the fit knows; times must agree."""
+        clock = state_dict.setdefault(f"{prefix}clock", self.clock)
+        if not torch.allclose(clock.double(), self.clock.double(), rtol=1e-6, atol=0):
+            interval, period = clock.tolist()
+            raise UserError(
+                f"this was inferred with interval={interval:g}, period={period:g}: give NetworkInference the same"
+            )
         saved = state_dict.get(f"{prefix}states")
         if isinstance(saved, Tensor) and saved.shape[2:] == self.states.shape[2:]:
             self.states = self.states.new_zeros(saved.shape)

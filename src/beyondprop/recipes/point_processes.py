@@ -29,7 +29,7 @@ class EventSettings(SolverSettings):
     file: str = ""
     """CSV with columns sequence, time and mark, or npz with times, marks and offsets; of events `file`."""
     columns: tuple[str, ...] = ("sequence", "time", "mark")
-    """What a CSV file calls these three. A file without the first is one sequence."""
+    """What a CSV file calls these three. A file without a column sequence is one sequence."""
     share: float = 0.8
     """Of a file's sequences that are trained on, the first ones; of a single sequence, of its events."""
     resolution: float = 0.0

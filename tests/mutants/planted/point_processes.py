@@ -44,6 +44,8 @@ MUTANTS = (
     Mutant("events: the first gap of a sequence reaches into the one before", "data/events.py", "gaps[begins[sizes > 0]] = 0.0", "pass", EVENTS),
     Mutant("events: the end is left out", "data/events.py", "sizes - first + survives", "sizes - first", EVENTS),
     Mutant("events: ends are sorted away", "data/event_files.py", "ends.append(rows[-1][0])", "ends.append(seen[-1][0])", EVENTS),
+    Mutant("events: a misspelt column makes one sequence of all", "data/event_files.py", "if sequence == COLUMNS[0] else (sequence, time, mark)", "if sequence else (sequence, time, mark)", EVENTS),
+    Mutant("events: a line with a field too few ends its sequence", "data/event_files.py", "if None in row or None in row.values():", "if None in row:", EVENTS),
     Mutant("events: a quote that is never closed swallows lines", "data/event_files.py", 'newline=""), strict=True)', 'newline=""))', EVENTS),
     Mutant("events: the sequence of equal times is not told", "data/events.py", 'number = int(np.searchsorted(self.offsets, event, "right")) - 1', "number = -1", EVENTS),
     Mutant("events: times the clock made are numbers", "data/events.py", 'if found.dtype.kind not in "fiu":', "if False:", EVENTS),

@@ -27,8 +27,8 @@ class SparseLayer(nn.Module):
             `state_dict` holds the pattern, and loading one brings its pattern along, whatever the layer had before.
         bias: Shape (outputs,), or None.
         kernels_from: Sparsity from which the kernels are used; below it a dense product with zeros is done. Which is
-            faster depends on the shape: `benchmarks/results/sparse.json` has break-even between 50 % (convolutions),
-            60 % (large linear layers) and 95 % (small ones), and `sparsify` measures it.
+            faster depends on the shape and the machine: `benchmarks/results/sparse.json` has break-even below 50 %
+            (convolutions, large linear layers) and up to 80 % (small ones), and `sparsify` measures it.
         keeps_dense_gradient: Whether a backward pass adds the gradient of all weights, the missing ones too, to
             `dense_gradient`: what growth by gradient looks at. It costs what a dense layer's does.
         batch_last: Whether the output is laid out with samples innermost in memory. Its shape is the same; the next

@@ -62,9 +62,10 @@ class Sparsified:
         if not self.layers:
             return "\n".join(left or ["no layer is sparse enough to be timed"])
         wide = max(len("layer"), *(len(one.name) for one in self.layers))
+        ways = "  ".join(3 * [f"{'forward':>9} {'backward':>9}"])
         lines = [
-            "milliseconds, forward and backward",
-            f"{'layer':{wide}}  sparsity  {'plain':>19}  {'dense, zeros kept':>19}  {'sparse':>19}  kept",
+            f"{'':{wide}}            {'plain, ms':>19}  {'dense, zeros kept, ms':>19}  {'sparse, ms':>19}",
+            f"{'layer':{wide}}  sparsity  {ways}  kept",
         ]
         for one in self.layers:
             times = "  ".join(f"{f:9.3f} {b:9.3f}" for f, b in (one.plain_ms, one.dense_ms, one.sparse_ms))

@@ -8,7 +8,6 @@ can tell when it is out of date.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Callable
@@ -17,10 +16,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from _report import write_asked
 from beyondprop.report.markdown import markdown_table
-from beyondprop.training.atomic import write_file
-from noprop_report import PICTURES, svg
-from signals_report import RESULTS, ROOT, write
+from signals_report import RESULTS, ROOT
 
 PEERS = ("dense", "sparseprop", "torch CSR")
 CEILINGS = ("dense product", "copy", "with its weights")
@@ -198,14 +196,7 @@ def draw_accuracy(accuracy: dict[str, dict[str, tuple[float, float]]], dense: fl
 
 def main(arguments: list[str] | None = None) -> None:
     """Write tables, pictures or both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["tables", "pictures"], default=["tables", "pictures"])
-    what = parser.parse_args(arguments).what
-    if "tables" in what:
-        write(tables())
-    if "pictures" in what:
-        for name, (content, draw) in pictures().items():
-            write_file(PICTURES / name, svg(content, draw))
+    write_asked(__doc__, arguments, tables, pictures)
 
 
 if __name__ == "__main__":

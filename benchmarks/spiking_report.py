@@ -8,7 +8,6 @@ carries a digest of the figures drawn in it, so that a test can tell when it is 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -20,10 +19,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from _report import write_asked
 from beyondprop.report.markdown import markdown_table
-from beyondprop.training.atomic import write_file
-from noprop_report import PICTURES, svg
-from signals_report import RESULTS, ROOT, write
+from signals_report import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "rules" / "spike_timing.md"
 PICTURE = "spike-time-constant.svg"
@@ -163,14 +161,7 @@ def draw(sides: list[Curve]) -> Figure:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write text and table, the picture, or both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["tables", "pictures"], default=["tables", "pictures"])
-    what = parser.parse_args(arguments).what
-    if "tables" in what:
-        write(tables(), PAGE)
-    if "pictures" in what:
-        for name, (content, drawn) in pictures().items():
-            write_file(PICTURES / name, svg(content, drawn))
+    write_asked(__doc__, arguments, tables, pictures, PAGE)
 
 
 if __name__ == "__main__":

@@ -99,12 +99,18 @@ class Solver(nn.Module, ABC):
         self._check(x, y)
         return self.fit_batches(list(zip(x.split(batch_size), y.split(batch_size), strict=True)))
 
-    def fit_batches(self, batches: Iterable[tuple[Tensor, Tensor]] | Callable[[], Iterable[Any]]) -> Self:
+    def fit_batches(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]] | Callable[[], Iterable[Any]],
+        *,
+        watch: Callable[[str], object] = lambda _part: None,
+    ) -> Self:
         """Fit to a data set that is given batch by batch, as often as there are passes.
 
         Args:
             batches: Pairs (x, y) on the solver's device: a list, a DataLoader, `data.Batches`, or a function that
                 returns an iterator (a generator function), called once a pass.
+            watch: Called with the name of each of `passes` before it, such as `print`.
 
         Returns:
             The solver itself.
@@ -123,6 +129,7 @@ class Solver(nn.Module, ABC):
                 "once: give a list, a DataLoader, or the generator function itself"
             )
         for part in self.passes:
+            watch(part)
             opened: Any = batches if iterable else cast(Callable[[], Any], batches)()
             self.run_pass(part, opened)
         return self

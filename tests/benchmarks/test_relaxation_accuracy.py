@@ -16,13 +16,6 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return relaxation_accuracy
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def task(script: ModuleType):
     return script.relaxation_step.Task("mlp", "laborieux", (1, 4, 4), (8,), "steep-sigmoid", 10, 30, 4, 0.1)
 

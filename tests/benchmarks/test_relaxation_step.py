@@ -17,13 +17,6 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return relaxation_step
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def small(script: ModuleType) -> tuple:
     convolutional = script.Task("conv", "laborieux", (1, 12, 12), (3, 4), "hard-sigmoid", 4, 40, 4, 0.4, 3, (1, 0))
     rain = script.Task(

@@ -116,9 +116,8 @@ def compare(
         if waiting and (out / DOCUMENT).exists():
             continue  # a comparison that came to its end keeps its page until this one has
         pictures = draw_pictures(document)
-        save_page(
-            out, write_page(document, pictures, waiting), pictures, PICTURES
-        )  # so far: a long one can be followed
+        # So far: a long one can be followed.
+        save_page(out, write_page(document, pictures, waiting), pictures, PICTURES)
     if not outcomes:
         reasons = "; ".join(f"{name}: {each['failed']}" for name, each in found.items())
         raise UserError(f"nothing could be compared ({reasons})")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from beyondprop.checks import check_whole
 from beyondprop.dynamics.checked import checked_series
 from beyondprop.dynamics.closed_forms import ClosedForm, closed_forms
-from beyondprop.dynamics.comparison import free_run
+from beyondprop.dynamics.comparison import evenly_spaced, free_run
 from beyondprop.dynamics.inference import NetworkInference
 from beyondprop.dynamics.regression import Library, polynomials
 from beyondprop.dynamics.scores import valid_steps
@@ -79,9 +79,7 @@ def appraise(
     check_whole(1, horizon=horizon)
     if len(other) < horizon + 1:
         raise UserError(f"the held-out series has {len(other)} samples: a horizon of {horizon} needs {horizon + 1}")
-    period = round(inference.period / inference.interval) if inference.period else 1
-    firsts = np.unique(np.linspace(0, len(other) - 1 - horizon, starts).astype(int) // period * period)
-    truth = np.stack([other[first : first + horizon + 1] for first in firsts])
+    truth = evenly_spaced(other, starts, horizon, inference.interval, inference.period)
     forms = closed_forms(
         given,
         inference.interval,

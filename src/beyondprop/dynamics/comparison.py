@@ -58,13 +58,28 @@ def noisy_starts(
     """
     assert series.clean is not None
     assert series.system is not None
-    period = round(series.system.period / interval) if series.system.period else 1
-    last = len(series.clean) - 1 - horizon
-    firsts = np.unique(np.linspace(0, last, count).astype(int) // period * period)
     scale = series.clean.std((0, 1))
-    truth = np.stack([series.clean[first : first + horizon + 1] for first in firsts])
+    truth = evenly_spaced(series.clean, count, horizon, interval, series.system.period)
     random = np.random.default_rng(seed)
     return truth[:, 0] + noise * scale * random.standard_normal(truth[:, 0].shape), truth
+
+
+def evenly_spaced(series: Array, count: int, horizon: int, interval: float, period: float) -> Array:
+    """Pieces of a series for free runs, evenly spaced, each at a whole period of the drive.
+
+    Args:
+        series: Shape (time, nodes, components), of more than `horizon` samples.
+        count: Pieces, at most.
+        horizon: Steps of each after its first sample.
+        interval: Between two samples.
+        period: Of the drive, 0 for none.
+
+    Returns:
+        Shape (pieces, horizon + 1, nodes, components).
+    """
+    whole = round(period / interval) if period else 1
+    firsts = np.unique(np.linspace(0, len(series) - 1 - horizon, count).astype(int) // whole * whole)
+    return np.stack([series[first : first + horizon + 1] for first in firsts])
 
 
 def valid_time(run: Array, truth: Array, scale: Array, interval: float) -> float:

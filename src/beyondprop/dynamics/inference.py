@@ -173,10 +173,7 @@ class NetworkInference(Solver):
             raise UserError("a component moves by too little beside its mean for single precision: subtract the mean")
         series = torch.from_numpy(given).to(self.weights)
         series = series[None] if series.ndim == 3 else series
-        for part in self.passes:
-            watch(part)
-            self.run_pass(part, [(series[:, :-1], series[:, 1:])])
-        return self
+        return self.fit_batches([(series[:, :-1], series[:, 1:])], watch=watch)
 
     def begin(self, part: str) -> None:
         """Forget what an unfinished pass has read."""

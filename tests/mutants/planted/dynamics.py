@@ -45,7 +45,7 @@ MUTANTS = (
     Mutant("appraisal: nothing is too small for an edge", f"{HOME}/appraisal.py", "abs(float(inference.edges[0])) / 3 if threshold is None else threshold", "0.0", OWN),
     Mutant("appraisal: a run that lasts counts one sample too many", f"{HOME}/appraisal.py", "np.minimum(valid, horizon).mean()", "valid.mean()", OWN),
     Mutant("inference: what was saved does not know its clock", f"{HOME}/inference.py", "if not torch.allclose(clock.double(), self.clock.double(), rtol=1e-6, atol=0):", "if False:", OWN),
-    Mutant("appraisal: runs from the same sample", f"{HOME}/appraisal.py", "other[first : first + horizon + 1] for first in firsts", "other[: horizon + 1] for first in firsts", OWN),
+    Mutant("appraisal: runs from the same sample", f"{HOME}/comparison.py", "series[first : first + horizon + 1] for first in firsts", "series[: horizon + 1] for first in firsts", OWN),
     Mutant("exponent: growth of more time than is counted", f"{HOME}/lyapunov.py", "counted + piece", "min(counted + piece, time)", OWN),
     Mutant("series: masked samples pass", f"{HOME}/checked.py", "if np.ma.is_masked(series):", "if False:", OWN),
 )  # fmt: skip

@@ -265,5 +265,6 @@ def test_nan_in_the_input_is_not_taken_for_silence():
     found = neurons(torch.tensor([[0.1, math.nan, 0.2], [0.1, 0.2, 0.3]]))
     assert found[0].isnan().all()
     assert not found[1].isnan().any()
-    neurons.weight.data[0, 0] = math.nan
-    assert neurons(torch.rand(2, 3)).isnan().all()
+    for lost in (math.nan, math.inf, -math.inf):
+        neurons.weight.data[0, 0] = lost
+        assert neurons(torch.rand(2, 3)).isnan().all()

@@ -12,8 +12,9 @@ import numba
 import numpy as np
 
 NO_LEAK, SQUARE_ROOT, LAMBERT, SEARCH = range(4)
-BLOCK = 64  # neurons
+WORD = 8  # bytes that are looked at in one go
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+FUSED = {"contract"}  # products and sums in one instruction
 SUMS = {"reassoc", "contract", "nsz"}  # what sums in vectors need; infinities and NaN keep their meaning
 
 
@@ -32,6 +33,18 @@ def _kernel(s, tau_m, tau_s, c):
     return -abs(c) * math.exp(-s / slow) * math.expm1(-s / abs(c))
 
 
+@numba.njit(inline="always", **OPTIONS)
+def _decays(s, tau_m, tau_s, c, kind):
+    """What a time s leaves of a potential, what it leaves of a current, and the kernel; with one exponential or two."""
+    if kind == NO_LEAK:
+        fade = math.exp(-s / tau_s)
+        return 1.0, fade, c * (1 - fade)
+    if kind == SQUARE_ROOT:
+        leak = math.exp(-s / tau_m)
+        return leak, leak * leak, c * (leak - leak * leak)
+    return math.exp(-s / tau_m), math.exp(-s / tau_s), _kernel(s, tau_m, tau_s, c)
+
+
 @numba.njit(**OPTIONS)
 def _lambert_w0(z):
     p = math.sqrt(2 * max(0.0, 1 + math.e * z))
@@ -46,26 +59,56 @@ def _lambert_w0(z):
 
 
 @numba.njit(**OPTIONS)
-def _crossing(v, i, tau_m, tau_s, theta, c, kind):
-    """As `Membrane.crossing`, for one neuron, in double precision."""
+def _crossing(v, i, left, leak, fade, tau_m, tau_s, theta, c, kind):
+    """When V first reaches the threshold, as `Membrane.crossing`, for one neuron, in double precision.
+
+    What a spike decays by and what the whole interval does tell which comes first: where there is a closed form without
+    Lambert's W, only a neuron that does spike needs a logarithm, and none needs an exponential.
+
+    Args:
+        v: Potential.
+        i: Current.
+        left: Time until the next input spike.
+        leak: What that time leaves of a potential.
+        fade: What it leaves of a current.
+        tau_m: See `forward`, as the following.
+        tau_s: -
+        theta: -
+        c: -
+        kind: -
+
+    Returns:
+        The time until then, infinite where there is no crossing before the next input spike, and what it leaves of a
+        potential and of a current.
+    """
+    none = math.inf, 0.0, 0.0
     if not i * tau_m > v:  # also where tau_m is infinite
-        return math.inf
+        return none
     if v >= theta:
-        return 0.0
+        return 0.0, 1.0, 1.0
     if kind == NO_LEAK:
         q = (theta - v) / (i * tau_s)
-        return -tau_s * math.log1p(-q) if 0 <= q < 1 else math.inf
+        return (-tau_s * math.log1p(-q), 1.0, 1 - q) if 0 <= q < 1 and 1 - q >= fade else none
     if kind == SQUARE_ROOT:
         rise, missing = i * tau_m - v, theta - v
         square = rise * rise - 4 * tau_m * i * missing
         q = 2 * missing / (rise + math.sqrt(square)) if square >= 0 else 2.0
-        return -tau_m * math.log1p(-q) if q < 1 else math.inf
+        return (-tau_m * math.log1p(-q), 1 - q, (1 - q) * (1 - q)) if q < 1 and 1 - q >= leak else none
     if i <= 0:
-        return math.inf
-    if kind == LAMBERT:
-        start = v / (i * tau_s)
-        z = -theta / (i * tau_s) * math.exp(-start)
-        return -tau_s * (start + _lambert_w0(z)) if z * math.e >= -1 else math.inf
+        return none
+    s = _by_lambert(v, i, tau_s, theta) if kind == LAMBERT else _by_search(v, i, tau_m, tau_s, theta, c)
+    return (s, math.exp(-s / tau_m), math.exp(-s / tau_s)) if s <= left and s < math.inf else none
+
+
+@numba.njit(**OPTIONS)
+def _by_lambert(v, i, tau_s, theta):
+    start = v / (i * tau_s)
+    z = -theta / (i * tau_s) * math.exp(-start)
+    return -tau_s * (start + _lambert_w0(z)) if z * math.e >= -1 else math.inf
+
+
+@numba.njit(**OPTIONS)
+def _by_search(v, i, tau_m, tau_s, theta, c):
     ratio = (tau_m * i - v) / (v + c * i)
     if not ratio > -1:
         return math.inf
@@ -88,186 +131,184 @@ def _crossing(v, i, tau_m, tau_s, theta, c, kind):
     return s
 
 
-@numba.njit(**OPTIONS)
-def _near(v, i, bound, held, rest, near):
-    """List the neurons whose tangent reaches the bound; blocks without one are passed over in vectors."""
-    found = 0
-    for begin in range(0, len(v), BLOCK):
-        some_v, some_i, some = v[begin : begin + BLOCK], i[begin : begin + BLOCK], bound[begin : begin + BLOCK]
-        hit = 0
-        for n in range(len(some)):
-            hit |= some_v[n] * held + some_i[n] * rest >= some[n]
-        if hit:
-            for n in range(len(some)):
-                if some_v[n] * held + some_i[n] * rest >= some[n]:
-                    near[found] = begin + n
-                    found += 1
-    return found
+@numba.njit(inline="always", fastmath=FUSED, **OPTIONS)
+def _advance(v, i, row, bound, decays, later_v, later_i, near):
+    """Take in an input spike and go on to the next one as if no neuron spiked; mark those that may.
+
+    Between two input spikes V lies below its tangent as long as it rises and is above 0.
+
+    Args:
+        v: Potentials, shape (neurons,).
+        i: Currents before the input spike.
+        row: Its weights.
+        bound: The threshold, or infinity for neurons that have had their spikes.
+        decays: What a potential at its end has left of the tangent and of the exponential, the current's, and the
+            interval's length and kernel.
+        later_v: Filled.
+        later_i: Filled.
+        near: Filled with zeros and ones, one byte a neuron.
+    """
+    held, leak, fade, gap, kernel = decays
+    for n in range(len(v)):
+        current = i[n] + row[n]
+        near[n] = v[n] * held + current * gap >= bound[n]
+        later_v[n] = v[n] * leak + current * kernel
+        later_i[n] = current * fade
 
 
-@numba.njit(**OPTIONS)
-def _open(bound, near):
-    """List the neurons that may spike again."""
-    found = 0
-    for n in range(len(bound)):
-        if bound[n] < math.inf:
-            near[found] = n
-            found += 1
-    return found
-
-
-@numba.njit(**OPTIONS)
-def _equal(values, value, near):
-    """List where a value stands, as `_near` does."""
-    found = 0
-    for begin in range(0, len(values), BLOCK):
-        some = values[begin : begin + BLOCK]
-        hit = 0
-        for n in range(len(some)):
-            hit |= some[n] == value
-        if hit:
-            for n in range(len(some)):
-                if some[n] == value:
-                    near[found] = begin + n
-                    found += 1
-    return found
-
-
-@numba.njit(**OPTIONS)
-def forward(events, inputs, counts, weight, constants, times, slopes, intervals, low, high):
+@numba.njit(fastmath=FUSED, **OPTIONS)
+def forward(events, places, counts, decays, weight, each, constants, times, slopes, intervals, low, high):
     """Find all spikes of some neurons.
 
     Args:
-        events: Input spike times, shape (events, samples), of which `counts` count.
-        inputs: Which input each is.
+        events: Input spike times, shape (samples, events), of which `counts` count.
+        places: Where each stands among all places of a sample's input spikes.
         counts: Of each sample.
+        decays: See `Events`.
         weight: Shape (inputs, neurons).
+        each: Places of an input.
         constants: tau_m, tau_s, threshold, the membrane's `difference`, and the regime.
-        times: Filled, shape (spikes, samples, neurons), infinite before.
+        times: Filled, shape (samples, neurons, spikes), infinite before.
         slopes: Filled, of the same shape.
         intervals: Filled, of the same shape: the number of the input spike before which a spike fell.
         low: First neuron.
         high: The one after the last.
     """
     tau_m, tau_s, theta, c, kind = constants
-    neurons, spikes = high - low, len(times)
+    neurons, spikes = high - low, times.shape[2]
     number = weight.dtype.type
-    v, i, bound = np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype)
-    count = np.empty(neurons, np.int64)
-    near, who = np.empty(neurons, np.int64), np.empty(neurons, np.int64)
-    later_v, later_i = np.empty(neurons), np.empty(neurons)
-    for sample in range(events.shape[1]):
-        v[:], i[:], bound[:], count[:] = 0, 0, theta, 0
-        for e in range(counts[sample] + 1):
-            last = e == counts[sample]
-            if e:
-                begin = events[e - 1, sample]
-                gap = math.inf if last else events[e, sample] - begin
-                leak, fade = number(math.exp(-gap / tau_m)), number(math.exp(-gap / tau_s))
-                kernel = number(0.0 if last else _kernel(gap, tau_m, tau_s, c))
-                held, rest = number(1 - gap / tau_m), number(gap)
-                few = _open(bound, near) if last else _near(v, i, bound, held, rest, near)
-                found = 0
-                for place in range(few):
-                    n = near[place]
-                    vn, in_, left, after = float(v[n]), float(i[n]), float(gap), 0.0
+    states = np.empty((2, 2, neurons), weight.dtype)
+    bound, count = np.empty(neurons, weight.dtype), np.empty(neurons, np.int64)
+    near = np.zeros(-(-neurons // WORD) * WORD, np.uint8)
+    words = near.view(np.uint64)
+    for sample in range(len(events)):
+        states[0], bound[:], count[:] = 0, theta, 0
+        going = neurons
+        for e in range(counts[sample]):
+            v, i, later_v, later_i = states[e % 2, 0], states[e % 2, 1], states[1 - e % 2, 0], states[1 - e % 2, 1]
+            row, begin = weight[places[sample, e] // each, low:high], float(events[sample, e])
+            if e + 1 < counts[sample]:
+                gap = float(events[sample, e + 1]) - begin
+                leak, fade, kernel = decays[0, sample, e], decays[1, sample, e], decays[2, sample, e]
+                numbers = number(1 - gap / tau_m), number(leak), number(fade), number(gap), number(kernel)
+                _advance(v, i, row, bound, numbers, later_v, later_i, near)
+            else:
+                gap, leak, fade = math.inf, 0.0, 0.0
+                near[:neurons] = bound < math.inf
+            for word in range(len(words)):
+                if not words[word]:
+                    continue
+                for n in range(word * WORD, min(neurons, word * WORD + WORD)):
+                    if not near[n]:
+                        continue
+                    vn, in_, left, held, rest, after = float(v[n]), float(i[n] + row[n]), gap, leak, fade, 0.0
                     while count[n] < spikes:
-                        wait = _crossing(vn, in_, tau_m, tau_s, theta, c, kind)
-                        if not (wait <= left and wait < math.inf):
+                        wait, by_v, by_i = _crossing(vn, in_, left, held, rest, tau_m, tau_s, theta, c, kind)
+                        if wait == math.inf:
                             break
                         after += wait
-                        vn, in_, left = 0.0, in_ * math.exp(-wait / tau_s), left - wait
-                        times[count[n], sample, low + n] = begin + after
-                        slopes[count[n], sample, low + n] = in_ - theta / tau_m
-                        intervals[count[n], sample, low + n] = e
+                        vn, in_, left, held, rest = 0.0, in_ * by_i, left - wait, held / by_v, rest / by_i
+                        times[sample, low + n, count[n]] = begin + after
+                        slopes[sample, low + n, count[n]] = in_ - theta / tau_m
+                        intervals[sample, low + n, count[n]] = e + 1
                         count[n] += 1
-                    if after > 0 or vn != v[n]:
-                        who[found] = n
-                        later_v[found] = vn * math.exp(-left / tau_m) + in_ * _kernel(left, tau_m, tau_s, c)
-                        later_i[found] = in_ * math.exp(-left / tau_s)
-                        found += 1
-                        if count[n] == spikes:
-                            bound[n] = math.inf
-                if last:
-                    break
-                for n in range(neurons):
-                    v[n] = v[n] * leak + i[n] * kernel
-                    i[n] *= fade
-                for k in range(found):
-                    v[who[k]], i[who[k]] = later_v[k], later_i[k]
-            elif last:
+                    if count[n] == spikes:
+                        bound[n] = math.inf
+                        going -= 1
+                    elif after > 0 or vn != v[n]:
+                        closed = kind in (NO_LEAK, SQUARE_ROOT)
+                        later_v[n] = in_ * (c * (held - rest) if closed else _kernel(left, tau_m, tau_s, c))
+                        later_i[n] = in_ * rest
+            if not going:
                 break
-            row = weight[inputs[e, sample], low:high]
-            for n in range(neurons):
-                i[n] += row[n]
 
 
 @numba.njit(fastmath=SUMS, **OPTIONS)
 def backward(
-    events, inputs, counts, weight, constants, times, slopes, intervals, errors, to_weight, to_times, low, high
+    events,
+    places,
+    counts,
+    decays,
+    weight,
+    each,
+    constants,
+    times,
+    slopes,
+    intervals,
+    errors,
+    to_weight,
+    to_times,
+    low,
+    high,
 ):
     """Go back from all spikes of some neurons: see `SpikeTimes`.
 
     Args:
         events: As `forward`.
-        inputs: As `forward`.
+        places: As `forward`.
         counts: As `forward`.
+        decays: As `forward`.
         weight: As `forward`.
+        each: As `forward`.
         constants: As `forward`.
         times: As `forward`.
         slopes: As `forward`.
         intervals: As `forward`.
-        errors: Of the spike times, of their shape; a_k takes their place.
+        errors: Of the spike times, of their shape.
         to_weight: Added to, of the shape of `weight`, or without inputs.
-        to_times: Filled, of the shape of `events`, or without events.
+        to_times: Filled, shape (samples, places), zero before, or without samples.
         low: First neuron.
         high: The one after the last.
     """
-    tau_m, tau_s, theta, c, _ = constants
-    neurons = high - low
+    tau_m, tau_s, theta, c, kind = constants
+    neurons, spikes = high - low, times.shape[2]
     number = weight.dtype.type
     p, q = np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype)
-    pending, interval = np.empty(neurons, np.int32), np.empty(neurons, np.int32)
-    near = np.empty(neurons, np.int64)
-    for sample in range(events.shape[1]):
+    shares = np.empty((neurons, spikes))  # a_k
+    # Spikes of an interval are a chain: the last one that was found, and for each the one found before it.
+    chain, before = np.full(events.shape[1] + 1, -1), np.empty(neurons * spikes, np.int64)
+    rate = number(1 / tau_s)
+    for sample in range(len(events)):
         p[:], q[:] = 0, 0
+        latest = 0
         for n in range(neurons):
-            k, later = 0, 0.0
-            while k < len(times) and times[k, sample, low + n] < math.inf:
-                k += 1
-            pending[n] = k - 1
-            interval[n] = intervals[k - 1, sample, low + n] if k else -1
-            for z in range(k - 1, -1, -1):
-                if z < k - 1:
-                    later *= math.exp(-(times[z + 1, sample, low + n] - times[z, sample, low + n]) / tau_m)
-                share = (errors[z, sample, low + n] + theta / tau_m * later) / slopes[z, sample, low + n]
-                errors[z, sample, low + n] = share
+            later = 0.0
+            for k in range(spikes - 1, -1, -1):
+                moment = times[sample, low + n, k]
+                if not moment < math.inf:
+                    continue
+                if later != 0:
+                    later *= math.exp(-(times[sample, low + n, k + 1] - moment) / tau_m)
+                share = (errors[sample, low + n, k] + theta / tau_m * later) / slopes[sample, low + n, k]
+                shares[n, k] = share
                 later += share
-        for e in range(counts[sample] - 1, -1, -1):
-            now = events[e, sample]
-            for place in range(_equal(interval, np.int32(e + 1), near)):
-                n = near[place]
-                while interval[n] == e + 1:
-                    k = pending[n]
-                    after = float(times[k, sample, low + n] - now)
-                    p[n] += errors[k, sample, low + n] * math.exp(-after / tau_m)
-                    q[n] += errors[k, sample, low + n] * _kernel(after, tau_m, tau_s, c)
-                    pending[n] = k - 1
-                    interval[n] = intervals[k - 1, sample, low + n] if k else -1
-            j = inputs[e, sample]
+                interval = intervals[sample, low + n, k]
+                before[n * spikes + k] = chain[interval]
+                chain[interval] = n * spikes + k
+                latest = max(latest, interval)
+        for e in range(latest - 1, -1, -1):
+            now = events[sample, e]
+            spike = chain[e + 1]
+            chain[e + 1] = -1
+            while spike >= 0:
+                n, k = spike // spikes, spike % spikes
+                leak, _, kernel = _decays(float(times[sample, low + n, k] - now), tau_m, tau_s, c, kind)
+                p[n] += shares[n, k] * leak
+                q[n] += shares[n, k] * kernel
+                spike = before[spike]
+            j = places[sample, e] // each
             if to_weight.shape[0]:
                 row = to_weight[j, low:high]
                 for n in range(neurons):
                     row[n] -= q[n]
             if to_times.shape[0]:
-                row, total, rate = weight[j, low:high], number(0), number(1 / tau_s)
+                row, total = weight[j, low:high], number(0)
                 for n in range(neurons):
                     total += row[n] * (p[n] - rate * q[n])
-                to_times[e, sample] = total
+                to_times[sample, places[sample, e]] = total
             if e:
-                gap = now - events[e - 1, sample]
-                leak, fade = number(math.exp(-gap / tau_m)), number(math.exp(-gap / tau_s))
-                kernel = number(_kernel(gap, tau_m, tau_s, c))
+                leak, fade = number(decays[0, sample, e - 1]), number(decays[1, sample, e - 1])
+                kernel = number(decays[2, sample, e - 1])
                 for n in range(neurons):
                     q[n] = q[n] * fade + p[n] * kernel
                     p[n] *= leak

@@ -80,7 +80,9 @@ class SpikingLinear(nn.Module):
         expected = max(1.0, active * inputs)
         unit = threshold / self.membrane.peak()
         weight = torch.randn(neurons, inputs) * (spread / math.sqrt(expected)) + drive / expected
-        self.weight = nn.Parameter(weight * unit)
+        # In memory the weights of an input lie side by side, as the sweeps read them and as they make the gradient:
+        # neither is transposed in every step, and optimizers see one layout.
+        self.weight = nn.Parameter((weight * unit).t().contiguous().t())
 
     def forward(self, times: Tensor) -> Tensor:
         """Compute spike times.
@@ -99,8 +101,11 @@ class SpikingLinear(nn.Module):
                 f"{self.weight.shape[1]}, spikes), got {times.dtype} of shape {tuple(times.shape)}"
             )
         found: Tensor = SpikeTimes.apply(given.to(self.weight.dtype), self.weight, self.membrane, self.options)
-        bad = given.isnan().flatten(1).any(1) | ~self.weight.detach().sum().isfinite()
-        return found.masked_fill(bad[:, None, None], math.nan) if bool(bad.any()) else found
+        lost = ~self.weight.detach().sum().isfinite()
+        if not bool(lost | given.sum().isnan()):  # a sum costs a tenth of a look at each
+            return found
+        bad = lost | given.isnan().flatten(1).any(1)
+        return found.masked_fill(bad[:, None, None], math.nan)
 
     def extra_repr(self) -> str:
         """What `print` tells of it."""

@@ -71,6 +71,14 @@ class Membrane:
         slow = self.leak(s) if self.tau_m > self.tau_s else self.fade(s)
         return -c * slow * torch.expm1(s / -c)
 
+    def decays(self, s: Tensor) -> Tensor:
+        """`leak`, `fade` and `kernel` of s, stacked."""
+        leak = self.leak(s)
+        if self.tau_m == 2 * self.tau_s and s.dtype == torch.float64:  # whose digits suffice for a difference
+            fade = leak * leak
+            return torch.stack([leak, fade, self.difference * (leak - fade)])
+        return torch.stack([leak, self.fade(s), self.kernel(s)])
+
     def peak(self) -> float:
         """The highest value of κ; of a neuron that does not leak the one that it tends to."""
         if math.isinf(self.tau_m):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from beyondprop.layers.spiking.events import Events
+from beyondprop.layers.spiking.events import Columns, Events
 from beyondprop.layers.spiking.membrane import Membrane
 from beyondprop.layers.spiking.tensors import Backward, Forward, couple
 
@@ -67,41 +67,34 @@ class SpikeTimes(torch.autograd.Function):
         Returns:
             Shape (batch, neurons, `options.spikes`), ascending, infinite where a neuron has no more spikes.
         """
-        events = Events.of(times)
-        inputs = events.places // times.shape[2]
+        events = Events.of(times, membrane)
         columns = weight.detach().t().contiguous()
-        saved = find_spikes(events, inputs, columns, membrane, options.spikes)
+        saved = find_spikes(events, times.shape[2], columns, membrane, options.spikes)
         ctx.save_for_backward(columns, *saved)
-        ctx.events, ctx.inputs, ctx.membrane, ctx.options, ctx.shape = events, inputs, membrane, options, times.shape
+        ctx.events, ctx.membrane, ctx.options, ctx.shape = events, membrane, options, times.shape
         if options.lift or options.bump:
-            ctx.input_spikes = torch.isfinite(times).sum(2)[events.order].to(weight.dtype)
-        found = torch.empty_like(saved[0])
-        found[:, events.order] = saved[0]
-        return found.permute(1, 2, 0)
+            ctx.input_spikes = torch.isfinite(times).sum(2).to(weight.dtype)
+        return saved[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, errors: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Go back through the output spikes, then through the input spikes."""
         columns, times, slopes, intervals = ctx.saved_tensors
-        events, membrane, options = ctx.events, ctx.membrane, ctx.options
-        ordered = errors.permute(2, 0, 1)[:, events.order]
+        options = ctx.options
         weight = torch.zeros_like(columns) if ctx.needs_input_grad[1] else None
-        arrivals = torch.zeros_like(events.times) if ctx.needs_input_grad[0] else None
-        saved = (times, slopes.clamp(min=options.least_slope), intervals)
-        go_back(events, ctx.inputs, columns, membrane, saved=saved, errors=ordered, weight=weight, arrivals=arrivals)
+        batch, *each = ctx.shape
+        inputs = columns.new_zeros(batch, math.prod(each)) if ctx.needs_input_grad[0] else None
+        saved = (times, slopes.clamp(min=options.least_slope) if options.least_slope else slopes, intervals)
+        go_back(
+            ctx.events, each[1], columns, ctx.membrane, saved=saved, errors=errors, weight=weight, inputs=inputs
+        )
         if weight is not None:
             weight = weight.t()
             if options.lift or options.bump:
-                weight = weight - silent_pull(ordered[0], torch.isinf(times[0]), options).t() @ ctx.input_spikes
-        inputs = None
-        if arrivals is not None:
-            batch, *rest = ctx.shape
-            flat = columns.new_zeros(batch, math.prod(rest)).scatter_add_(1, events.places.t(), arrivals.t())
-            inputs = torch.empty_like(flat)
-            inputs[events.order] = flat
-            inputs = inputs.view(ctx.shape)
-        return inputs, weight, None, None
+                pull = silent_pull(errors[..., 0], torch.isinf(times[..., 0]), options)
+                weight = weight - pull.t() @ ctx.input_spikes
+        return None if inputs is None else inputs.view(ctx.shape), weight, None, None
 
 
 def silent_pull(errors: Tensor, silent: Tensor, options: Options) -> Tensor:
@@ -120,71 +113,81 @@ def silent_pull(errors: Tensor, silent: Tensor, options: Options) -> Tensor:
 Saved = tuple[Tensor, Tensor, Tensor]
 
 
-def find_spikes(events: Events, inputs: Tensor, columns: Tensor, membrane: Membrane, spikes: int) -> Saved:
+def find_spikes(events: Events, each: int, columns: Tensor, membrane: Membrane, spikes: int) -> Saved:
     """Go forward, by the compiled sweep where there is one.
 
     Args:
         events: The input spikes.
-        inputs: Which input each belongs to, shape (events, samples).
+        each: Places for spikes that every input has.
         columns: Weights, shape (inputs, neurons).
         membrane: Of the neurons.
         spikes: Most of a neuron.
 
     Returns:
         Spike times, the slopes of V there, and the number of the input spike before which each fell; all of shape
-        (spikes, samples, neurons), in the order of the events' samples.
+        (samples, neurons, spikes).
     """
-    shape = spikes, len(events.order), columns.shape[1]
+    samples, neurons = len(events.counts), columns.shape[1]
     if (compiled := kernels(columns)) is None:
-        state = Forward(membrane, columns, events, spikes)
-        state.run(inputs)
-        return state.times.view(shape), state.slopes.view(shape), state.intervals.view(shape)
+        by_number = Columns.of(events)
+        state = Forward(membrane, columns, by_number, spikes)
+        state.run(by_number.places // each)
+        back = by_number.order.argsort()
+        found = (part.view(spikes, samples, neurons) for part in (state.times, state.slopes, state.intervals))
+        times, slopes, intervals = (part[:, back].permute(1, 2, 0).contiguous() for part in found)
+        return times, slopes, intervals
+    shape = samples, neurons, spikes
     times, slopes = columns.new_full(shape, math.inf), columns.new_ones(shape)
     saved = times, slopes, torch.full(shape, -1, dtype=torch.int32)
-    arrays: list[Any] = [t.numpy() for t in (events.times, inputs, events.counts, columns)]
-    arrays += [_constants(membrane, compiled), *(t.numpy() for t in saved)]
-    _by_threads(lambda _part, low, high: compiled.forward(*arrays, low, high), columns.shape[1])
+    arrays = [*_arrays(events, each, columns, membrane, compiled), *(t.numpy() for t in saved)]
+    _by_threads(lambda _part, low, high: compiled.forward(*arrays, low, high), neurons)
     return saved
 
 
 def go_back(
     events: Events,
-    inputs: Tensor,
+    each: int,
     columns: Tensor,
     membrane: Membrane,
     *,
     saved: Saved,
     errors: Tensor,
     weight: Tensor | None,
-    arrivals: Tensor | None,
+    inputs: Tensor | None,
 ) -> None:
     """Go back, by the compiled sweep where there is one.
 
     Args:
         events: As `find_spikes`.
-        inputs: As `find_spikes`.
+        each: As `find_spikes`.
         columns: As `find_spikes`.
         membrane: As `find_spikes`.
         saved: What that has found.
-        errors: Derivatives of the loss with respect to the spike times.
+        errors: Derivatives of the loss with respect to the spike times, of their shape.
         weight: Added to, of the shape of `columns`, or None.
-        arrivals: Filled, shape (events, samples), or None.
+        inputs: Added to, shape (samples, inputs · each), or None.
     """
-    if not len(events.order):  # an empty batch
+    if not len(events.counts):  # an empty batch
         return
     if (compiled := kernels(columns)) is None:
-        times, slopes, intervals = (part.flatten(1) for part in saved)
-        shares = couple(errors.flatten(1), times, slopes, membrane)
-        Backward(membrane, events, times, intervals, shares).run(inputs, columns, weight, arrivals)
+        by_number = Columns.of(events)
+        parts = (part[by_number.order].permute(2, 0, 1).flatten(1) for part in (*saved, errors))
+        times, slopes, intervals, errors = parts
+        back = Backward(membrane, by_number, times, intervals, couple(errors, times, slopes, membrane))
+        arrivals = None if inputs is None else torch.zeros_like(by_number.times)
+        back.run(by_number.places // each, columns, weight, arrivals)
+        if inputs is not None and arrivals is not None:
+            by_sample = arrivals[:, by_number.order.argsort()].t()
+            inputs.scatter_add_(1, events.places, by_sample)
         return
     to_weight = columns.new_zeros(0, columns.shape[1]) if weight is None else weight
-    to_times = columns.new_zeros(torch.get_num_threads(), *((0, 0) if arrivals is None else arrivals.shape))
-    arrays: list[Any] = [t.numpy() for t in (events.times, inputs, events.counts, columns)]
-    arrays += [_constants(membrane, compiled), *(t.numpy() for t in (*saved, errors.contiguous(), to_weight))]
-    each = [t.numpy() for t in to_times]
-    _by_threads(lambda part, low, high: compiled.backward(*arrays, each[part], low, high), columns.shape[1])
-    if arrivals is not None:
-        torch.sum(to_times, 0, out=arrivals)
+    to_times = columns.new_zeros(torch.get_num_threads(), *((0, 0) if inputs is None else inputs.shape))
+    arrays = _arrays(events, each, columns, membrane, compiled)
+    arrays += [t.numpy() for t in (*saved, errors.contiguous(), to_weight)]
+    each_part = [t.numpy() for t in to_times]
+    _by_threads(lambda part, low, high: compiled.backward(*arrays, each_part[part], low, high), columns.shape[1])
+    if inputs is not None:
+        torch.sum(to_times, 0, out=inputs)
 
 
 def _by_threads(sweep: Callable[[int, int, int], None], neurons: int) -> None:
@@ -214,6 +217,9 @@ def _compiled() -> Any:
     return importlib.import_module("beyondprop.layers.spiking.compiled")
 
 
-def _constants(membrane: Membrane, compiled: Any) -> tuple[float, float, float, float, int]:
+def _arrays(events: Events, each: int, columns: Tensor, membrane: Membrane, compiled: Any) -> list[Any]:
+    """What both compiled sweeps take first."""
     tau_m, tau_s = float(membrane.tau_m), float(membrane.tau_s)
-    return tau_m, tau_s, float(membrane.threshold), membrane.difference, compiled.regime(tau_m, tau_s)
+    constants = tau_m, tau_s, float(membrane.threshold), membrane.difference, compiled.regime(tau_m, tau_s)
+    arrays = (t.numpy() for t in (events.times, events.places, events.counts, events.decays, columns))
+    return [*arrays, each, constants]

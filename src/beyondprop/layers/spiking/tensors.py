@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from beyondprop.layers.spiking.events import Events, at_least
+from beyondprop.layers.spiking.events import Columns, at_least
 from beyondprop.layers.spiking.membrane import Membrane
 
 WINDOW = 16  # input spikes that are taken at once where neurons spike several times; more cost memory, fewer calls
@@ -55,7 +55,7 @@ class Forward:
     θ e^(-(t - t_z)/tau_m) off everything later, and what never reached the threshold without that does not with it.
     """
 
-    def __init__(self, membrane: Membrane, weight: Tensor, events: Events, spikes: int) -> None:
+    def __init__(self, membrane: Membrane, weight: Tensor, events: Columns, spikes: int) -> None:
         samples, neurons = len(events.order), weight.shape[1]
         self.membrane, self.weight, self.events = membrane, weight, events
         self.v, self.i, self.reach = weight.new_zeros(3, samples, neurons).unbind()
@@ -73,7 +73,7 @@ class Forward:
         """
         events, membrane, once = self.events, self.membrane, len(self.times) == 1
         gap = events.times.diff(dim=0)[..., None]
-        leak, fade, kernel = membrane.leak(gap), membrane.fade(gap), membrane.kernel(gap)
+        leak, fade, kernel = events.decays
         held = 1 - gap / membrane.tau_m
         window = len(events.active) if once else WINDOW
         near: list[Near] = []
@@ -186,7 +186,7 @@ class Backward:
         shares: a_k of each.
     """
 
-    def __init__(self, membrane: Membrane, events: Events, times: Tensor, intervals: Tensor, shares: Tensor) -> None:
+    def __init__(self, membrane: Membrane, events: Columns, times: Tensor, intervals: Tensor, shares: Tensor) -> None:
         self.membrane, self.events = membrane, events
         samples = len(events.order)
         self.p, self.q = shares.new_zeros(2, samples, shares.shape[1] // samples).unbind()
@@ -211,9 +211,8 @@ class Backward:
             weight: Their gradient, of the same shape, or None.
             arrivals: Gradient of the events' times, shape (events, samples), or None.
         """
-        events, membrane = self.events, self.membrane
-        gap = events.times.diff(dim=0)[..., None]
-        leak, fade, kernel = membrane.leak(gap), membrane.fade(gap), membrane.kernel(gap)
+        events = self.events
+        leak, fade, kernel = events.decays
         self._add(len(events.active))
         for e in range(len(events.active) - 1, -1, -1):
             n = events.active[e]
@@ -221,7 +220,7 @@ class Backward:
             if weight is not None:
                 weight.index_add_(0, at, q, alpha=-1)
             if arrivals is not None:
-                rates = torch.add(p, q, alpha=-1 / membrane.tau_s)
+                rates = torch.add(p, q, alpha=-1 / self.membrane.tau_s)
                 arrivals[e, :n] = rates.mul_(columns.index_select(0, at)).sum(1)
             if e:
                 q.mul_(fade[e - 1, :n]).addcmul_(p, kernel[e - 1, :n])

@@ -169,10 +169,18 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_start_that_fails_leaves_what_was_there(tmp_path):
-    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path, SETTINGS):
+def test_a_start_that_fails_leaves_an_empty_folder_empty(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path, SETTINGS) as run:
+        run.append_metrics([{"step": 1}])
         1 / 0  # noqa: B018
-    assert tmp_path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_and_fails_stays(tmp_path):
+    RunFolder(tmp_path, SETTINGS).close()
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path, SETTINGS, resume=True):
+        1 / 0  # noqa: B018
+    assert (tmp_path / "settings.json").exists()
 
 
 def test_who_is_refused_the_lock_does_not_clear_the_folder(tmp_path, one_line):

@@ -63,7 +63,8 @@ class RunFolder:
         result: Of a run that has finished, or None.
         commits: Commits of the library's source that trained part of this run (none where git is not used).
 
-    A folder that was made here goes again if the `with` block fails before the first checkpoint.
+    If the `with` block fails before the first checkpoint, a folder that was made here goes again, and one that was
+    empty is left empty.
 
     Raises:
         RunError: The folder holds a run and `resume` is off, or a run with other settings, or files that are no run's;
@@ -87,6 +88,7 @@ class RunFolder:
         self._make()
         self._lock: int | None = _lock(self.path)
         self._made_here = not existed
+        self._begun_here = not (self.path / SETTINGS).exists()
         try:
             self._open(json.loads(json.dumps(dict(settings))), resume, latest)
         except BaseException:
@@ -100,8 +102,12 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # A start that failed, as where a setting is unfit, leaves nothing to go on with; the lock says that it is ours.
-        if error is not None and self._made_here and not checkpoint.standing(self.path):
-            shutil.rmtree(self.path, ignore_errors=True)
+        if error is not None and self._begun_here and not checkpoint.standing(self.path):
+            if self._made_here:
+                shutil.rmtree(self.path, ignore_errors=True)
+            else:
+                for name in (SETTINGS, METRICS, LOCK):
+                    (self.path / name).unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:

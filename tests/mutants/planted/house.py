@@ -792,6 +792,20 @@ MUTANTS = (
         ("tests/recipes/test_recipes_chip.py",),
     ),
     Mutant(
+        "run folder: an empty one keeps what a failed start wrote",
+        "training/run_folder.py",
+        "for name in (SETTINGS, METRICS, LOCK):",
+        "for name in (LOCK,):",
+        ("tests/training/test_training_run_folder.py",),
+    ),
+    Mutant(
+        "run folder: a run that goes on and fails is lost",
+        "training/run_folder.py",
+        "self._begun_here = not (self.path / SETTINGS).exists()",
+        "self._begun_here = True",
+        ("tests/training/test_training_run_folder.py",),
+    ),
+    Mutant(
         "chip moved: does not go on",
         "training/run_folder.py",
         '"settings.chip", ',

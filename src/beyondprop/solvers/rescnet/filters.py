@@ -46,7 +46,7 @@ def respond(maps: Tensor, filters: Tensor, contrast: float | None) -> Tensor:
         F.avg_pool2d(moment.mean(dim=1, keepdim=True), size, stride=1, padding=size // 2)
         for moment in (maps, maps.square())
     )
-    return found / ((square - mean.square()).clamp(min=0) + contrast).sqrt()
+    return found.mul_(((square - mean.square()).clamp(min=0) + contrast).rsqrt())
 
 
 class PatchCovariance:

@@ -34,7 +34,7 @@ class FittedLayer(nn.Module):
     def responses(self, maps: Tensor, contrast: float | None) -> Tensor:
         """Of deviation 1 and mean 0 over the patches that the filters are from."""
         found = respond(maps, self.filters.to(maps.dtype), contrast)
-        return found - self.shift.to(maps.dtype).view(-1, 1, 1)
+        return found.sub_(self.shift.to(maps.dtype).view(-1, 1, 1))
 
     def carried(self, responses: Tensor, carry: int, offset: float, *, raw: bool = False) -> Tensor:
         """The first maps, rectified, of deviation 1 and mean 0 unless they are asked for as they are."""

@@ -26,7 +26,7 @@ from beyondprop.solvers.rescnet.layer import FittedLayer
 from beyondprop.solvers.rescnet.ridge import RidgeClassifier
 from beyondprop.solvers.rescnet.store import Place, SampleStore
 
-CHUNK = 200  # samples whose maps are made at a time: few enough that their memory is used again
+CHUNK = 50  # samples whose maps are made at a time: of 200 every map is new memory, which takes as long as the rest
 SMALL_CHUNK = 50  # whose patches are written down at a time
 
 
@@ -251,21 +251,25 @@ class ResCNet(Solver):
         """In which maps are made."""
         return torch.bfloat16 if self.narrow else self._layer(0).weight.dtype
 
+    @property
+    def _layout(self) -> torch.memory_format:
+        """Of what filters meet: pixels' channels side by side are twice as fast in bfloat16."""
+        return torch.channels_last if self.narrow else torch.contiguous_format
+
     def _layer(self, number: int) -> FittedLayer:
         return cast(FittedLayer, self.layers[number])
 
     def _views(self, x: Tensor) -> list[Tensor]:
         """The image, and its mirror image where that counts, with pixels as channels."""
         sides = [x, x.flip(3)] if self.mirror else [x]
-        memory = torch.channels_last if self.narrow else torch.contiguous_format
-        return [F.pixel_unshuffle(side, self.unshuffle).contiguous(memory_format=memory) for side in sides]
+        return [F.pixel_unshuffle(side, self.unshuffle) for side in sides]
 
     def _run(self, number: int, views: list[Tensor], maps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Features of a layer, and the maps that it hands on."""
         layer, found, following = self._layer(number), [], []
         for side, view in enumerate(views):
             seen = torch.cat([view, maps[side]], dim=1) if number and self.carry else view
-            responses = layer.responses(seen, self.contrast)
+            responses = layer.responses(seen.contiguous(memory_format=self._layout), self.contrast)
             found.append(features_of(responses, self.kind, self.grid, self.offset).to(self._dtype))
             following.append(layer.carried(responses, self.carry, self.offset))
         features = found[0] if len(found) == 1 else (found[0] + found[1]) / 2

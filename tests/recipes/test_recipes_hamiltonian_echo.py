@@ -11,6 +11,7 @@ from beyondprop import data, training
 from beyondprop.catalogue import find_recipe
 from beyondprop.cli import main
 from beyondprop.errors import UserError
+from beyondprop.rules.relaxation.newton_echo import GaussNewtonEcho
 from beyondprop.rules.relaxation.parts import CrossKerr, Kerr
 from beyondprop.training.execution import Execution
 
@@ -101,6 +102,11 @@ def test_the_optimizer_is_the_machines_own_or_adam():
     found = build("heb/xor-adam", steps=2)
     assert isinstance(found.optimizer, torch.optim.Adam)
     assert found.rule.limit is None
+    newton = build("heb/xor-newton", steps=2, theta_norm=2.0)
+    assert isinstance(newton.rule, GaussNewtonEcho)
+    assert isinstance(newton.optimizer, torch.optim.SGD)
+    assert newton.optimizer.defaults["lr"] == 1.0
+    torch.testing.assert_close(newton.rule.draw(3).norm(dim=1), torch.full((3,), 2.0).double())
 
 
 def test_medians_lie_between_both_middles_of_an_even_number(monkeypatch):
@@ -131,6 +137,8 @@ def test_choices_follow_the_settings():
     assert told("heb/xor", echo="alternating", split=True) == (mean,)
     adam = ["Adam, cosine schedule", "batches of 4 patterns"]
     assert told("heb/xor-adam") == (mean, others[0], *adam, others[1])
+    newton = ["Gauss-Newton steps, arrays that stick begin anew", "batches of 256 patterns"]
+    assert told("heb/xor-newton") == (mean, others[0], *newton, others[1])
     assert told("heb/xor-disorder") == (mean, others[0], "one spread of detunings")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,8 +71,8 @@ class TableSettings(Settings):
     """Patterns of one presentation."""
     learning_rate: float = 0.03
     """Of SGD the paper's epsilon/m, where the echo is averaged; half of that where it is not."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """SGD is what the machine does by itself, by friction."""
+    optimizer: Literal["sgd", "adam", "gauss-newton"] = "sgd"
+    """SGD is what the machine does by itself, by friction; Gauss-Newton takes all patterns a step, at a rate of 1."""
     weight_decay: float = 0.0
     echo: Echo = "averaged"
     """Echoes with both signs of epsilon, or one, or both in turn, each with friction; or back-propagation through all
@@ -161,8 +161,9 @@ def build_array(settings: ArraySettings, splits: Splits) -> Experiment:
 
     amplitudes = amplitudes_of(settings)
     theta = started(settings, torch.rand(settings.starts, 16, dtype=torch.float64))
+    theta = theta.repeat(len(settings.intensities), 1)
     system = cavity_array(amplitudes, theta, coupling=settings.coupling, split=settings.split, **dynamics(settings))
-    return learning(settings, splits, system, amplitudes)
+    return learning(settings, splits, system, amplitudes, lambda count: torch.rand(count, 16, dtype=torch.float64))
 
 
 def build_disordered(settings: DisorderedSettings, splits: Splits) -> Experiment:
@@ -173,9 +174,11 @@ def build_disordered(settings: DisorderedSettings, splits: Splits) -> Experiment
 
     amplitudes = amplitudes_of(settings)
     theta = started(settings, torch.randn(settings.starts, 12, dtype=torch.float64))
+    theta = theta.repeat(len(settings.intensities), 1)
     detuning = settings.disorder * torch.randn(settings.starts, 16, dtype=torch.float64)
     detuning = detuning.repeat(len(settings.intensities), 1)
-    return learning(settings, splits, disordered_array(amplitudes, theta, detuning, **dynamics(settings)), amplitudes)
+    system = disordered_array(amplitudes, theta, detuning, **dynamics(settings))
+    return learning(settings, splits, system, amplitudes, lambda count: torch.randn(count, 12, dtype=torch.float64))
 
 
 def amplitudes_of(settings: TableSettings) -> Tensor:
@@ -191,9 +194,8 @@ def amplitudes_of(settings: TableSettings) -> Tensor:
 
 
 def started(settings: TableSettings, drawn: Tensor) -> Tensor:
-    """Starts of the learning modes, of the wanted length, the same ones at every intensity."""
-    theta = drawn * (settings.theta_norm / drawn.norm(dim=1, keepdim=True))
-    return theta.repeat(len(settings.intensities), 1)
+    """Starts of the learning modes, of the wanted length."""
+    return drawn * (settings.theta_norm / drawn.norm(dim=1, keepdim=True))
 
 
 def dynamics(settings: TableSettings) -> dict[str, Any]:
@@ -201,28 +203,43 @@ def dynamics(settings: TableSettings) -> dict[str, Any]:
     return {"kerr": settings.kerr, "hopping": settings.hopping, "time": settings.step, "steps": settings.steps}
 
 
-def learning(settings: TableSettings, splits: Splits, system: HamiltonianSystem, amplitudes: Tensor) -> Experiment:
-    """Put echoes around replicas that note their course."""
+def learning(
+    settings: TableSettings,
+    splits: Splits,
+    system: HamiltonianSystem,
+    amplitudes: Tensor,
+    draw: Callable[[int], Tensor],
+) -> Experiment:
+    """Put echoes around replicas that note their course; `draw` makes random numbers for further starts."""
     import torch
 
     from beyondprop.data import Statistics
+    from beyondprop.rules.relaxation.newton_echo import GaussNewtonEcho
     from beyondprop.rules.relaxation.noting_echo import NotingEcho
 
     statistics = Statistics.of(splits.train)
     patterns = (splits.test.images - statistics.mean) / statistics.std
     presentations = settings.epochs * math.ceil(len(splits.train) / settings.batch_size)
     echoes = 1 if settings.echo == "averaged" else 2
-    rule = NotingEcho(
+    newton = settings.optimizer == "gauss-newton"
+    own: dict[str, Any]
+    if newton:
+        own = {"draw": lambda count: started(settings, draw(count))}
+    else:
+        own = {
+            "echo": settings.echo,
+            "mass": settings.epsilon / (echoes * settings.learning_rate),
+            "limit": settings.limit if settings.limit and settings.optimizer == "sgd" else None,
+        }
+    rule = (GaussNewtonEcho if newton else NotingEcho)(
         system,
         settings.target * amplitudes,
         patterns,
         splits.test.labels,
         every=settings.every,
         points=math.ceil(presentations / settings.every),
-        echo=settings.echo,
         epsilon=settings.epsilon,
-        mass=settings.epsilon / (echoes * settings.learning_rate),
-        limit=settings.limit if settings.limit and settings.optimizer == "sgd" else None,
+        **own,
     )
 
     def by_intensity(values: Tensor) -> Tensor:
@@ -276,6 +293,7 @@ def array_choices(settings: TableSettings) -> tuple[str, ...]:
         "accuracy of the sign of the arrays' mean answer (solved_fraction counts arrays)": True,
         "echoes of both signs from one forward pass": settings.echo == "averaged",
         f"Adam, {settings.lr_schedule} schedule": settings.optimizer == "adam",
+        "Gauss-Newton steps, arrays that stick begin anew": settings.optimizer == "gauss-newton",
         f"batches of {settings.batch_size} patterns": settings.batch_size > 1,
         "all couplings in one part": not getattr(settings, "split", True),
     }
@@ -314,6 +332,15 @@ RECIPES = (
         "the arrays of heb/xor by Adam, four patterns a step",
         "xor",
         ArraySettings(optimizer="adam", learning_rate=0.01, lr_schedule="cosine", batch_size=4, epochs=40, every=16),
+        build_array,
+        choices=array_choices,
+        variants=("starts", "intensities", "split", "every"),
+    ),
+    Recipe(
+        "heb/xor-newton",
+        "the arrays of heb/xor by Gauss-Newton steps, begun anew where they stick",
+        "xor",
+        ArraySettings(optimizer="gauss-newton", learning_rate=1.0, batch_size=256, epochs=400, every=4),
         build_array,
         choices=array_choices,
         variants=("starts", "intensities", "split", "every"),

@@ -3,6 +3,7 @@
 from mutant import Mutant
 
 RELAXATION = "rules/relaxation"
+NEWTON = ("tests/rules/relaxation/test_newton_echo.py",)
 ECHO = ("tests/rules/relaxation/test_hamiltonian_echo.py",)
 SYSTEM = ("tests/rules/relaxation/test_hamiltonian.py",)
 PARTS = ("tests/rules/relaxation/test_parts.py",)
@@ -255,6 +256,76 @@ MUTANTS = (
         "wanted = (1 - 2 * check_labels(y, 2).to(self.targets))",
         "wanted = (2 * check_labels(y, 2).to(self.targets) - 1)",
         ECHO,
+    ),
+    Mutant(
+        "heb newton: a residual's push is twice as long",
+        f"{RELAXATION}/newton_echo.py",
+        "[0] / 2 for part",
+        "[0] for part",
+        NEWTON,
+    ),
+    Mutant(
+        "heb newton: rows of the Jacobian have the other sign",
+        f"{RELAXATION}/newton_echo.py",
+        "(returned[1].imag - returned[0].imag) / epsilon",
+        "(returned[0].imag - returned[1].imag) / epsilon",
+        NEWTON,
+    ),
+    Mutant(
+        "heb newton: patterns weigh alike in the residuals",
+        f"{RELAXATION}/newton_echo.py",
+        " * weights.sqrt()[:, None]",
+        "",
+        NEWTON,
+    ),
+    Mutant(
+        "heb newton: a pattern that comes twice weighs once",
+        f"{RELAXATION}/newton_echo.py",
+        "(counts / counts.sum())",
+        "(counts / counts / len(counts))",
+        NEWTON,
+    ),
+    Mutant(
+        "heb newton: the damping is no share of the curvature",
+        f"{RELAXATION}/newton_echo.py",
+        "(tried * scale)[..., None]",
+        "tried[..., None]",
+        NEWTON,
+    ),
+    Mutant(
+        "heb newton: a step that raises the cost is taken",
+        f"{RELAXATION}/newton_echo.py",
+        "better = lowest < cost",
+        "better = lowest < torch.inf",
+        NEWTON,
+    ),
+    Mutant(
+        "heb newton: the damping stays where nothing helps",
+        f"{RELAXATION}/newton_echo.py",
+        "WORSE * self.ridge",
+        "self.ridge",
+        NEWTON,
+    ),
+    Mutant(
+        "heb newton: steps of any length",
+        f"{RELAXATION}/newton_echo.py",
+        "steps *= (self.longest / steps.norm(dim=-1, keepdim=True)).clamp(max=1)",
+        "pass",
+        NEWTON,
+    ),
+    Mutant(
+        "heb newton: all begin anew",
+        f"{RELAXATION}/newton_echo.py",
+        "stuck = (self.age >= self.patience) & ~(cost <= self.enough)",
+        "stuck = self.age >= self.patience",
+        NEWTON,
+    ),
+    Mutant(
+        "heb newton: a new start is as old as the one before",
+        f"{RELAXATION}/newton_echo.py",
+        "self.age[stuck], self.ridge[stuck] = 0, 1e-2",
+        "pass",
+        NEWTON,
     ),
     Mutant(
         "heb recipe: the mass of the wrong rate",

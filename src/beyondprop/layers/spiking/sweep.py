@@ -86,9 +86,7 @@ class SpikeTimes(torch.autograd.Function):
         batch, *each = ctx.shape
         inputs = columns.new_zeros(batch, math.prod(each)) if ctx.needs_input_grad[0] else None
         saved = (times, slopes.clamp(min=options.least_slope) if options.least_slope else slopes, intervals)
-        go_back(
-            ctx.events, each[1], columns, ctx.membrane, saved=saved, errors=errors, weight=weight, inputs=inputs
-        )
+        go_back(ctx.events, each[1], columns, ctx.membrane, saved=saved, errors=errors, weight=weight, inputs=inputs)
         if weight is not None:
             weight = weight.t()
             if options.lift or options.bump:

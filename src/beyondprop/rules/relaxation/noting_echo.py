@@ -77,11 +77,15 @@ class NotingEcho(HamiltonianEcho):
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """As the rule, and note from time to time."""
         if phase == self.phases[0]:
-            point, rest = divmod(int(self.taken), self.every)
-            if rest == 0 and point < len(self.course):
-                self.course[point] = torch.view_as_real(self.shares())
-            self.taken += 1
+            self.note()
         return super().assign_credit(x, y, phase)
+
+    def note(self) -> None:
+        """Count a step, and note the answers before it where that is due."""
+        point, rest = divmod(int(self.taken), self.every)
+        if rest == 0 and point < len(self.course):
+            self.course[point] = torch.view_as_real(self.shares())
+        self.taken += 1
 
     @torch.no_grad()
     def shares(self) -> Tensor:

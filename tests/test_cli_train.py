@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from beyondprop.cli import main
+from beyondprop.cli.train import summarise
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training import Outcome
 
@@ -66,6 +67,16 @@ def test_small_run_is_trained_told_and_measured(runs: Path, capsys: pytest.Captu
         assert len(figures[f"block_{split}_accuracy"]) == 2
 
     assert main(["evaluate", "noprop-dt/digits/seed-0"]) == 0  # below $BEYONDPROP_RUNS
+
+
+def test_every_picture_of_a_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("curves.png", "forecast.png", "forecast.csv", "spike-raster.png"):
+        (tmp_path / name).write_bytes(b"")
+    summarise(Outcome({"test_accuracy": 0.5}, tmp_path, 1.5, 100.0, 10, []))
+    told = capsys.readouterr().out
+    assert f"curves         {tmp_path / 'curves.png'}\n" in told
+    assert f"forecast       {tmp_path / 'forecast.png'} and .csv\n" in told
+    assert f"spike raster   {tmp_path / 'spike-raster.png'}\n" in told
 
 
 def test_validation_split_must_have_been_held_out(runs: Path, capsys: pytest.CaptureFixture[str]):

@@ -171,10 +171,9 @@ def summarise(outcome: Any) -> None:
             say(f"{in_words(name):14} {in_figures(name, value)}")
     say(f"time           {outcome.train_seconds:.1f} s, {outcome.images_per_second:.0f} samples/s")
     say(f"run folder     {folder}")
-    if (folder / "curves.png").exists():  # a solver has none
-        say(f"curves         {folder / 'curves.png'}")
-    if (folder / "forecast.png").exists():
-        say(f"forecast       {folder / 'forecast.png'} and .csv")
+    for picture in sorted(folder.glob("*.png")):
+        beside = " and .csv" if picture.with_suffix(".csv").exists() else ""
+        say(f"{picture.stem.replace('-', ' '):14} {picture}{beside}")
     if (folder / "sample.txt").exists():
         say(f"sample         {folder / 'sample.txt'}")
     say(f"evaluate       {shlex.join(['beyondprop', 'evaluate', str(folder)])}")

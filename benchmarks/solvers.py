@@ -5,9 +5,10 @@
 
 Parts:
 
-- `accuracy`: ResCNet of the recipe rescnet/cifar-10 is fitted. Then a small convolutional network is trained by
-  back-propagation (batch norm, AdamW, one-cycle over the given epochs) until its test accuracy is that of ResCNet; time
-  spent on measuring does not count. The test split only says when both are equally good; nothing is chosen by it.
+- `accuracy`: ResCNet of the recipe rescnet/cifar-10 is fitted, with all its layers or `--layers`. Then a small
+  convolutional network is trained by back-propagation (batch norm, AdamW, one-cycle over the given epochs) until its
+  test accuracy is that of ResCNet; time spent on measuring does not count. Both compute in bfloat16 where the processor
+  multiplies it fast, channels last. The test split only says when both are equally good; nothing is chosen by it.
 - `maps`: what it costs to have a layer's maps again: read back from memory or disk, or made anew through 50 layers.
 - `program`: the convex program of three layers at n = 10,000, by the closed form and by cvxpy with Clarabel.
 - `fit`: a whole network at n = 2,000: the closed form and levels along a direction, and the authors' route, cvxpy and a
@@ -43,6 +44,7 @@ from beyondprop.solvers.threshold.lasso import solve_lasso
 from beyondprop.solvers.threshold.reconstruction import by_staircase
 from beyondprop.solvers.threshold.shattered import fit_shattered
 from beyondprop.solvers.threshold.straight_through import StraightThroughNetwork, fit_straight_through
+from beyondprop.training.evaluation import multiplies_bfloat16
 
 OUT = Path(__file__).resolve().parent / "results" / "solvers.json"
 BETA = 1e-3  # of a sample
@@ -95,7 +97,8 @@ def backpropagated(splits: data.Splits, wanted: float, epochs: int) -> tuple[flo
     for before, after in ((channels, 32), (32, 64), (64, 128)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
     side = splits.train.images.shape[2] // 8
-    rule = Backprop(nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * side**2, splits.train.classes)))
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * side**2, splits.train.classes))
+    rule = Backprop(network.to(memory_format=torch.channels_last))
     batches = data.Batches(splits.train, 128, shuffle=True)
     test = data.Batches(splits.test, 1000, shuffle=False, statistics=batches.statistics)
     optimizer = torch.optim.AdamW(rule.parameters(), lr=3e-3, weight_decay=1e-2)
@@ -106,7 +109,8 @@ def backpropagated(splits: data.Splits, wanted: float, epochs: int) -> tuple[flo
         rule.train()
         for x, y in batches:
             optimizer.zero_grad()
-            rule.backward(x, y)
+            with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()):
+                rule.backward(x.to(memory_format=torch.channels_last), y)
             optimizer.step()
             schedule.step()
         seconds += time.perf_counter() - start
@@ -236,6 +240,7 @@ def main(arguments: list[str] | None = None, size: Size | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--layers", type=int, default=None, help="of ResCNet in `accuracy` (default: the recipe's)")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args(arguments)
@@ -243,7 +248,7 @@ def main(arguments: list[str] | None = None, size: Size | None = None) -> None:
         torch.set_num_threads(chosen.threads)
     rows: dict[str, list[dict[str, Any]]] = {}
     for name in chosen.parts:
-        found = list(PARTS[name](size or Size()))
+        found = list(PARTS[name](size or Size(layers=chosen.layers)))
         rows[name] = [{**vars(row), "case": f"{name}: {row.case}"} for row in found]
         for row in found:
             ratio = "" if row.ratio is None else f", {row.ratio:.3g} times better"

@@ -34,8 +34,9 @@ def _kernel(s, tau_m, tau_s, c):
 
 
 @numba.njit(inline="always", **OPTIONS)
-def _decays(s, tau_m, tau_s, c, kind):
+def _decays(s, constants):
     """What a time s leaves of a potential, what it leaves of a current, and the kernel; with one exponential or two."""
+    tau_m, tau_s, _, c, kind = constants
     if kind == NO_LEAK:
         fade = math.exp(-s / tau_s)
         return 1.0, fade, c * (1 - fade)
@@ -59,7 +60,7 @@ def _lambert_w0(z):
 
 
 @numba.njit(**OPTIONS)
-def _crossing(v, i, left, leak, fade, tau_m, tau_s, theta, c, kind):
+def _crossing(v, i, left, leak, fade, constants):
     """When V first reaches the threshold, as `Membrane.crossing`, for one neuron, in double precision.
 
     What a spike decays by and what the whole interval does tell which comes first: where there is a closed form without
@@ -71,16 +72,13 @@ def _crossing(v, i, left, leak, fade, tau_m, tau_s, theta, c, kind):
         left: Time until the next input spike.
         leak: What that time leaves of a potential.
         fade: What it leaves of a current.
-        tau_m: See `forward`, as the following.
-        tau_s: -
-        theta: -
-        c: -
-        kind: -
+        constants: See `forward`.
 
     Returns:
         The time until then, infinite where there is no crossing before the next input spike, and what it leaves of a
         potential and of a current.
     """
+    tau_m, tau_s, theta, c, kind = constants
     none = math.inf, 0.0, 0.0
     if not i * tau_m > v:  # also where tau_m is infinite
         return none
@@ -208,7 +206,7 @@ def forward(events, places, counts, decays, weight, each, constants, times, slop
                         continue
                     vn, in_, left, held, rest, after = float(v[n]), float(i[n] + row[n]), gap, leak, fade, 0.0
                     while count[n] < spikes:
-                        wait, by_v, by_i = _crossing(vn, in_, left, held, rest, tau_m, tau_s, theta, c, kind)
+                        wait, by_v, by_i = _crossing(vn, in_, left, held, rest, constants)
                         if wait == math.inf:
                             break
                         after += wait
@@ -265,7 +263,7 @@ def backward(
         low: First neuron.
         high: The one after the last.
     """
-    tau_m, tau_s, theta, c, kind = constants
+    tau_m, tau_s, theta, _, _ = constants
     neurons, spikes = high - low, times.shape[2]
     number = weight.dtype.type
     p, q = np.empty(neurons, weight.dtype), np.empty(neurons, weight.dtype)
@@ -297,7 +295,7 @@ def backward(
             chain[e + 1] = -1
             while spike >= 0:
                 n, k = spike // spikes, spike % spikes
-                leak, _, kernel = _decays(float(times[sample, low + n, k] - now), tau_m, tau_s, c, kind)
+                leak, _, kernel = _decays(float(times[sample, low + n, k] - now), constants)
                 p[n] += shares[n, k] * leak
                 q[n] += shares[n, k] * kernel
                 spike = before[spike]

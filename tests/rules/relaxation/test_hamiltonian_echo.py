@@ -541,3 +541,7 @@ def test_replicas_answer_by_their_mean():
     rule = noting()
     share = (rule.network(X).real / (0.5 * AMPLITUDES)).clamp(-1, 1).mean(dim=1)
     torch.testing.assert_close(rule(X), torch.stack([share, -share], dim=1))
+    again, seen = torch.tensor([2, 0, 0, 1, 2]), []
+    rule.network.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    torch.testing.assert_close(rule(X[again]), torch.stack([share, -share], dim=1)[again])
+    assert seen == [3]

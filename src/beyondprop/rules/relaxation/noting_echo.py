@@ -100,8 +100,9 @@ class NotingEcho(HamiltonianEcho):
         return (shares - wanted).abs().square().mean(dim=-2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return scores of no and yes, (batch, 2), by the mean of the replicas' answers."""
+        """Return scores of no and yes, (batch, 2), by the replicas' mean answer; equal patterns are run once."""
         assert isinstance(self.loss, SignCost)
-        outputs: Tensor = self.network(x)
+        rows, place = x.unique(dim=0, return_inverse=True)
+        outputs: Tensor = self.network(rows)
         mean = (outputs.real / self.loss.targets).clamp(-1, 1).mean(dim=-1)
-        return torch.stack([mean, -mean], dim=-1)
+        return torch.stack([mean, -mean], dim=-1)[place]

@@ -21,7 +21,9 @@ def train(name, folder, seed=0, **changes):
     return training.train(recipe, settings, Execution(threads=1, seed=seed), folder, progress=False)
 
 
-def test_rescnet_tells_accuracy_by_depth_and_draws_it(tmp_path):
+def test_rescnet_tells_accuracy_by_depth_and_draws_it(tmp_path, monkeypatch):
+    by_depth, counted = ResCNet.right_by_depth, []
+    monkeypatch.setattr(ResCNet, "right_by_depth", lambda self, x, y: (counted.append(len(x)), by_depth(self, x, y))[1])
     outcome = train("rescnet/digits", tmp_path / "run", layers=3, filters=16)
     figures = outcome.metrics
     assert figures["test_accuracy"] > 0.9
@@ -30,6 +32,7 @@ def test_rescnet_tells_accuracy_by_depth_and_draws_it(tmp_path):
     assert figures["accuracy_by_depth"][int(figures["depth"]) - 1] == pytest.approx(figures["test_accuracy"])
     assert figures["depth"] == 1 + max(range(3), key=lambda d: figures["held_out_by_depth"][d])
     assert (tmp_path / "run" / "depth.png").read_bytes().startswith(b"\x89PNG")
+    assert sum(counted) == 360  # the picture does not measure anew
 
 
 def test_an_interrupted_fit_goes_on_at_its_last_finished_layer(tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ class GaussNewtonEcho(NotingEcho):
         *args: Any,
         draw: Callable[[int], Tensor] | None = None,
         patience: int = 40,
-        enough: float = 1e-3,
+        enough: float = 1e-8,
         longest: float = 0.5,
         **options: Any,
     ) -> None:

@@ -247,10 +247,10 @@ MUTANTS = (
         (TIMES,),
     ),
     Mutant(
-        "spikes, compiled: spikes of a sample go back in the next one too",
+        "spikes, compiled: the way back begins at the last neuron's first spike",
         f"{LAYERS}/compiled.py",
-        "chain[e + 1] = -1",
-        "pass",
+        "latest = max(latest, interval)",
+        "latest = interval",
         (TIMES,),
     ),
     Mutant(

@@ -107,6 +107,10 @@ def test_the_optimizer_is_the_machines_own_or_adam():
     assert isinstance(newton.optimizer, torch.optim.SGD)
     assert newton.optimizer.defaults["lr"] == 1.0
     torch.testing.assert_close(newton.rule.draw(3).norm(dim=1), torch.full((3,), 2.0).double())
+    assert newton.rule.steps == 400
+    for wrong in ({"learning_rate": 0.1}, {"echo": "simple"}):
+        with pytest.raises(UserError, match="averaged echoes, at a learning rate of 1"):
+            build("heb/xor-newton", steps=2, **wrong)
 
 
 def test_medians_lie_between_both_middles_of_an_even_number(monkeypatch):

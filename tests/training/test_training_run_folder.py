@@ -170,11 +170,33 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_start_that_fails_leaves_an_empty_folder_empty(tmp_path):
+def test_after_a_start_that_fails_an_empty_folder_may_begin_anew(tmp_path):
     with suppress(ZeroDivisionError), RunFolder(tmp_path, SETTINGS) as run:
         run.append_metrics([{"step": 1}])
         raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
+    with suppress(TypeError):
+        RunFolder(tmp_path, {"no": object()})
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with suppress(TypeError):
+        RunFolder(tmp_path / "new", {"no": object()})
+    assert not (tmp_path / "new").exists()
+    RunFolder(tmp_path, SETTINGS).close()
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_what_a_run_has_shown_or_finished_stays(tmp_path, made):
+    folder = tmp_path / "new" if made else tmp_path
+    with suppress(ZeroDivisionError), RunFolder(folder, SETTINGS) as run:
+        run.write_result({"accuracy": 0.5})
+        raise ZeroDivisionError
+    assert RunFolder(folder, SETTINGS, resume=True).result == {"accuracy": 0.5}
+
+
+def test_a_start_that_fails_after_a_picture_can_be_resumed(tmp_path):
+    with suppress(ZeroDivisionError), RunFolder(tmp_path, SETTINGS) as run:
+        run.write("mine.png", b"")
+        raise ZeroDivisionError
+    RunFolder(tmp_path, SETTINGS, resume=True).close()
 
 
 def test_a_run_that_goes_on_and_fails_stays(tmp_path):

@@ -72,7 +72,7 @@ class TableSettings(Settings):
     learning_rate: float = 0.03
     """Of SGD the paper's epsilon/m, where the echo is averaged; half of that where it is not."""
     optimizer: Literal["sgd", "adam", "gauss-newton"] = "sgd"
-    """SGD is what the machine does by itself, by friction; Gauss-Newton takes all patterns a step, at a rate of 1."""
+    """SGD is what the machine does by itself, by friction; Gauss-Newton wants whole tables, at a rate of 1."""
     weight_decay: float = 0.0
     echo: Echo = "averaged"
     """Echoes with both signs of epsilon, or one, or both in turn, each with friction; or back-propagation through all
@@ -214,6 +214,7 @@ def learning(
     import torch
 
     from beyondprop.data import Statistics
+    from beyondprop.errors import UserError
     from beyondprop.rules.relaxation.newton_echo import GaussNewtonEcho
     from beyondprop.rules.relaxation.noting_echo import NotingEcho
 
@@ -224,7 +225,9 @@ def learning(
     newton = settings.optimizer == "gauss-newton"
     own: dict[str, Any]
     if newton:
-        own = {"draw": lambda count: started(settings, draw(count))}
+        if settings.echo != "averaged" or settings.learning_rate != 1.0:
+            raise UserError("Gauss-Newton steps are of averaged echoes, at a learning rate of 1 and no other")
+        own = {"draw": lambda count: started(settings, draw(count)), "steps": presentations}
     else:
         own = {
             "echo": settings.echo,

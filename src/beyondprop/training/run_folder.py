@@ -64,7 +64,7 @@ class RunFolder:
         commits: Commits of the library's source that trained part of this run (none where git is not used).
 
     If the `with` block fails before the first checkpoint, a folder that was made here goes again, and one that was
-    empty is left empty.
+    empty may begin anew.
 
     Raises:
         RunError: The folder holds a run and `resume` is off, or a run with other settings, or files that are no run's;
@@ -92,6 +92,7 @@ class RunFolder:
         try:
             self._open(json.loads(json.dumps(dict(settings))), resume, latest)
         except BaseException:
+            self._clear()
             self.close()
             raise
 
@@ -101,14 +102,22 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A start that failed, as where a setting is unfit, leaves nothing to go on with; the lock says that it is ours.
-        if error is not None and self._begun_here and not checkpoint.standing(self.path):
-            if self._made_here:
-                shutil.rmtree(self.path, ignore_errors=True)
-            else:
-                for name in (SETTINGS, METRICS, LOCK):
-                    (self.path / name).unlink(missing_ok=True)
+        if error is not None:
+            self._clear()
         self.close()
+
+    def _clear(self) -> None:
+        """Take back a start that failed, as where a setting is unfit: there is nothing to go on with.
+
+        The lock stays where the folder does, for who waits for it has it open.
+        """
+        if not self._begun_here or self.result is not None or checkpoint.standing(self.path):
+            return
+        if self._made_here:
+            shutil.rmtree(self.path, ignore_errors=True)
+        elif {path.name for path in self.path.iterdir()} <= {SETTINGS, SETTINGS + PARTIAL, METRICS, LOCK}:
+            for name in (SETTINGS, SETTINGS + PARTIAL, METRICS):
+                (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give the folder free for other processes."""

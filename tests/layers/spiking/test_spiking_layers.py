@@ -260,6 +260,26 @@ def test_refusals(make, told, one_line):
         make()
 
 
+def test_samples_of_different_lengths_keep_their_places(path):
+    del path
+    neurons = SpikingLinear(6, 3, spikes=3, drive=6.0)
+    times = torch.rand(4, 6, 2)
+    for sample, spikes in enumerate((2, 9, 0, 5)):
+        times[sample].view(-1)[spikes:] = math.inf
+    alone = torch.cat([neurons(one[None]) for one in times])
+    torch.testing.assert_close(neurons(times), alone)
+    assert torch.isfinite(alone[1]).any()
+
+
+@pytest.mark.parametrize("wrong", [torch.rand(3), torch.ones(2, 3).bool()])
+def test_what_an_encoder_cannot_read(wrong, one_line):
+    with one_line(UserError, "shape (batch, ...)"):
+        LatencyEncoder(2.0)(wrong)
+    assert LatencyEncoder(2.0)(torch.tensor([[math.inf, 0.5]])).isnan().flatten().tolist() == [True, False]
+    with one_line(UserError, "silence"):
+        SpikingLinear(3, 2, silence=1.5)
+
+
 def test_nan_in_the_input_is_not_taken_for_silence():
     neurons = SpikingLinear(3, 2, spikes=2)
     found = neurons(torch.tensor([[0.1, math.nan, 0.2], [0.1, 0.2, 0.3]]))

@@ -794,8 +794,22 @@ MUTANTS = (
     Mutant(
         "run folder: an empty one keeps what a failed start wrote",
         "training/run_folder.py",
-        "for name in (SETTINGS, METRICS, LOCK):",
-        "for name in (LOCK,):",
+        "for name in (SETTINGS, SETTINGS + PARTIAL, METRICS):",
+        "for name in (METRICS,):",
+        ("tests/training/test_training_run_folder.py",),
+    ),
+    Mutant(
+        "run folder: a finished run goes where something fails after it",
+        "training/run_folder.py",
+        "or self.result is not None or",
+        "or",
+        ("tests/training/test_training_run_folder.py",),
+    ),
+    Mutant(
+        "run folder: settings go and pictures stay",
+        "training/run_folder.py",
+        "elif {path.name for path in self.path.iterdir()} <= {SETTINGS, SETTINGS + PARTIAL, METRICS, LOCK}:",
+        "else:",
         ("tests/training/test_training_run_folder.py",),
     ),
     Mutant(

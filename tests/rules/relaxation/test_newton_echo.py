@@ -18,8 +18,8 @@ def starts(count, seed=0):
     return theta / theta.norm(dim=1, keepdim=True)
 
 
-def made(steps=60, amplitudes=AMPLITUDES, **options):
-    system = cavity_array(amplitudes, starts(len(amplitudes)), steps=steps)
+def made(length=60, amplitudes=AMPLITUDES, **options):
+    system = cavity_array(amplitudes, starts(len(amplitudes)), steps=length)
     return GaussNewtonEcho(system, 0.5 * amplitudes, X, Y, every=2, points=3, epsilon=1e-4, **options)
 
 
@@ -101,7 +101,7 @@ def test_a_pattern_that_comes_twice_weighs_twice():
 
 def test_exclusive_or_is_solved_to_rounding():
     """At 1.6 I0, with the paper's 499 steps."""
-    rule = made(steps=499, amplitudes=torch.full((3,), 0.49).double())
+    rule = made(length=499, amplitudes=torch.full((3,), 0.49).double())
     optimizer = torch.optim.SGD(rule.parameters(), lr=1.0)
     for _ in range(25):
         optimizer.zero_grad()
@@ -121,24 +121,56 @@ def test_what_sticks_begins_anew_and_nothing_else():
 
     rule = made(draw=draw, patience=2, enough=1e-3)
     rule.linearised = lambda *_: (torch.tensor([[1e-3] * 8, [1.0] * 8]).double(), torch.ones(2, 8, 16).double())
-    first = taken(rule)
+    first, _ = taken(rule), taken(rule)
     assert asked == []
-    second = taken(rule)
+    third = taken(rule)  # two steps were taken
     assert asked == [1]
-    assert rule.age.tolist() == [2, 0]
-    torch.testing.assert_close(second[1], starts(1, seed=7)[0])
-    torch.testing.assert_close(second[0], first[0])
+    assert rule.age.tolist() == [3, 0]
+    assert float(rule.ridge[1]) == 1e-2
+    torch.testing.assert_close(third[1], starts(1, seed=7)[0])
+    torch.testing.assert_close(third[0], first[0])
     other = made(draw=draw)
     other.load_state_dict(rule.state_dict())
-    assert other.age.tolist() == [2, 0]
+    assert other.age.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize(("steps", "anew"), [(None, 1), (3, 1), (2, 0)])
+def test_none_begins_anew_for_less_than_its_time(steps, anew):
+    asked = []
+    rule = made(draw=lambda count: asked.append(count) or starts(count), patience=1, steps=steps)
+    rule.linearised = lambda *_: (torch.tensor([[1e-5] * 8, [1e-4] * 8]).double(), torch.ones(2, 8, 16).double())
+    for _ in range(3):
+        taken(rule)
+    assert asked == [1] * anew  # residuals of the other square to less than 1e-8
+
+
+def test_a_try_that_is_not_a_number_is_none():
+    rule = made()
+    expected = made()
+    costs = rule._costs_of
+
+    def first_lost(thetas, *rest):
+        found = costs(thetas, *rest)
+        found[0] = torch.nan
+        return found
+
+    rule._costs_of = first_lost
+    expected._costs_of = lambda thetas, *rest: costs(thetas, *rest).index_fill(0, torch.tensor([0]), torch.inf)
+    torch.testing.assert_close(taken(rule), taken(expected))
+    rule.ridge.fill_(1e6)
+    rule._costs_of = lambda thetas, *_: torch.full((len(thetas), 2), torch.inf).double()
+    taken(rule)
+    assert rule.ridge.tolist() == [1e6, 1e6]
 
 
 def test_refusals(one_line):
     with one_line(UserError, "patience"):
         made(patience=0)
     with one_line(UserError, "7"):
-        made(steps=2).backward(X, torch.tensor([0, 1, 1, 7]))
-    rule = made(steps=2)
+        made(length=2).backward(X, torch.tensor([0, 1, 1, 7]))
+    with one_line(UserError, "all 4 patterns", "2 of them"):
+        made(length=2).backward(X[:2].repeat(3, 1), Y[:2].repeat(3))
+    rule = made(length=2)
     rule.network.theta.data[0, 0] = torch.nan
     with one_line(NonFiniteError, "NaN"):
         rule.backward(X, Y)

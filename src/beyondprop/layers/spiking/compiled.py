@@ -216,8 +216,8 @@ def forward(events, places, counts, decays, weight, each, constants, times, slop
                         intervals[sample, low + n, count[n]] = e + 1
                         count[n] += 1
                     if count[n] == spikes:
+                        going -= bound[n] < math.inf
                         bound[n] = math.inf
-                        going -= 1
                     elif after > 0 or vn != v[n]:
                         closed = kind in (NO_LEAK, SQUARE_ROOT)
                         later_v[n] = in_ * (c * (held - rest) if closed else _kernel(left, tau_m, tau_s, c))

@@ -28,9 +28,16 @@ class _Encoder(nn.Module):
         self.register_buffer("high", ends[1], persistent=False)
 
     def levels(self, x: Tensor) -> Tensor:
-        """Scale x to 0 at `low` and 1 at `high`, and no further; NaN stays."""
+        """Scale x to 0 at `low` and 1 at `high`, and no further; NaN stays, and an infinite number is none.
+
+        Raises:
+            UserError: x has no dimension beside the batch, or holds no numbers.
+        """
+        if x.ndim < 2 or x.dtype == torch.bool or x.is_complex():
+            raise UserError(f"an encoder takes numbers of shape (batch, ...), got {x.dtype} of shape {tuple(x.shape)}")
         flat = x.flatten(1)
-        return ((flat - self.low) / (self.high - self.low)).clamp(0, 1)
+        levels = ((flat - self.low) / (self.high - self.low)).clamp(0, 1)
+        return levels.add_(flat * 0)  # 0 times infinity is NaN
 
 
 class LatencyEncoder(_Encoder):

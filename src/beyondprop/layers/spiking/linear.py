@@ -75,14 +75,14 @@ class SpikingLinear(nn.Module):
         check_whole(1, inputs=inputs, neurons=neurons, spikes=spikes)
         check_number(least_slope=least_slope, lift=lift, bump=bump, silence=silence, spread=spread)
         check_number(active=active, above=True)
+        if silence > 1:
+            raise UserError(f"silence is a share of the batch, at most 1, got {silence}")
         self.membrane = Membrane(tau_m, tau_s, threshold)
         self.options = Options(spikes, least_slope * threshold / tau_s, lift, bump, silence)
         expected = max(1.0, active * inputs)
         unit = threshold / self.membrane.peak()
         weight = torch.randn(neurons, inputs) * (spread / math.sqrt(expected)) + drive / expected
-        # In memory the weights of an input lie side by side, as the sweeps read them and as they make the gradient:
-        # neither is transposed in every step, and optimizers see one layout.
-        self.weight = nn.Parameter((weight * unit).t().contiguous().t())
+        self.weight = nn.Parameter(weight * unit)
 
     def forward(self, times: Tensor) -> Tensor:
         """Compute spike times.
@@ -98,7 +98,8 @@ class SpikingLinear(nn.Module):
         if given.ndim != 3 or given.shape[1] != self.weight.shape[1] or not given.is_floating_point():
             raise UserError(
                 f"a spiking layer of {self.weight.shape[1]} inputs takes spike times of shape (batch, "
-                f"{self.weight.shape[1]}, spikes), got {times.dtype} of shape {tuple(times.shape)}"
+                f"{self.weight.shape[1]}, spikes), got {times.dtype} of shape {tuple(times.shape)} (an encoder with a "
+                "bias makes one input more than there are features)"
             )
         found: Tensor = SpikeTimes.apply(given.to(self.weight.dtype), self.weight, self.membrane, self.options)
         lost = ~self.weight.detach().sum().isfinite()

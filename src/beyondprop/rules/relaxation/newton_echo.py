@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from beyondprop.checks import check_number, check_whole
-from beyondprop.errors import NonFiniteError
+from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import add_gradient, check_labels, is_finite
 from beyondprop.rules.relaxation.noting_echo import NotingEcho
 
@@ -41,10 +41,14 @@ class GaussNewtonEcho(NotingEcho):
         patience: Steps until then.
         enough: Cost, in units of the squared target.
         longest: The longest step, in units of θ.
-        **options: Of `NotingEcho`.
+        steps: How many will be taken in all, so that none begins anew with fewer than `patience` left; None if unknown.
+        every: Of `NotingEcho`.
+        points: Of `NotingEcho`.
+        epsilon: Of `NotingEcho`.
 
     Raises:
-        UserError: An option is out of range; in `backward`, a label is neither 0 nor 1.
+        UserError: An option is out of range; in `backward`, a label is neither 0 nor 1, or the batch lacks a pattern of
+            the table.
         NonFiniteError: In `backward`, when an echo is NaN or infinite.
     """
 
@@ -58,12 +62,15 @@ class GaussNewtonEcho(NotingEcho):
         patience: int = 40,
         enough: float = 1e-8,
         longest: float = 0.5,
-        **options: Any,
+        steps: int | None = None,
+        every: int = 50,
+        points: int = 0,
+        epsilon: float | None = None,
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, every=every, points=points, epsilon=epsilon)
         check_whole(1, patience=patience)
         check_number(enough=enough, longest=longest, above=True)
-        self.draw, self.patience, self.enough, self.longest = draw, patience, enough, longest
+        self.draw, self.patience, self.enough, self.longest, self.steps = draw, patience, enough, longest, steps
         theta = self.network.theta.detach()
         self.register_buffer("ridge", torch.full_like(theta[:, 0], 1e-2))
         self.register_buffer("age", torch.zeros(len(theta), dtype=torch.long, device=theta.device))
@@ -75,7 +82,12 @@ class GaussNewtonEcho(NotingEcho):
         theta = self.network.theta
         rows = torch.cat([x.flatten(1), check_labels(y, 2).to(x)[:, None]], dim=1)
         rows, counts = rows.unique(dim=0, return_counts=True)
-        x, y, weights = rows[:, :-1].unflatten(1, x.shape[1:]), rows[:, -1].long(), (counts / counts.sum()).to(theta)
+        if len(rows) < len(self.patterns):
+            raise UserError(
+                f"a Gauss-Newton step takes all {len(self.patterns)} patterns, and the batch has {len(rows)} of them: "
+                "take the whole set as a batch"
+            )
+        x, y, weights = rows[:, :-1].unflatten(1, x.shape[1:]), rows[:, -1].long(), counts.to(theta) / len(y)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             residuals, jacobian = self.linearised(x, y, weights)
             cost = residuals.square().sum(dim=1)
@@ -137,9 +149,10 @@ class GaussNewtonEcho(NotingEcho):
 
     def _begin_anew(self, following: Tensor, cost: Tensor) -> None:
         """Give replicas that have come to nothing another start."""
-        self.age += 1
         stuck = (self.age >= self.patience) & ~(cost <= self.enough)
-        if self.draw is None or not bool(stuck.any()):
+        self.age += 1
+        late = self.steps is not None and self.steps - int(self.taken) < self.patience
+        if self.draw is None or late or not bool(stuck.any()):
             return
         following[stuck] = self.draw(int(stuck.sum())).to(following)
         self.age[stuck], self.ridge[stuck] = 0, 1e-2

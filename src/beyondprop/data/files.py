@@ -101,7 +101,7 @@ def _present(name: str, path: Path) -> bool:
             raise DataError(f"{name}: {path} is not a file; move it away so that the file can be fetched")
         return path.is_file()
     except OSError as error:
-        raise DataError(f"{name}: {path} cannot be looked at ({_one_line(error)}); make it readable") from error
+        raise DataError(f"{name}: {path} cannot be looked at ({_one_line(error)}); choose a file that can be read") from error
 
 
 def sha256_of(path: Path) -> str:
@@ -114,7 +114,7 @@ def sha256_of(path: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({_one_line(error)}); make it readable") from error
+        raise DataError(f"{path}: cannot be read ({_one_line(error)}); choose a file that can") from error
 
 
 def _retrieve(name: str, url: str, known_hash: str, path: Path) -> None:
@@ -136,7 +136,7 @@ def _from_archive(name: str, entry: Entry, missing: list[File]) -> None:
         try:
             intact = pooch.file_hash(str(archive), alg="md5") == entry.archive_md5
         except OSError as error:
-            raise DataError(f"{archive}: cannot be read ({_one_line(error)}); make it readable") from error
+            raise DataError(f"{archive}: cannot be read ({_one_line(error)}); choose a file that can") from error
         if not intact:
             raise DataError(
                 f"{archive}: damaged, its MD5 is not the published one; delete it so that it is fetched again"

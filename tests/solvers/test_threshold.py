@@ -176,6 +176,13 @@ def test_repeated_targets_count_as_often():
     assert fit.objective == pytest.approx(fit_shattered(repeated, 0.7).objective, abs=1e-12)
 
 
+def test_the_closed_form_needs_no_patterns():
+    """There would be 170 GB of them."""
+    fit = fit_shattered(np.random.default_rng(0).standard_normal(150_000), 1.0)
+    assert np.unique(fit.outputs).size > 140_000
+    assert fit.weights.sum() == pytest.approx(fit.outputs.max() + fit.outputs.min())
+
+
 @pytest.mark.parametrize("beta", [0.05, 3.0, 40.0])
 def test_clarabel_agrees(beta):
     cvxpy = pytest.importorskip("cvxpy", reason="the oracle is cvxpy with Clarabel: pip install 'beyondprop[convex]'")

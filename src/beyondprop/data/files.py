@@ -101,7 +101,9 @@ def _present(name: str, path: Path) -> bool:
             raise DataError(f"{name}: {path} is not a file; move it away so that the file can be fetched")
         return path.is_file()
     except OSError as error:
-        raise DataError(f"{name}: {path} cannot be looked at ({_one_line(error)}); choose a file that can be read") from error
+        raise DataError(
+            f"{name}: {path} cannot be looked at ({_one_line(error)}); choose a file that can be read"
+        ) from error
 
 
 def sha256_of(path: Path) -> str:

@@ -3,6 +3,7 @@ r"""The convex program of a deep threshold network on samples that its last hidd
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,29 @@ class ShatteredFit:
 
     Attributes:
         outputs: δ, what the network says of each sample, shape (n,).
-        patterns: Of the last hidden layer's neurons, 0 or 1, shape (n, m).
-        weights: What each neuron adds to the output, shape (m,).
         objective: ½ ‖δ - y‖² + β (‖δ₊‖_∞ + ‖δ₋‖_∞).
     """
 
     outputs: Array
-    patterns: Array
-    weights: Array
     objective: float
+
+    @cached_property
+    def patterns(self) -> Array:
+        """Of the last hidden layer's neurons, 0 or 1, shape (n, m); made when asked for, as m may be as large as n."""
+        sides = zip((self.outputs, -self.outputs), self._levels, strict=True)
+        return np.hstack([side[:, None] >= levels for side, levels in sides], dtype=np.float64, casting="unsafe")
+
+    @cached_property
+    def weights(self) -> Array:
+        """What each neuron adds to the output, shape (m,)."""
+        upper, lower = (np.diff(levels, prepend=0.0) for levels in self._levels)
+        return np.concatenate([upper, -lower])
+
+    @cached_property
+    def _levels(self) -> tuple[Array, Array]:
+        """Distinct levels of δ₊ and of δ₋, rising."""
+        upper, lower = (np.unique(side[side > 0]) for side in (self.outputs, -self.outputs))
+        return upper, lower
 
 
 def fit_shattered(y: Array, beta: float, counts: Array | None = None) -> ShatteredFit:
@@ -61,9 +76,7 @@ def fit_shattered(y: Array, beta: float, counts: Array | None = None) -> Shatter
     upper, lower = (_capped(np.maximum(side, 0.0), counts, beta) for side in (y, -y))
     outputs = upper - lower
     objective = float(counts @ (outputs - y) ** 2 / 2 + beta * (upper.max() + lower.max()))
-    sides = [_neurons(upper), _neurons(lower)]
-    patterns = np.hstack([sides[0][0], sides[1][0]])
-    return ShatteredFit(outputs, patterns, np.concatenate([sides[0][1], -sides[1][1]]), objective)
+    return ShatteredFit(outputs, objective)
 
 
 def _capped(values: Array, counts: Array, beta: float) -> Array:
@@ -74,9 +87,3 @@ def _capped(values: Array, counts: Array, beta: float) -> Array:
     below = np.append(falling[1:], 0.0)
     cut = np.flatnonzero(levels >= below)  # the first k whose level is not below the next value
     return np.minimum(values, levels[cut[0]]) if len(cut) else np.zeros_like(values)
-
-
-def _neurons(values: Array) -> tuple[Array, Array]:
-    """Patterns and steps that build up values of at least 0."""
-    levels = np.unique(values[values > 0])
-    return (values[:, None] >= levels).astype(np.float64), np.diff(levels, prepend=0.0)

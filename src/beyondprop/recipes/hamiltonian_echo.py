@@ -160,10 +160,10 @@ def build_array(settings: ArraySettings, splits: Splits) -> Experiment:
     from beyondprop.networks.hamiltonian_echo import cavity_array
 
     amplitudes = amplitudes_of(settings)
-    theta = started(settings, torch.rand(settings.starts, 16, dtype=torch.float64))
-    theta = theta.repeat(len(settings.intensities), 1)
+    draw = starts(settings, torch.rand, 16)
+    theta = draw(settings.starts).repeat(len(settings.intensities), 1)
     system = cavity_array(amplitudes, theta, coupling=settings.coupling, split=settings.split, **dynamics(settings))
-    return learning(settings, splits, system, amplitudes, lambda count: torch.rand(count, 16, dtype=torch.float64))
+    return learning(settings, splits, system, amplitudes, draw)
 
 
 def build_disordered(settings: DisorderedSettings, splits: Splits) -> Experiment:
@@ -173,12 +173,12 @@ def build_disordered(settings: DisorderedSettings, splits: Splits) -> Experiment
     from beyondprop.networks.hamiltonian_echo import disordered_array
 
     amplitudes = amplitudes_of(settings)
-    theta = started(settings, torch.randn(settings.starts, 12, dtype=torch.float64))
-    theta = theta.repeat(len(settings.intensities), 1)
+    draw = starts(settings, torch.randn, 12)
+    theta = draw(settings.starts).repeat(len(settings.intensities), 1)
     detuning = settings.disorder * torch.randn(settings.starts, 16, dtype=torch.float64)
     detuning = detuning.repeat(len(settings.intensities), 1)
     system = disordered_array(amplitudes, theta, detuning, **dynamics(settings))
-    return learning(settings, splits, system, amplitudes, lambda count: torch.randn(count, 12, dtype=torch.float64))
+    return learning(settings, splits, system, amplitudes, draw)
 
 
 def amplitudes_of(settings: TableSettings) -> Tensor:
@@ -193,9 +193,15 @@ def amplitudes_of(settings: TableSettings) -> Tensor:
     return amplitudes.repeat_interleave(settings.starts)
 
 
-def started(settings: TableSettings, drawn: Tensor) -> Tensor:
-    """Starts of the learning modes, of the wanted length."""
-    return drawn * (settings.theta_norm / drawn.norm(dim=1, keepdim=True))
+def starts(settings: TableSettings, random: Callable[..., Tensor], modes: int) -> Callable[[int], Tensor]:
+    """What draws so many starts of the learning modes, of the wanted length."""
+    import torch
+
+    def draw(count: int) -> Tensor:
+        drawn = random(count, modes, dtype=torch.float64)
+        return drawn * (settings.theta_norm / drawn.norm(dim=1, keepdim=True))
+
+    return draw
 
 
 def dynamics(settings: TableSettings) -> dict[str, Any]:
@@ -210,7 +216,7 @@ def learning(
     amplitudes: Tensor,
     draw: Callable[[int], Tensor],
 ) -> Experiment:
-    """Put echoes around replicas that note their course; `draw` makes random numbers for further starts."""
+    """Put echoes around replicas that note their course; `draw` makes further starts."""
     import torch
 
     from beyondprop.data import Statistics
@@ -227,7 +233,7 @@ def learning(
     if newton:
         if settings.echo != "averaged" or settings.learning_rate != 1.0:
             raise UserError("Gauss-Newton steps are of averaged echoes, at a learning rate of 1 and no other")
-        own = {"draw": lambda count: started(settings, draw(count)), "steps": presentations}
+        own = {"draw": draw, "steps": presentations}
     else:
         own = {
             "echo": settings.echo,

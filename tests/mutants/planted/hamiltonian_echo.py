@@ -20,18 +20,18 @@ MUTANTS = (
     Mutant(
         "heb: pushed the other way",
         f"{RELAXATION}/hamiltonian_echo.py",
-        "-= 1j * sign * error",
-        "+= 1j * sign * error",
+        "-= 1j * sign * pushes",
+        "+= 1j * sign * pushes",
         ECHO,
     ),
     Mutant(
-        "heb: pushed in phase", f"{RELAXATION}/hamiltonian_echo.py", "-= 1j * sign * error", "-= sign * error", ECHO
+        "heb: pushed in phase", f"{RELAXATION}/hamiltonian_echo.py", "-= 1j * sign * pushes", "-= sign * pushes", ECHO
     ),
     Mutant(
         "heb: the learning field is not conjugated at the end",
         f"{RELAXATION}/hamiltonian_echo.py",
-        "[..., system.psi_modes :].conj()",
-        "[..., system.psi_modes :]",
+        "[..., psi_modes:].conj()",
+        "[..., psi_modes:]",
         ECHO,
     ),
     Mutant(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -43,6 +44,11 @@ class Events:
         moments = flat.gather(1, places)
         gaps = moments.diff(dim=1)
         return cls(moments, places, counts, membrane.decays(gaps.double() if gaps.device.type == "cpu" else gaps))
+
+    @cached_property
+    def by_number(self) -> Columns:
+        """The same, number by number: for both sweeps of tensor operations."""
+        return Columns.of(self)
 
 
 @dataclass(frozen=True)

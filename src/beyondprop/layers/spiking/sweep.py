@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from beyondprop.layers.spiking.events import Columns, Events
+from beyondprop.layers.spiking.events import Events
 from beyondprop.layers.spiking.membrane import Membrane
 from beyondprop.layers.spiking.tensors import Backward, Forward, couple
 
@@ -83,10 +83,10 @@ class SpikeTimes(torch.autograd.Function):
         columns, times, slopes, intervals = ctx.saved_tensors
         options = ctx.options
         weight = torch.zeros_like(columns) if ctx.needs_input_grad[1] else None
-        batch, *each = ctx.shape
-        inputs = columns.new_zeros(batch, math.prod(each)) if ctx.needs_input_grad[0] else None
+        batch, features, each = ctx.shape
+        inputs = columns.new_zeros(batch, features * each) if ctx.needs_input_grad[0] else None
         saved = (times, slopes.clamp(min=options.least_slope) if options.least_slope else slopes, intervals)
-        go_back(ctx.events, each[1], columns, ctx.membrane, saved=saved, errors=errors, weight=weight, inputs=inputs)
+        go_back(ctx.events, each, columns, ctx.membrane, saved=saved, errors=errors, weight=weight, inputs=inputs)
         if weight is not None:
             weight = weight.t()
             if options.lift or options.bump:
@@ -127,7 +127,7 @@ def find_spikes(events: Events, each: int, columns: Tensor, membrane: Membrane, 
     """
     samples, neurons = len(events.counts), columns.shape[1]
     if (compiled := kernels(columns)) is None:
-        by_number = Columns.of(events)
+        by_number = events.by_number
         state = Forward(membrane, columns, by_number, spikes)
         state.run(by_number.places // each)
         back = by_number.order.argsort()
@@ -168,7 +168,7 @@ def go_back(
     if not len(events.counts):  # an empty batch
         return
     if (compiled := kernels(columns)) is None:
-        by_number = Columns.of(events)
+        by_number = events.by_number
         parts = (part[by_number.order].permute(2, 0, 1).flatten(1) for part in (*saved, errors))
         times, slopes, intervals, errors = parts
         back = Backward(membrane, by_number, times, intervals, couple(errors, times, slopes, membrane))

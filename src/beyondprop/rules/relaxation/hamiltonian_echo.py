@@ -144,15 +144,30 @@ class HamiltonianEcho(NetworkRule):
             loss, error, terms = self._error(end[..., : system.psi_modes], x, y)
             epsilon = self._signed_epsilon(phase)
             signs = (epsilon, -epsilon) if self.echo == "averaged" else (epsilon,)
-            pushed = torch.stack([end] * len(signs))
-            for state, sign in zip(pushed, signs, strict=True):
-                state[..., : system.psi_modes] -= 1j * sign * error
-            returned = system.evolve(pushed.conj().resolve_conj(), back=True)[..., system.psi_modes :].conj()
-            if not is_finite(torch.view_as_real(returned.resolve_conj())):
-                raise NonFiniteError("an echo came back NaN or infinite to the learning field: lower epsilon")
+            returned = self._echoes(end, error, signs)
             gradient = self._gradient(returned, start[..., system.psi_modes :], signs)
             add_gradient(system.theta, gradient.sum(dim=0).div_(terms).to(system.theta.dtype))
         return loss.detach().mean()
+
+    def _echoes(self, end: Tensor, pushes: Tensor, signs: tuple[float, ...]) -> Tensor:
+        """What comes back in the learning modes, conjugated, from states that are pushed with each ε of `signs`.
+
+        Args:
+            end: Where the forward run has come to, (batch, ..., modes).
+            pushes: In units of -iε, (..., batch, ..., Ψ modes); every one is an echo of its own.
+            signs: ε of the echoes.
+
+        Returns:
+            Shape (signs, ..., batch, ..., Θ modes).
+        """
+        psi_modes = self.network.psi_modes
+        pushed = end.expand(len(signs), *pushes.shape[:-1], -1).clone()
+        for state, sign in zip(pushed, signs, strict=True):
+            state[..., :psi_modes] -= 1j * sign * pushes
+        returned = self.network.evolve(pushed.conj().resolve_conj(), back=True)[..., psi_modes:].conj()
+        if not is_finite(torch.view_as_real(returned.resolve_conj())):
+            raise NonFiniteError("an echo came back NaN or infinite to the learning field: lower epsilon")
+        return returned
 
     def _start(self, x: Tensor) -> Tensor:
         start = self.network.start(x)

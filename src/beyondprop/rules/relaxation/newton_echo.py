@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from beyondprop.checks import check_number, check_whole
-from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import add_gradient, check_labels, is_finite
-from beyondprop.rules.relaxation.noting_echo import NotingEcho
+from beyondprop.errors import UserError
+from beyondprop.rule import add_gradient, check_labels
+from beyondprop.rules.relaxation.noting_echo import NotingEcho, SignCost
 
 TRIED = (0.2, 1.0, 5.0)  # dampings that are tried at once, in units of the replica's own
 WORSE = 25.0  # by which the damping grows where none of them helped
@@ -105,7 +105,8 @@ class GaussNewtonEcho(NotingEcho):
             following = torch.where(better[:, None], theta + chosen, theta)
             self._begin_anew(following, cost)
             add_gradient(theta, theta - following)
-        return (cost * self.loss.targets.square()).mean()  # type: ignore[union-attr, operator]
+        assert isinstance(self.loss, SignCost)
+        return (cost * self.loss.targets.square()).mean()
 
     def linearised(self, x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return residuals, shape (replicas, 2 · patterns), and their Jacobian by echoes, (..., learning modes).
@@ -122,20 +123,15 @@ class GaussNewtonEcho(NotingEcho):
             parts = self._residuals(system.read(free), y, weights)  # (2, patterns, replicas)
             # Torch gives ∂r/∂Re + i ∂r/∂Im.
             pushes = torch.stack([torch.autograd.grad(part.sum(), free, retain_graph=True)[0] / 2 for part in parts])
-        pushed = end.expand(2, *pushes.shape[:-1], -1).clone()
-        for state, sign in zip(pushed, (epsilon, -epsilon), strict=True):
-            state[..., : system.psi_modes] -= 1j * sign * pushes
-        returned = system.evolve(pushed.conj().resolve_conj(), back=True)[..., system.psi_modes :].conj()
-        if not is_finite(torch.view_as_real(returned.resolve_conj())):
-            raise NonFiniteError("an echo came back NaN or infinite to the learning field: lower epsilon")
+        returned = self._echoes(end, pushes, (epsilon, -epsilon))
         rows = (returned[1].imag - returned[0].imag) / epsilon  # (2, patterns, replicas, modes)
         return parts.detach().flatten(0, 1).T, rows.flatten(0, 1).transpose(0, 1)
 
     def _residuals(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """Real and imaginary parts, shape (..., patterns, replicas) with 2 before them."""
-        targets: Tensor = self.loss.targets  # type: ignore[union-attr, assignment]
-        wanted = (1 - 2 * y.to(targets))[:, None]
-        shares = (outputs / targets - wanted) * weights.sqrt()[:, None]
+        assert isinstance(self.loss, SignCost)
+        wanted = (1 - 2 * y.to(weights))[:, None]
+        shares = (outputs / self.loss.targets - wanted) * weights.sqrt()[:, None]
         return torch.stack([shares.real, shares.imag])
 
     def _costs_of(self, thetas: Tensor, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:

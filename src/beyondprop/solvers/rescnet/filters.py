@@ -42,11 +42,19 @@ def respond(maps: Tensor, filters: Tensor, contrast: float | None) -> Tensor:
     found = F.conv2d(maps, filters, padding=size // 2)
     if contrast is None:
         return found
-    mean, square = (
-        F.avg_pool2d(moment.mean(dim=1, keepdim=True), size, stride=1, padding=size // 2)
-        for moment in (maps, maps.square())
-    )
-    return found.mul_(((square - mean.square()).clamp(min=0) + contrast).rsqrt())
+    moments = torch.stack([maps.mean(dim=1), maps.square().mean(dim=1)])
+    moments = moments.to(torch.promote_types(maps.dtype, torch.float32))
+    # A mean over a window is one along each side; products with bands do it several times as fast as pooling one channel.
+    down, across = (_window_means(side, size, moments) for side in maps.shape[2:])
+    mean, square = down @ moments @ across.T
+    scale = ((square - mean.square()).clamp(min=0) + contrast).rsqrt()
+    return found.mul_(scale.to(found.dtype).unsqueeze(1))
+
+
+def _window_means(length: int, size: int, like: Tensor) -> Tensor:
+    """The matrix that takes means of `size` neighbours, zero outside, shape (length, length)."""
+    places = torch.arange(length, device=like.device)
+    return ((places[:, None] - places).abs() <= size // 2).to(like.dtype) / size
 
 
 class PatchCovariance:
@@ -65,11 +73,12 @@ class PatchCovariance:
     def add(self, patches: Tensor) -> None:
         """Add patches, shape (..., dimension); narrow types are multiplied in float32."""
         rows = patches.flatten(0, -2).to(torch.promote_types(patches.dtype, torch.float32))
-        if not rows.isfinite().all():
+        products = rows.T @ rows
+        if not products.isfinite().all():  # a NaN or an infinity of any row is in them; rows are many times as many
             raise NonFiniteError("the patches hold NaN or infinity: check the images")
         self.count += len(rows)
         self._sum += rows.sum(dim=0, dtype=torch.float64)
-        self._products += rows.T @ rows
+        self._products += products
 
     def add_maps(self, maps: Tensor, size: int) -> None:
         """Add every patch of some maps, without its mean: what `patches_of` gives without contrast, sooner.

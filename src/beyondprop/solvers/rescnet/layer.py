@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from beyondprop.solvers.rescnet.filters import respond
 
@@ -38,7 +37,8 @@ class FittedLayer(nn.Module):
 
     def carried(self, responses: Tensor, carry: int, offset: float, *, raw: bool = False) -> Tensor:
         """The first maps, rectified, of deviation 1 and mean 0 unless they are asked for as they are."""
-        maps = F.relu(responses[:, :carry] - offset)
+        maps = (responses[:, :carry] - offset).relu_()
         if raw:
             return maps
-        return (maps - self.map_mean.to(maps.dtype).view(-1, 1, 1)) * self.map_scale.to(maps.dtype).view(-1, 1, 1)
+        mean, scale = (number.to(maps.dtype).view(-1, 1, 1) for number in (self.map_mean, self.map_scale))
+        return maps.sub_(mean).mul_(scale)

@@ -44,7 +44,7 @@ def respond(maps: Tensor, filters: Tensor, contrast: float | None) -> Tensor:
         return found
     moments = torch.stack([maps.mean(dim=1), maps.square().mean(dim=1)])
     moments = moments.to(torch.promote_types(maps.dtype, torch.float32))
-    # A mean over a window is one along each side; products with bands do it several times as fast as pooling one channel.
+    # Means along one side, then the other: products with bands are several times as fast as pooling one channel.
     down, across = (_window_means(side, size, moments) for side in maps.shape[2:])
     mean, square = down @ moments @ across.T
     scale = ((square - mean.square()).clamp(min=0) + contrast).rsqrt()

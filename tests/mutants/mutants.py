@@ -1,20 +1,31 @@
 """Plants the defects that ship in this field (signs, scales, layers that never learn) and checks that a test sees each.
 
-    python tests/mutants/mutants.py            all of them
-    python tests/mutants/mutants.py schedule   those whose name holds the word
+    python tests/mutants/mutants.py                     all of them
+    python tests/mutants/mutants.py schedule            those whose name holds the word
+    python tests/mutants/mutants.py --jobs 2            two at a time, each on one thread
+    python tests/mutants/mutants.py --known FILE        all that FILE does not call caught; what comes out is added to it
 
 Every mutant is a copy of the source with one line changed; the tests named beside it must fail on it. The checkout is
 never changed. Exit status 1 if a mutant survives, or if a line to change is no longer there.
+
+The libraries that tests import take longer to load than most tests take to run. So they are loaded once, and every
+mutant's tests run in a fork of the process that has loaded them and nothing of beyondprop.
 """
 
+import argparse
 import importlib
+import multiprocessing
+import multiprocessing.connection
 import os
 import pkgutil
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import planted
 from mutant import Mutant
@@ -22,41 +33,107 @@ from mutant import Mutant
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = tuple(importlib.import_module(f"planted.{module.name}") for module in pkgutil.iter_modules(planted.__path__))
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.MUTANTS)
+LOADED = (
+    "numpy",
+    "scipy.linalg",
+    "sklearn.linear_model",
+    "torch",
+    "torch.func",
+    "matplotlib.figure",
+    "pytest",
+    "tyro",
+    "rich",
+)
+PATIENCE = 900  # seconds: what takes longer hangs, which a tester would notice as well
 
 
-def survives(mutant: Mutant, folder: Path) -> bool:
-    """Whether the mutant's tests pass on a source tree with the defect in it."""
+class Outcome(NamedTuple):
+    """What became of a mutant."""
+
+    mutant: Mutant
+    status: int  # of pytest: 1 tests failed, 0 they passed, below 0 a kernel crashed or the tests hung
+    told: str
+
+
+def plant(mutant: Mutant, folder: Path) -> None:
+    """Write a source tree with the defect in it."""
     package = folder / "beyondprop"
     shutil.copytree(ROOT / "src" / "beyondprop", package, ignore=shutil.ignore_patterns("__pycache__"))
     target = package / mutant.file
-    source = target.read_text()
+    source = target.read_text(encoding="utf-8")
     if mutant.old not in source:
         raise SystemExit(f"{mutant.name}: {mutant.old!r} is not in {mutant.file} any more; mend the mutant")
-    target.write_text(source.replace(mutant.old, mutant.new, 1))
+    target.write_text(source.replace(mutant.old, mutant.new, 1), encoding="utf-8")
     if "native" in target.parts:
         subprocess.run([sys.executable, str(target.with_name("build.py"))], capture_output=True, check=True)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-o", f"pythonpath={folder}"]
-    command = [sys.executable, "-m", "pytest", *options, *mutant.tests]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode > 1:  # 1: tests failed, below 0: a kernel crashed; anything else: they did not run
-        raise SystemExit(f"{mutant.name}: the tests could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode == 0
 
 
-def main(word: str = "") -> int:
-    """Try every mutant whose name holds a word; return the exit status."""
-    chosen = [mutant for mutant in MUTANTS if word in mutant.name]
-    survivors = []
-    for mutant in chosen:
-        with tempfile.TemporaryDirectory() as folder:
-            alive = survives(mutant, Path(folder))
-        print(f"{'SURVIVED' if alive else 'caught  '}  {mutant.name}", flush=True)
-        survivors += [mutant.name] * alive
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} planted defects caught")
+def run_tests(mutant: Mutant, folder: Path) -> None:
+    """In a process of its own: run the mutant's tests on the tree in a folder; the exit status is pytest's."""
+    with (folder / "told").open("w", encoding="utf-8") as told:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(told.fileno(), stream.fileno())
+    sys.dont_write_bytecode = True
+    os.chdir(ROOT)
+    import pytest
+
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", "-o", f"pythonpath={folder}"]
+    status = pytest.main([*options, *mutant.tests])
+    sys.stdout.flush()
+    os._exit(int(status))
+
+
+def outcomes(mutants: list[Mutant], jobs: int) -> Iterator[Outcome]:
+    """What becomes of each mutant, in the order in which they finish."""
+    fork = multiprocessing.get_context("fork")
+    waiting, running = list(reversed(mutants)), {}
+    with tempfile.TemporaryDirectory() as scratch:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                mutant, folder = waiting.pop(), Path(tempfile.mkdtemp(dir=scratch))
+                plant(mutant, folder)
+                process = fork.Process(target=run_tests, args=(mutant, folder))
+                process.start()
+                running[process.sentinel] = (process, mutant, folder, time.monotonic())
+            ended = set(multiprocessing.connection.wait(list(running), timeout=1))
+            for sentinel, (process, mutant, folder, began) in list(running.items()):
+                if sentinel not in ended and time.monotonic() - began < PATIENCE:
+                    continue
+                if sentinel not in ended:
+                    process.kill()
+                process.join()
+                del running[sentinel]
+                told = (folder / "told").read_text(encoding="utf-8", errors="replace")
+                shutil.rmtree(folder)
+                status = process.exitcode
+                if status > 1:
+                    raise SystemExit(f"{mutant.name}: the tests could not run\n{told[-4000:]}")
+                yield Outcome(mutant, status, told)
+
+
+def main() -> int:
+    """Try the mutants that are asked for; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("word", nargs="?", default="", help="a part of their names; by default all")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
+    parser.add_argument("--known", type=Path, help="a file of names that were caught, which are left out, and added to")
+    arguments = parser.parse_args()
+    known = set(arguments.known.read_text().splitlines()) if arguments.known and arguments.known.exists() else set()
+    chosen = [mutant for mutant in MUTANTS if arguments.word in mutant.name and mutant.name not in known]
+    os.environ["OMP_NUM_THREADS"], os.environ["PYTHONDONTWRITEBYTECODE"] = "1", "1"
+    os.environ.pop("PYTHONPATH", None)
+    for name in LOADED:
+        importlib.import_module(name)
+    survivors, began = [], time.monotonic()
+    for mutant, status, _ in outcomes(chosen, arguments.jobs):
+        print(f"{'caught  ' if status else 'SURVIVED'}  {mutant.name}", flush=True)
+        survivors += [] if status else [mutant.name]
+        if status and arguments.known:
+            with arguments.known.open("a") as file:
+                file.write(mutant.name + "\n")
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} planted defects caught in {time.monotonic() - began:.0f} s")
     return 1 if survivors or not chosen else 0
 
 
 if __name__ == "__main__":
-    sys.exit(__doc__ if "--help" in sys.argv else main(*sys.argv[1:]))
+    sys.exit(main())

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 from beyondprop import data
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.solvers.rescnet.filters import PatchCovariance, patches_of
+from beyondprop.solvers.rescnet.filters import patches_of
 from beyondprop.solvers.rescnet.pcanet import PCANet
 
 
@@ -122,16 +122,3 @@ def test_what_cannot_be_fitted_is_told_in_one_line(one_line):
     x[3] = torch.inf
     with one_line(NonFiniteError, "infinity"):
         pcanet().fit(x, y)
-
-
-def test_whole_maps_give_the_covariance_of_their_patches():
-    maps = torch.randn(6, 2, 9, 8, generator=torch.Generator().manual_seed(3)) + 2
-    one, whole = (PatchCovariance(18, maps.device) for _ in range(2))
-    for some in maps.split(4):
-        one.add(patches_of(some, 3, None))
-        whole.add_maps(some, 3)
-    assert one.count == whole.count
-    torch.testing.assert_close(whole.mean, one.mean, atol=1e-6, rtol=0)
-    torch.testing.assert_close(whole.matrix, one.matrix, atol=1e-5, rtol=0)
-    with pytest.raises(NonFiniteError, match="maps hold NaN"):
-        whole.add_maps(torch.full((1, 2, 9, 8), torch.nan), 3)

@@ -48,7 +48,7 @@ def test_filters_are_scikit_learns_components_of_streamed_patches():
     x, _ = images()
     covariance = PatchCovariance(18, x.device)
     for batch in x.split(7):
-        covariance.add(patches_of(batch, 3, None))
+        covariance.add(batch, 3)
     rows = patches_of(x, 3, None).flatten(0, 1).numpy()
     pca = PCA(n_components=6).fit(rows)
     filters = principal_filters(covariance, 6, 2).flatten(1)
@@ -58,10 +58,24 @@ def test_filters_are_scikit_learns_components_of_streamed_patches():
     close(covariance.mean, torch.from_numpy(pca.mean_))
 
 
+@pytest.mark.parametrize("contrast", [None, 0.1])
+def test_maps_give_the_covariance_of_their_patches(contrast):
+    maps = torch.randn(6, 2, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) + 2
+    covariance = PatchCovariance(18, maps.device)
+    for some in maps.split(4):
+        covariance.add(some, 3, contrast)
+    rows = patches_of(maps, 3, contrast).flatten(0, 1)
+    assert covariance.count == len(rows)
+    close(covariance.mean, rows.mean(dim=0))
+    close(covariance.matrix, rows.T.cov())
+    with pytest.raises(NonFiniteError, match="maps hold NaN"):
+        covariance.add(torch.full((1, 2, 9, 8), torch.nan), 3)
+
+
 def test_responses_are_products_with_normalised_patches():
     x, _ = images()
     covariance = PatchCovariance(18, x.device)
-    covariance.add(patches_of(x, 3, 0.1))
+    covariance.add(x, 3, 0.1)
     filters = principal_filters(covariance, 5, 2)
     for contrast in (None, 0.1):
         wanted = (patches_of(x, 3, contrast) @ filters.flatten(1).T).mT.unflatten(2, (6, 6))
@@ -72,7 +86,7 @@ def test_prototypes_compare_in_whitened_space():
     x, _ = images()
     patches = patches_of(x, 3, None).flatten(0, 1)
     covariance = PatchCovariance(18, x.device)
-    covariance.add(patches)
+    covariance.add(x, 3)
     filters = prototype_filters(covariance, patches[:4], 0.0, 2).flatten(1)
     pca = PCA(n_components=17, whiten=True).fit(patches.numpy())
     white = pca.transform(patches.numpy())

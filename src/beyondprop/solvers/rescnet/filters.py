@@ -42,13 +42,17 @@ def respond(maps: Tensor, filters: Tensor, contrast: float | None) -> Tensor:
     found = F.conv2d(maps, filters, padding=size // 2)
     if contrast is None:
         return found
+    return found.mul_(patch_scales(maps, size, contrast).to(found.dtype).unsqueeze(1))
+
+
+def patch_scales(maps: Tensor, size: int, contrast: float) -> Tensor:
+    """What `patches_of` multiplies each patch by, shape (batch, height, width), in float32 at least."""
     moments = torch.stack([maps.mean(dim=1), maps.square().mean(dim=1)])
     moments = moments.to(torch.promote_types(maps.dtype, torch.float32))
     # Means along one side, then the other: products with bands are several times as fast as pooling one channel.
     down, across = (_window_means(side, size, moments) for side in maps.shape[2:])
     mean, square = down @ moments @ across.T
-    scale = ((square - mean.square()).clamp(min=0) + contrast).rsqrt()
-    return found.mul_(scale.to(found.dtype).unsqueeze(1))
+    return ((square - mean.square()).clamp(min=0) + contrast).rsqrt()
 
 
 def _window_means(length: int, size: int, like: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ def _window_means(length: int, size: int, like: Tensor) -> Tensor:
 
 
 class PatchCovariance:
-    """Mean and covariance of patches that were added, in float64.
+    """Mean and covariance of patches of maps that pass by, in float64.
 
     Args:
         dimension: Numbers of a patch.
@@ -70,30 +74,23 @@ class PatchCovariance:
         self._sum = torch.zeros(dimension, dtype=torch.float64, device=device)
         self._products = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
 
-    def add(self, patches: Tensor) -> None:
-        """Add patches, shape (..., dimension); narrow types are multiplied in float32."""
-        rows = patches.flatten(0, -2).to(torch.promote_types(patches.dtype, torch.float32))
-        products = rows.T @ rows
-        if not products.isfinite().all():  # a NaN or an infinity of any row is in them; rows are many times as many
-            raise NonFiniteError("the patches hold NaN or infinity: check the images")
-        self.count += len(rows)
-        self._sum += rows.sum(dim=0, dtype=torch.float64)
-        self._products += products
+    def add(self, maps: Tensor, size: int, contrast: float | None = None) -> None:
+        """Add every patch of some maps: the rows that `patches_of` gives, sooner.
 
-    def add_maps(self, maps: Tensor, size: int) -> None:
-        """Add every patch of some maps, without its mean: what `patches_of` gives without contrast, sooner.
-
-        With H = I - 11ᵀ/d that takes the mean off a patch of d numbers, Σ (Hp)(Hp)ᵀ = H (Σ ppᵀ) H. So patches are
-        written down and read once, and never changed.
+        With H = I - 11ᵀ/d that takes the mean off a patch of d numbers, and s what divides it by its deviation,
+        Σ (sHp)(sHp)ᵀ = H (Σ sp (sp)ᵀ) H. So patches are written down once, and changed at most once.
 
         Args:
             maps: Shape (batch, channels, height, width).
             size: Side of a patch.
+            contrast: As in `patches_of`.
         """
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         if not maps.isfinite().all():
             raise NonFiniteError("the maps hold NaN or infinity: check the images")
         columns = F.unfold(maps, size, padding=size // 2)  # (batch, d, positions)
+        if contrast is not None:
+            columns *= patch_scales(maps, size, contrast).flatten(1).unsqueeze(1)
         products = torch.bmm(columns, columns.mT).sum(dim=0, dtype=torch.float64)
         total = columns.sum(dim=2).sum(dim=0, dtype=torch.float64)
         without = torch.eye(len(total), dtype=torch.float64, device=total.device) - 1 / len(total)

@@ -358,7 +358,7 @@ class ResCNet(Solver):
 
         covariance = PatchCovariance(channels * size**2, store.images.device)
         for chosen in rows.split(SMALL_CHUNK):
-            covariance.add(patches_of(seen(chosen), size, self.contrast))
+            covariance.add(seen(chosen), size, self.contrast)
         if self.basis == "components":
             filters = principal_filters(covariance, count, channels)
         else:

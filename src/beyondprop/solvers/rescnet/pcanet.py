@@ -146,7 +146,7 @@ class PCANet(Solver):
         for some in x.split(SMALL_CHUNK):
             maps = some if number == 0 else respond(some, self.filters[0], None).flatten(0, 1).unsqueeze(1)
             for few in maps.split(8 * SMALL_CHUNK):
-                self._covariance.add_maps(few, self.filters[number].shape[-1])
+                self._covariance.add(few, self.filters[number].shape[-1])
 
     def conclude(self, part: str) -> None:
         """Set a stage's filters."""

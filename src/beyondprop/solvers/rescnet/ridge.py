@@ -13,6 +13,7 @@ from torch import Tensor
 from beyondprop.errors import NonFiniteError, UserError
 
 BLOCK = 4096  # samples of a product
+STRIPES = 4  # of a symmetric matrix: of each, what lies before the diagonal is left out
 
 
 @contextlib.contextmanager
@@ -68,10 +69,11 @@ class RidgeClassifier:
             wanted = (targets[start : start + BLOCK].double() - mean_target).to(block.dtype)
             total += block.sum(dim=0, dtype=torch.float64)
             with narrow_products(narrow):
-                gram += block.T @ block
+                _add_products(gram, block)
             cross += block.T @ wanted
         if not total.isfinite().all() or not cross.isfinite().all():
             raise NonFiniteError("the features hold NaN or infinity")
+        gram = gram.triu() + gram.triu(1).T
         mean = total / count
         gram -= count * torch.outer(mean, mean)
         deviation = (gram.diagonal() / count).clamp(min=0).sqrt()
@@ -108,6 +110,14 @@ class RidgeClassifier:
             rows = _wide(block)
             found.append(rows @ self.weight.T.to(rows.dtype) + self.bias.to(rows.dtype))
         return torch.cat(found)
+
+
+def _add_products(gram: Tensor, block: Tensor) -> None:
+    """Add blockᵀ block to the upper triangle of a matrix, and to some of what lies below it."""
+    for rows in torch.arange(len(gram)).tensor_split(STRIPES):
+        if len(rows):
+            first, last = int(rows[0]), int(rows[-1]) + 1
+            gram[first:last, first:] += block[:, first:last].T @ block[:, first:]
 
 
 def _wide(features: Tensor) -> Tensor:

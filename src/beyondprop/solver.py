@@ -75,6 +75,18 @@ class Solver(nn.Module, ABC):
     def conclude(self, part: str) -> None:
         """End a pass: set what it was made for, and free the accumulators."""
 
+    def figures(self, part: str) -> dict[str, float]:
+        """What a pass that has ended came to, for progress and metrics; a loop names and shows it.
+
+        Args:
+            part: The pass.
+
+        Returns:
+            Such as `validation_accuracy`, of samples that were not fitted to; by default nothing.
+        """
+        del part
+        return {}
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Predict: class scores of shape (batch, classes), of which the largest is the class."""

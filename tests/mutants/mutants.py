@@ -4,6 +4,7 @@
     python tests/mutants/mutants.py schedule            those whose name holds the word
     python tests/mutants/mutants.py --jobs 2            two at a time, each on one thread
     python tests/mutants/mutants.py --known FILE        all that FILE does not call caught; what comes out is added to it
+    python tests/mutants/mutants.py --control           their tests on the source as it is, which they must pass
 
 Every mutant is a copy of the source with one line changed; the tests named beside it must fail on it. The checkout is
 never changed. Exit status 1 if a mutant survives, or if a line to change is no longer there.
@@ -117,20 +118,31 @@ def main() -> int:
     parser.add_argument("word", nargs="?", default="", help="a part of their names; by default all")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     parser.add_argument("--known", type=Path, help="a file of names that were caught, which are left out, and added to")
+    parser.add_argument("--control", action="store_true", help="plant nothing: the same tests must pass")
     arguments = parser.parse_args()
     known = set(arguments.known.read_text().splitlines()) if arguments.known and arguments.known.exists() else set()
     chosen = [mutant for mutant in MUTANTS if arguments.word in mutant.name and mutant.name not in known]
+    if arguments.control:
+        chosen = [
+            Mutant(f"nothing: {' '.join(tests)}", "__init__.py", "", "", tests) for tests in {m.tests for m in chosen}
+        ]
     os.environ["OMP_NUM_THREADS"], os.environ["PYTHONDONTWRITEBYTECODE"] = "1", "1"
     os.environ.pop("PYTHONPATH", None)
     for name in LOADED:
         importlib.import_module(name)
-    survivors, began = [], time.monotonic()
+    survivors, failed, began = [], 0, time.monotonic()
     for mutant, status, _ in outcomes(chosen, arguments.jobs):
+        if arguments.control:
+            print(f"{'FAILED  ' if status else 'passed  '}  {mutant.name}", flush=True)
+            failed += bool(status)
+            continue
         print(f"{'caught  ' if status else 'SURVIVED'}  {mutant.name}", flush=True)
         survivors += [] if status else [mutant.name]
         if status and arguments.known:
             with arguments.known.open("a") as file:
                 file.write(mutant.name + "\n")
+    if arguments.control:
+        return 1 if failed or not chosen else 0
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} planted defects caught in {time.monotonic() - began:.0f} s")
     return 1 if survivors or not chosen else 0
 

@@ -3,7 +3,6 @@
 import copy
 
 import numpy as np
-import pytest
 import torch
 from scipy.optimize import minimize
 from sklearn.decomposition import PCA

@@ -241,6 +241,8 @@ def test_samples_held_out_choose_the_depth_and_are_not_fitted_to():
     right = torch.stack([(solver(x[held], depth=d).argmax(dim=1) == y[held]).double().mean() for d in range(1, 7)])
     close(solver.course[:, 2], right, atol=1e-6)
     assert int(solver.depth) == int(right.argmax()) + 1
+    assert solver.figures("layer 3") == {"validation_accuracy": pytest.approx(float(right[2]))}
+    assert network().fit(x, y).figures("layer 1") == {}
     flipped = y.clone()
     flipped[held] = (y[held] + 1) % CLASSES  # other labels move samples in the store, and the split with them
     assert len(set(fingerprints(x, y).tolist()) & set(fingerprints(x, flipped).tolist())) == 30

@@ -23,6 +23,7 @@ from beyondprop.solver import Solver
 from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
 from beyondprop.training import Execution, Interrupted, load_run, train
 from beyondprop.training.checkpoint import load
+from beyondprop.training.progress import Display
 
 EXECUTION = Execution(device="cpu", seed=2)
 PASSES = ["statistics 1", "predictor 1", "predictor 2"]
@@ -258,7 +259,18 @@ def test_progress_is_a_line_for_each_pass(tmp_path, splits, capsys):
     run(tmp_path, progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in lines] == [f"pass {n}/3 {part}" for n, part in enumerate(PASSES, start=1)]
-    assert all(line.endswith("samples/s") and "loss" not in line for line in lines)
+    assert all(re.search(r"  \d+\.\d s  0:00:\d\d left$", line) and "loss" not in line for line in lines)
+    Display(4, None, shown=True, unit="pass").end_pass({"epoch": 1, "stage": "fit", "seconds": 10.0}, 8.0)
+    assert capsys.readouterr().err == "pass 1/4 fit  8.0 s  0:00:30 left\n"
+
+
+def test_a_pass_tells_what_it_came_to(tmp_path, splits, capsys, monkeypatch):
+    monkeypatch.setattr(Drawing, "figures", lambda _, part: {"validation_accuracy": 0.25} if part == "first" else {})
+    run(tmp_path / "run", DRAWING, progress=True)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "pass 1/2 first  validation accuracy 25.0%  " in first
+    assert "accuracy" not in second
+    assert [record.get("validation_accuracy") for record in metrics(tmp_path / "run")] == [0.25, None]
 
 
 def test_precision_reaches_the_solver(tmp_path, splits):

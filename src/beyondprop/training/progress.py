@@ -81,14 +81,42 @@ class Display:
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Take note of an epoch's record, as it stands in metrics.jsonl."""
+        self._remember(record)
+        losses = _told(record)
+        self._say(record, *losses, *[self._accuracy] * bool(losses), f"{record['images_per_second']:,.0f} samples/s")
+
+    def end_pass(self, record: dict[str, Any], seconds: float) -> None:
+        """Take note of a solver's pass: most of its time may be in what comes after the last batch.
+
+        Args:
+            record: As it stands in metrics.jsonl; its `seconds` are those of all passes so far.
+            seconds: Of this one.
+        """
+        self._remember(record)
+        number = record["epoch"]
+        left = timedelta(seconds=round(record["seconds"] / number * (self._epochs - number)))
+        figures = [self._accuracy, f"{seconds:.1f} s", f"{left} left"]
+        self._say(record, *figures)
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                completed=number,
+                total=self._epochs,
+                description=f"{self._unit} {number}/{self._epochs} {record['stage']}",
+                figures="  ".join(filter(None, figures)),
+            )
+            self._bar.refresh()
+
+    def _remember(self, record: dict[str, Any]) -> None:
         accuracies = [(name, record[name]) for name in ("validation_accuracy", "train_accuracy") if name in record]
         self._accuracy = "".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in accuracies)
+
+    def _say(self, record: dict[str, Any], *figures: str) -> None:
+        """Write a line, where there is no bar."""
         if self._shown and self._bar is None:
             stage = f" {record['stage']}" if "stage" in record else ""
-            losses = _told(record)
-            told = "".join(f"  {figure}" for figure in [*losses, *[self._accuracy] * bool(losses)])
-            line = f"{self._unit} {record['epoch']}/{self._epochs}{stage}{told}"
-            sys.stderr.write(f"{line}  {record['images_per_second']:,.0f} samples/s\n")
+            told = "  ".join(filter(None, [f"{self._unit} {record['epoch']}/{self._epochs}{stage}", *figures]))
+            sys.stderr.write(f"{told}\n")
 
 
 def _told(figures: Mapping[str, Any]) -> list[str]:

@@ -117,11 +117,12 @@ class _Fitting:
             "images": present.images,
             "images_per_second": present.images / max(seconds, 1e-9),
             "seconds": totals.seconds,
+            **self.solver.figures(part),
         }
         self.records.append(record)
         if self.run is not None:
             self.run.append_metrics([record])
-        self.display.end_epoch(record)
+        self.display.end_pass(record, seconds)
 
     def _counted(self, number: int, part: str, present: Totals) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of a pass; before each one the user may stop it."""

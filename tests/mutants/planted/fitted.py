@@ -17,6 +17,20 @@ MUTANTS = (
         LAYERS,
     ),
     Mutant(
+        "solving: time left for all passes",
+        "training/progress.py",
+        "(self._epochs - number)",
+        "self._epochs",
+        ("tests/training/test_training_solving.py",),
+    ),
+    Mutant(
+        "solving: what a pass came to is not told",
+        "training/solving.py",
+        "            **self.solver.figures(part),\n",
+        "",
+        ("tests/training/test_training_solving.py",),
+    ),
+    Mutant(
         "rescnet: a covariance of patches as they are",
         f"{RESCNET}/filters.py",
         "columns *= patch_scales(maps, size, contrast).flatten(1).unsqueeze(1)",

@@ -215,6 +215,11 @@ class ResCNet(Solver):
             self._store, self._maps, self._features = None, [], None
             self.residual, self.held_scores = self.residual[:0].clone(), self.held_scores[:0].clone()
 
+    def figures(self, part: str) -> dict[str, float]:
+        """Accuracy of all layers up to this one on the samples held out, where there are any."""
+        accuracy = float(self.course[self.passes.index(part), 2])
+        return {"validation_accuracy": accuracy} if self.held_out else {}
+
     def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
         """Class scores, shape (batch, K).
 

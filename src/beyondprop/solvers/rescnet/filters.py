@@ -47,8 +47,8 @@ def respond(maps: Tensor, filters: Tensor, contrast: float | None) -> Tensor:
 
 def patch_scales(maps: Tensor, size: int, contrast: float) -> Tensor:
     """What `patches_of` multiplies each patch by, shape (batch, height, width), in float32 at least."""
-    moments = torch.stack([maps.mean(dim=1), maps.square().mean(dim=1)])
-    moments = moments.to(torch.promote_types(maps.dtype, torch.float32))
+    wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    moments = torch.stack([wide.mean(dim=1), wide.square().mean(dim=1)])
     # Means along one side, then the other: products with bands are several times as fast as pooling one channel.
     down, across = (_window_means(side, size, moments) for side in maps.shape[2:])
     mean, square = down @ moments @ across.T

@@ -303,6 +303,16 @@ def test_the_page_is_one_file_with_every_rule_the_best_first():
     }
 
 
+def test_what_cuda_allocated_has_a_column_where_it_was_measured():
+    document = compared("bp", "drtp")
+    assert "allocated by CUDA" not in write_page(document, draw_pictures(document))
+    document["contenders"]["bp"]["costs"]["allocated_bytes"] = 3 * 2**20
+    page = write_page(document, draw_pictures(document))
+    assert "<th>allocated by CUDA</th>" in page
+    assert "<td>3.00</td>" in page
+    assert "<td>–</td>" in page.partition("allocated by CUDA")[2]  # of drtp
+
+
 def test_the_page_grows_with_every_rule_that_has_finished(monkeypatch):
     """Interrupted at the second rule: the first one's page is there and says what is still to come; no document."""
     ask = _Course.run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from beyondprop.measure.memory import peak_live_bytes, peak_saved_bytes
+from beyondprop.measure.memory import peak_allocated_bytes, peak_live_bytes, peak_saved_bytes
 from beyondprop.measure.operations import floating_point_operations
 from beyondprop.measure.timing import step_time
 from beyondprop.rule import Rule
@@ -26,7 +26,8 @@ def costs_of(built: LoadedRun, *, repeats: int = 15) -> dict[str, Any]:
 
     Returns:
         `step_seconds` (as `StepTime`), `batch_size`, `operations`, `memory_bytes` (peak of live storages by class),
-        `saved_bytes` (most that autograd kept for backward) and `parameters`, a count.
+        `saved_bytes` (most that autograd kept for backward) and `parameters`, a count; on CUDA `allocated_bytes`
+        as well, the most that its allocator gave.
     """
     rule, settings = built.rule, built.settings
     assert isinstance(rule, Rule), "a solver takes no steps"
@@ -52,5 +53,6 @@ def costs_of(built: LoadedRun, *, repeats: int = 15) -> dict[str, Any]:
         "operations": floating_point_operations(step),
         "memory_bytes": peak_live_bytes(step, rule, optimizer),
         "saved_bytes": peak_saved_bytes(step, rule),
+        **({"allocated_bytes": peak_allocated_bytes(step, built.device)} if built.device.type == "cuda" else {}),
         "parameters": sum(parameter.numel() for parameter in rule.parameters()),
     }

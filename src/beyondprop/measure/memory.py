@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from beyondprop.errors import UserError
+
 CLASSES = ("parameters", "gradients", "optimizer", "inputs", "activations")
 
 
@@ -71,6 +73,30 @@ def peak_saved_bytes(step: Callable[[], Any], module: nn.Module) -> int:
     with torch.autograd.graph.saved_tensors_hooks(ledger.pack, ledger.unpack):
         step()
     return ledger.peak
+
+
+def peak_allocated_bytes(step: Callable[[], Any], device: torch.device | str) -> int:
+    """Run a training step once and ask CUDA's allocator what was allocated there at most.
+
+    Unlike `peak_live_bytes` it counts everything on the device, whoever holds it, and what kernels need for
+    themselves; so it depends on the device, the libraries and the size of the allocator's blocks. The allocator's own
+    peak (`torch.cuda.max_memory_allocated`) begins anew with it.
+
+    Args:
+        step: Called without arguments.
+        device: A CUDA device.
+
+    Raises:
+        UserError: It is another device, whose memory nobody counts.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        raise UserError(f"peak_allocated_bytes asks CUDA's allocator, not {device}: count with peak_live_bytes there")
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device)
 
 
 class _LiveStorages(TorchDispatchMode):

@@ -255,7 +255,9 @@ def mean_angle(contender: Mapping[str, Any]) -> float | None:
 def _costs(contenders: Contenders) -> str:
     """In numbers: steps in ms, memory in MiB by class, operations."""
     kinds = list(MEMORY)
-    heads = ("", "batch", "ms (quartiles)", *kinds, "kept for backward", "operations, 10⁹", "parameters")
+    on_cuda = any("allocated_bytes" in each["costs"] for each in contenders.values() if each["costs"])
+    allocated = ["allocated by CUDA"] if on_cuda else []
+    heads = ("", "batch", "ms (quartiles)", *kinds, "kept for backward", *allocated, "operations, 10⁹", "parameters")
     rows = []
     for name, each in contenders.items():
         costs = each["costs"]
@@ -269,6 +271,7 @@ def _costs(contenders: Contenders) -> str:
                 f"{middle:.2f} ({low:.2f} to {high:.2f})",
                 *(f"{costs['memory_bytes'][kind] / 2**20:.2f}" for kind in kinds),
                 f"{costs['saved_bytes'] / 2**20:.2f}",
+                *[f"{costs['allocated_bytes'] / 2**20:.2f}" if "allocated_bytes" in costs else "–"] * on_cuda,
                 f"{costs['operations'] / 1e9:.3g}",
                 f"{costs['parameters']:,}",
             ]

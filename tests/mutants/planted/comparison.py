@@ -7,6 +7,20 @@ MEASURED = ("tests/measure/test_step_costs.py",)
 
 MUTANTS = (
     Mutant(
+        "measure: CUDA's peak is that of everything before",
+        "measure/memory.py",
+        "    torch.cuda.reset_peak_memory_stats(device)\n",
+        "",
+        ("tests/measure/test_on_cuda.py",),
+    ),
+    Mutant(
+        "measure: CUDA's step is not waited for",
+        "measure/timing.py",
+        "        step()\n        _synchronize(device)\n",
+        "        step()\n",
+        ("tests/measure/test_on_cuda.py",),
+    ),
+    Mutant(
         "compare: a step of the first stage alone",
         "comparison/costs.py",
         "            rule.stage = stage\n",

@@ -129,6 +129,6 @@ def test_what_cannot_be_exported_or_measured(run: Path, tmp_path: Path, capsys: 
 
 def test_runs_that_learned_from_a_file_of_the_users_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "sines.csv").write_text("value\n" + "\n".join(str((n * 7919) % 13 / 13) for n in range(400)))
-    words = ["--path", str(tmp_path / "sines.csv"), "--epochs", "1", "--hidden", "4", "--out", str(tmp_path / "run")]
+    words = ["--file", str(tmp_path / "sines.csv"), "--epochs", "1", "--hidden", "4", "--out", str(tmp_path / "run")]
     assert main(["train", "node-perturbation/csv", *words, "--quiet"]) == 0
-    assert "'path' names what is not in it" in refused(capsys, "export", str(tmp_path / "run"))
+    assert "'file' names what is not in it" in refused(capsys, "export", str(tmp_path / "run"))

@@ -24,7 +24,7 @@ TEXT = "the cat sat on the mat, and the dog sat on the cat. " * 20
 
 def small(recipe, tmp_path, **changes):
     (tmp_path / "story.txt").write_text(TEXT)
-    given = {"epochs": 2, "hidden": 8, "sequences": 60, "length": 12, "window": 16, "text": str(tmp_path / "story.txt")}
+    given = {"epochs": 2, "hidden": 8, "sequences": 60, "length": 12, "window": 16, "file": str(tmp_path / "story.txt")}
     names = {f.name for f in dataclasses.fields(recipe.settings)}
     return dataclasses.replace(recipe.settings, **{n: v for n, v in {**given, **changes}.items() if n in names})
 
@@ -212,11 +212,11 @@ def test_a_finished_run_of_a_text_holds_a_sample_and_knows_its_file_again(tmp_pa
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "story.txt"
     path.write_text(TEXT)
-    flags = ["--text", "story.txt", "--epochs", "1", "--hidden", "8", "--window", "16", "--out", "run"]
+    flags = ["--file", "story.txt", "--epochs", "1", "--hidden", "8", "--window", "16", "--out", "run"]
     assert main(["train", "tp-ri/text", *flags]) == 0
     assert "sample         run/sample.txt" in capsys.readouterr().out
     stored = json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]
-    assert stored["text"] == str(path.resolve())
+    assert stored["file"] == str(path.resolve())
     assert stored["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     given, drawn = re.fullmatch(
         r"\[given, .*\]\n(.*)\n\n\[drawn, .*\]\n(.*)\n", (tmp_path / "run" / "sample.txt").read_text()
@@ -238,8 +238,8 @@ def test_a_finished_run_of_a_text_holds_a_sample_and_knows_its_file_again(tmp_pa
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["train", "tp-ri/text"], "--text FILE"),
-        (["train", "tp-ri/text", "--text", "no-such-file.txt"], "no-such-file.txt: cannot be read"),
+        (["train", "tp-ri/text"], "--file FILE"),
+        (["train", "tp-ri/text", "--file", "no-such-file.txt"], "no-such-file.txt: cannot be read"),
         (["train", "tp-ri/digits", "--piece", "7"], "--piece must divide the 64"),
         (["train", "tp-ri/digits", "--cell", "gru", "--targets", "difference"], "linearised ones alone"),
     ],

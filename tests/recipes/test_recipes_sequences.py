@@ -31,7 +31,7 @@ def small(recipe, **changes):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.id)
 def test_every_sequence_recipe_trains(recipe, tmp_path):
     path = str(weather_like(tmp_path / "weather.csv", rows=400))
-    settings = small(recipe, path=path, validation=2)
+    settings = small(recipe, file=path, validation=2)
     outcome = training.train(recipe, settings, Execution(threads=1), tmp_path / "run", progress=False)
     figures = {"test_mse", "train_mse", "validation_mse", "memoryless_mse", "linear_filter_mse", "target_variance"}
     assert set(outcome.metrics) == figures
@@ -124,14 +124,14 @@ def test_result_files_and_their_table(tmp_path, monkeypatch):
 def test_the_command_line_tells_errors(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
     path = str(weather_like(tmp_path / "weather.csv", rows=300))
-    flags = ["--path", path, "--epochs", "1", "--window", "20", "--samples", "2", "--quiet"]
+    flags = ["--file", path, "--epochs", "1", "--window", "20", "--samples", "2", "--quiet"]
     assert main(["train", "node-perturbation/csv", *flags[:-1], "--out", str(tmp_path / "run")]) == 0
     assert "test error" in capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["loss"] > 0
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert main(["train", "node-perturbation/csv"]) == 2
-    assert "--path FILE.csv" in capsys.readouterr().err
+    assert "--file FILE" in capsys.readouterr().err
 
 
 def test_a_study_compares_classifiers(tmp_path):
@@ -144,7 +144,7 @@ def test_a_forecast_is_told_in_the_units_of_the_file(tmp_path):
     """The column that is forecast is that of the file, row by row, and predictions are scaled as it is."""
     path = weather_like(tmp_path / "weather.csv", rows=400)
     recipe = find_recipe("node-perturbation/csv")
-    settings = small(recipe, path=str(path), target="pressure", ahead=3, batch_size=2)
+    settings = small(recipe, file=str(path), target="pressure", ahead=3, batch_size=2)
     outcome = training.train(recipe, settings, Execution(threads=1), tmp_path / "run", progress=False)
     with (tmp_path / "run" / "forecast.csv").open(newline="") as file:
         names, *rows = list(csv.reader(file))
@@ -162,11 +162,11 @@ def test_a_forecast_is_told_in_the_units_of_the_file(tmp_path):
 def test_a_run_knows_its_file_again(tmp_path, monkeypatch, capsys):
     path, run = weather_like(tmp_path / "weather.csv", rows=300), tmp_path / "run"
     monkeypatch.chdir(tmp_path)
-    flags = ["--path", "weather.csv", "--epochs", "1", "--window", "20", "--samples", "2", "--quiet", "--out", str(run)]
+    flags = ["--file", "weather.csv", "--epochs", "1", "--window", "20", "--samples", "2", "--quiet", "--out", str(run)]
     train = ["train", "node-perturbation/csv", *flags]
     assert main(train) == 0
     stored = json.loads((run / "settings.json").read_bytes())["settings"]
-    assert stored["path"] == str(path.resolve())
+    assert stored["file"] == str(path.resolve())
     assert stored["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.chdir(tmp_path.parent)
     assert main(["evaluate", str(run)]) == 0  # from anywhere

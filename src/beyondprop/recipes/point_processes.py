@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from beyondprop.recipe import Experiment, Recipe, Schedule, Settings, SolverSettings
-from beyondprop.recipes.user_file import refuse_another, with_checksum
+from beyondprop.recipes.user_file import UserFile
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits
@@ -17,8 +17,10 @@ Source = Literal["simulated", "hawkes", "stackoverflow", "bookorder", "file"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventSettings(SolverSettings):
+class EventSettings(UserFile, SolverSettings):
     """Settings of every model of events."""
+
+    holds = "CSV with columns sequence, time and mark, one line an event, or npz with times, marks and offsets"
 
     batch_size: int = 64
     """Pieces of sequences in a batch."""
@@ -26,16 +28,12 @@ class EventSettings(SolverSettings):
     """Pieces held out of the training set, the last ones, to choose settings by; 0 trains on all of it."""
     events: Source = "file"
     """Which: simulated here, a set in $BEYONDPROP_DATA/point-processes, or a file of your own."""
-    file: str = ""
-    """CSV with columns sequence, time and mark, or npz with times, marks and offsets; of events `file`."""
     columns: tuple[str, ...] = ("sequence", "time", "mark")
     """What a CSV file calls these three. A file without a column sequence is one sequence."""
     share: float = 0.8
     """Of a file's sequences that are trained on, the first ones; of a single sequence, of its events."""
     resolution: float = 0.0
     """Tick of the clock by which a file's times were taken; each is spread over it. 0 for exact times."""
-    sha256: str = ""
-    """Of the file, which is refused where it is another; a run stores that of the file that it was trained on."""
     first: int = 3
     """Events at the beginning of each sequence that are not predicted."""
     history: int = 32
@@ -43,13 +41,10 @@ class EventSettings(SolverSettings):
     targets: int = 64
     """Targets of a piece."""
 
-    def of_run(self) -> Self:
-        """These with the file's whole path and checksum.
-
-        Raises:
-            DataError: It cannot be read.
-        """
-        return with_checksum(self, "file")
+    @property
+    def missing(self) -> str:
+        """The flag that a command cannot do without, where events come from a file."""
+        return super().missing if self.events == "file" else ""
 
     def data(self) -> Splits:
         """Read or simulate the events, and cut them into pieces.
@@ -64,12 +59,10 @@ class EventSettings(SolverSettings):
         if self.events == "simulated":
             train, test = (_simulated(count, seed) for count, seed in ((60, 0), (40, 1)))
         elif self.events == "file":
-            if not self.file:
-                raise UserError("name the file by --file FILE.csv: columns sequence, time and mark, one line an event")
-            refuse_another(self.file, self.sha256)
+            file = self.checked_file()
             if len(self.columns) != 3:
                 raise UserError("--columns takes three names: those of the sequence, the time and the mark")
-            whole = read_events(self.file, columns=self.columns)
+            whole = read_events(file, columns=self.columns)
             train, test = (whole.spread(self.resolution, seed=0) if self.resolution else whole).divide(self.share)
         else:
             train, test = load_events(self.events)

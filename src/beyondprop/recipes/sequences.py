@@ -7,10 +7,10 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from beyondprop.recipe import Experiment, Schedule, Settings
-from beyondprop.recipes.user_file import refuse_another, with_checksum
+from beyondprop.recipes.user_file import UserFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,11 +104,11 @@ class MackeyGlassSettings(SequenceSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CSVSettings(SequenceSettings):
+class CSVSettings(UserFile, SequenceSettings):
     """Settings of a forecast of a column of a CSV file."""
 
-    path: str = ""
-    """The file: a line of column names, then rows in the order of time."""
+    holds = "CSV with column names in its first line and rows in the order of time"
+
     target: str = ""
     """Column to be forecast; by default the first that holds numbers."""
     columns: tuple[str, ...] = ()
@@ -117,17 +117,7 @@ class CSVSettings(SequenceSettings):
     """Rows between input and target."""
     window: int = 48
     """Length of the sequences into which the rows are cut."""
-    sha256: str = ""
-    """Of the file, which is refused where it is another; a run stores that of the file that it was trained on."""
     bias: bool = True
-
-    def of_run(self) -> Self:
-        """These with the file's whole path and checksum.
-
-        Raises:
-            DataError: It cannot be read.
-        """
-        return with_checksum(self, "path")
 
     def data(self) -> Splits:
         """Read the file.
@@ -136,12 +126,9 @@ class CSVSettings(SequenceSettings):
             UserError: None is named, or it cannot be used, or it is not the one of the checksum.
         """
         from beyondprop.data.sequences import csv_forecast
-        from beyondprop.errors import UserError
 
-        if not self.path:
-            raise UserError("name the file by --path FILE.csv: column names in its first line, rows in order of time")
-        refuse_another(self.path, self.sha256)
-        return csv_forecast(self.path, target=self.target, columns=self.columns, ahead=self.ahead, window=self.window)
+        file = self.checked_file()
+        return csv_forecast(file, target=self.target, columns=self.columns, ahead=self.ahead, window=self.window)
 
 
 def builder(make_rule: Callable[[Recurrent, Any], Rule]) -> Callable[[Any, Splits], Experiment]:

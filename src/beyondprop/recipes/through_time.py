@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 from beyondprop.recipe import Settings
-from beyondprop.recipes.user_file import refuse_another, with_checksum
+from beyondprop.recipes.user_file import UserFile
 
 if TYPE_CHECKING:
     from beyondprop.data import Splits
@@ -93,23 +93,13 @@ class Pieces(ThroughTime):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Characters(ThroughTime):
+class Characters(UserFile, ThroughTime):
     """Settings of the characters of a text."""
 
-    text: str = ""
-    """The file, of UTF-8 text."""
+    holds = "any UTF-8 text of some thousand characters"
+
     window: int = 64
     """Characters a sequence."""
-    sha256: str = ""
-    """Of the file, which is refused where it is another; a run stores that of the file that it was trained on."""
-
-    def of_run(self) -> Self:
-        """These with the file's whole path and checksum.
-
-        Raises:
-            DataError: It cannot be read.
-        """
-        return with_checksum(self, "text")
 
     def data(self) -> Splits:
         """Read the file.
@@ -118,9 +108,5 @@ class Characters(ThroughTime):
             UserError: None is named, or it cannot be used, or it is not the one of the checksum.
         """
         from beyondprop.data.sequence_tasks import characters
-        from beyondprop.errors import UserError
 
-        if not self.text:
-            raise UserError("name the file by --text FILE: any UTF-8 text of some thousand characters")
-        refuse_another(self.text, self.sha256)
-        return characters(self.text, window=self.window)[0]
+        return characters(self.checked_file(), window=self.window)[0]

@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-Chosen = TypeVar("Chosen", bound=Any)
+from typing import ClassVar, Self
 
 
-def with_checksum(settings: Chosen, name: str) -> Chosen:
-    """What a run stores: settings with the file's whole path and its SHA-256.
+@dataclass(frozen=True, kw_only=True)
+class UserFile:
+    """Settings of a recipe that learns from a file of the user's; stands before the other settings it goes with."""
 
-    Args:
-        settings: With a field `sha256`; one that is given stays, for the file has to be that one.
-        name: Of the field that names the file.
+    holds: ClassVar[str] = ""
+    """What the file is to hold, for who names none."""
 
-    Raises:
-        DataError: It cannot be read.
-    """
-    from beyondprop.data.files import sha256_of
+    file: str = ""
+    """Your own file, which the recipe learns from."""
+    sha256: str = ""
+    """Of the file, which is refused where it is another; a run stores that of the file that it was trained on."""
 
-    if not getattr(settings, name) or settings.sha256:
-        return settings
-    path = Path(getattr(settings, name)).resolve()
-    return replace(settings, **{name: str(path), "sha256": sha256_of(path)})
+    def of_run(self) -> Self:
+        """These with the file's whole path and checksum, as a run stores them.
 
+        Raises:
+            DataError: It cannot be read.
+        """
+        from beyondprop.data.files import sha256_of
 
-def refuse_another(path: str, sha256: str) -> None:
-    """Refuse a file that is not the one of the checksum.
+        if not self.file or self.sha256:  # a checksum that is given stays: the file has to be that one
+            return self
+        path = Path(self.file).resolve()
+        return replace(self, file=str(path), sha256=sha256_of(path))
 
-    Args:
-        path: The file.
-        sha256: Its checksum; any file will do where it is empty.
+    @property
+    def missing(self) -> str:
+        """The flag that a command cannot do without."""
+        return "" if self.file else "--file FILE"
 
-    Raises:
-        UserError: It is gone, or has changed.
-    """
-    from beyondprop.data.files import sha256_of
-    from beyondprop.errors import UserError
+    def checked_file(self) -> str:
+        """The file's path.
 
-    if not sha256:
-        return
-    if not Path(path).exists():
-        raise UserError(f"{path} is gone, on which the run was trained: put it back, or train anew")
-    if (found := sha256_of(Path(path))) != sha256.lower():
-        raise UserError(
-            f"{path} has changed since the run was trained on it (SHA-256 {found[:12]}…, then {sha256[:12]}…): put the "
-            "file back as it was, or train anew"
-        )
+        Raises:
+            UserError: None is named, or it is not the one of the checksum: it is gone, or has changed.
+        """
+        from beyondprop.data.files import sha256_of
+        from beyondprop.errors import UserError
+
+        if self.missing:
+            raise UserError(f"name the file by {self.missing}: {self.holds}")
+        if not self.sha256:
+            return self.file
+        if not Path(self.file).exists():
+            raise UserError(f"{self.file} is gone, on which the run was trained: put it back, or train anew")
+        if (found := sha256_of(Path(self.file))) != self.sha256.lower():
+            raise UserError(
+                f"{self.file} has changed since the run was trained on it (SHA-256 {found[:12]}…, then "
+                f"{self.sha256[:12]}…): put the file back as it was, or train anew"
+            )
+        return self.file

@@ -26,11 +26,11 @@ from beyondprop.solver import Solver
 from beyondprop.training.assembly import LoadedRun, assemble_stored
 from beyondprop.training.checkpoint import Checkpoint
 from beyondprop.training.evaluation import autocast
-from beyondprop.training.run_folder import FILES, MOVABLE
+from beyondprop.training.run_folder import FILE, MOVABLE
 
 FORMAT = 1
 ABOUT, WEIGHTS = "export.json", "model.safetensors"
-OUTSIDE = (*FILES, *(name.removeprefix("settings.") for name in MOVABLE if name.startswith("settings.")))
+OUTSIDE = (FILE, *(name.removeprefix("settings.") for name in MOVABLE if name.startswith("settings.")))
 MOST = 10**7  # samples, classes or pixels along a side of a data set that is described
 
 _PARTS: dict[str, type] = {

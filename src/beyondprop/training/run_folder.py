@@ -30,7 +30,7 @@ MOVABLE = {
     *("settings.chip", "settings.token_file", "settings.timeout"),  # where a chip is, and how it is reached
 }
 CHECKSUM = "settings.sha256"  # of a file of the user's that a run learns from
-FILES = ("path", "text")  # settings that name such a file
+FILE = "file"  # the setting that names it
 RANK = re.compile(r"rank-(\d+)")  # folders below a run's own: those of the processes that share it out
 # Settings that runs of older versions do not name, and what they were trained with.
 UNNAMED = {
@@ -315,9 +315,8 @@ def refuse_other_settings(path: Path, wanted: dict[str, Any], present: dict[str,
     old = {name: value for name, value in UNNAMED.items() if name in new} | _flat(ours)
     for name in sorted(new.keys() | old.keys()):
         if name == CHECKSUM and old.get(name) and new.get(name) != old[name]:
-            file = next(present["settings"][key] for key in FILES if key in present["settings"])
             raise RunError(
-                f"{path} was trained on {file}, which has changed since: "
+                f"{path} was trained on {present['settings'][FILE]}, which has changed since: "
                 "put the file back as it was, or train anew in another folder"
             )
         if name not in MOVABLE and new.get(name) != old.get(name):

@@ -58,8 +58,8 @@ MUTANTS = (
     ),
     Mutant(
         "text: a run forgets its file",
-        "recipes/through_time.py",
-        'return with_checksum(self, "text")',
+        "recipes/user_file.py",
+        "return replace(self, file=str(path), sha256=sha256_of(path))",
         "return self",
         INVERSION_RECIPES,
     ),

@@ -51,8 +51,11 @@ def test_subset_division_and_units():
     assert (early.times.tolist(), early.ends.tolist()) == (TIMES[:3], [1.1])
     assert (late.times.tolist(), late.ends.tolist()) == (TIMES[3:5], [9.0])
     assert events.in_unit(2.0).ends.tolist() == [1.9, 0.95, 3.5]
-    with pytest.raises(DataError, match="share"):
+    assert [[len(part) for part in events.divide(share)] for share in (0.1, 0.95)] == [[1, 2], [2, 1]]
+    with pytest.raises(DataError, match=r"share .* between 0 and 1, not 1\.0"):
         one.divide(1.0)
+    with pytest.raises(DataError, match="single event"):
+        event_sequences([1.0], [0], ends=[2.0]).divide(0.5)
 
 
 def test_ticks_are_spread_within_themselves():

@@ -80,15 +80,17 @@ class EventSequences:
         """Keep the last sequences apart for testing; of a single one its last events.
 
         Args:
-            share: Of the sequences (or events) that stay for training, above 0 and below 1.
+            share: Of the sequences (or events) that stay for training, above 0 and below 1; each part has one at least.
 
         Raises:
-            DataError: A part would be empty.
+            DataError: The share is out of range, or there is one event in all.
         """
+        if not 0 < share < 1:
+            raise DataError(f"{self.name}: the share that is trained on must lie between 0 and 1, not {share}")
         count = len(self) if len(self) > 1 else len(self.times)
-        cut = round(share * count)
-        if not 0 < share < 1 or not 0 < cut < count:
-            raise DataError(f"{self.name}: a share of {share} leaves nothing on one side of {count}; choose another")
+        if count < 2:
+            raise DataError(f"{self.name} holds a single event: there is none left to test on")
+        cut = min(max(round(share * count), 1), count - 1)
         if len(self) > 1:
             return self.subset(range(cut)), self.subset(range(cut, count))
         parts = (slice(cut), self.times[cut - 1 : cut]), (slice(cut, None), self.ends)

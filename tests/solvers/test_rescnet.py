@@ -12,7 +12,14 @@ from torch.nn import functional as F
 from beyondprop import data
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.solvers.rescnet import features as features_module
-from beyondprop.solvers.rescnet.features import binary_codes, feature_count, features_of, sliding_histograms
+from beyondprop.solvers.rescnet.features import (
+    binary_codes,
+    can_pool,
+    feature_count,
+    features_of,
+    pooled_responses,
+    sliding_histograms,
+)
 from beyondprop.solvers.rescnet.filters import (
     PatchCovariance,
     patches_of,
@@ -80,6 +87,38 @@ def test_responses_are_products_with_normalised_patches():
     for contrast in (None, 0.1):
         wanted = (patches_of(x, 3, contrast) @ filters.flatten(1).T).mT.unflatten(2, (6, 6))
         close(respond(x, filters, contrast), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_pooled_in_one_go_responses_have_the_same_features(grid, dtype):
+    torch.manual_seed(0)
+    found, scale, shift = torch.randn(5, 11, 8, 7).to(dtype), torch.rand(5, 8, 7) + 0.5, torch.randn(11)
+    if not can_pool(found):
+        pytest.skip("Numba is not installed")
+    responses = found.float() * scale.unsqueeze(1) - shift.view(-1, 1, 1)
+    wanted = features_of(responses, "first", grid, 0.3)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        pooled = pooled_responses(found.contiguous(memory_format=layout), scale, shift, grid, 0.3)
+        torch.testing.assert_close(pooled, wanted, rtol=1e-6, atol=1e-6)
+    scale[2] = torch.nan
+    assert pooled_responses(found, scale, shift, grid, 0.3).isnan().all(dim=1).tolist() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert not can_pool(found.double())
+    assert not can_pool(found.to("meta"))
+
+
+def test_a_network_is_the_same_without_compiled_loops(monkeypatch):
+    x, y = images(dtype=torch.float32)
+    options = {"mirror": True, "grid": 2, "held_out": 0.2}
+    ours = network(**options).float().fit(x, y)(x)
+    monkeypatch.setattr(features_module, "compiled", lambda _module: None)
+    torch.testing.assert_close(ours, network(**options).float().fit(x, y)(x), rtol=1e-3, atol=1e-3)
 
 
 def test_prototypes_compare_in_whitened_space():

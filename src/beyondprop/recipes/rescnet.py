@@ -135,7 +135,7 @@ CHOICES = (
     "all but the idea: the paper's text could not be read beyond its abstract",
     "a share of the training images is held out to choose the depth",
 )
-CIFAR = ResCNetSettings(mirror=True)
+CIFAR = ResCNetSettings(mirror=True, grid=3)
 SMALL = ResCNetSettings(
     layers=12,
     filters=32,
@@ -168,8 +168,21 @@ RESCNET = (
     recipe("digits", "12 layers on scikit-learn's digits", SMALL),
     recipe(
         "mnist",
-        "100 layers on MNIST",
-        replace(CIFAR, mirror=False, unshuffle=1, patch=7, grid=7, filters=32, feature_floor=1.0, ridge=0.3),
+        "40 layers on MNIST",
+        replace(
+            CIFAR,
+            layers=40,
+            mirror=False,
+            unshuffle=1,
+            patch=9,
+            grid=7,
+            filters=32,
+            carry=4,
+            floor=1.0,
+            contrast=1.0,
+            feature_floor=1.0,
+            ridge=0.03,
+        ),
         (0.9938, "best of the PCANet family (LDANet-2), arXiv 1404.3606, as quoted"),
     ),
     recipe(

@@ -12,7 +12,7 @@ from beyondprop.layers.spiking import sweep
 def path(request, monkeypatch):
     """Both ways to compute the same: tensor operations, and the compiled sweeps where Numba is installed."""
     if request.param == "tensors":
-        monkeypatch.setattr(sweep, "_compiled", lambda: None)
+        monkeypatch.setattr(sweep, "compiled", lambda _module: None)
     elif importlib.util.find_spec("numba") is None:
         pytest.skip("Numba is not installed")
     return request.param

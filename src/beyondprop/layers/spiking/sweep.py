@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from beyondprop.compiled import by_threads, compiled
 from beyondprop.layers.spiking.events import Events
 from beyondprop.layers.spiking.membrane import Membrane
 from beyondprop.layers.spiking.tensors import Backward, Forward, couple
@@ -126,7 +122,7 @@ def find_spikes(events: Events, each: int, columns: Tensor, membrane: Membrane, 
         (samples, neurons, spikes).
     """
     samples, neurons = len(events.counts), columns.shape[1]
-    if (compiled := kernels(columns)) is None:
+    if (sweeps := kernels(columns)) is None:
         by_number = events.by_number
         state = Forward(membrane, columns, by_number, spikes)
         state.run(by_number.places // each)
@@ -137,8 +133,8 @@ def find_spikes(events: Events, each: int, columns: Tensor, membrane: Membrane, 
     shape = samples, neurons, spikes
     times, slopes = columns.new_full(shape, math.inf), columns.new_ones(shape)
     saved = times, slopes, torch.full(shape, -1, dtype=torch.int32)
-    arrays = [*_arrays(events, each, columns, membrane, compiled), *(t.numpy() for t in saved)]
-    _by_threads(lambda _part, low, high: compiled.forward(*arrays, low, high), neurons)
+    arrays = [*_arrays(events, each, columns, membrane, sweeps), *(t.numpy() for t in saved)]
+    by_threads(lambda _part, low, high: sweeps.forward(*arrays, low, high), neurons)
     return saved
 
 
@@ -167,7 +163,7 @@ def go_back(
     """
     if not len(events.counts):  # an empty batch
         return
-    if (compiled := kernels(columns)) is None:
+    if (sweeps := kernels(columns)) is None:
         by_number = events.by_number
         parts = (part[by_number.order].permute(2, 0, 1).flatten(1) for part in (*saved, errors))
         times, slopes, intervals, errors = parts
@@ -180,39 +176,19 @@ def go_back(
         return
     to_weight = columns.new_zeros(0, columns.shape[1]) if weight is None else weight
     to_times = columns.new_zeros(torch.get_num_threads(), *((0, 0) if inputs is None else inputs.shape))
-    arrays = _arrays(events, each, columns, membrane, compiled)
+    arrays = _arrays(events, each, columns, membrane, sweeps)
     arrays += [t.numpy() for t in (*saved, errors.contiguous(), to_weight)]
     each_part = [t.numpy() for t in to_times]
-    _by_threads(lambda part, low, high: compiled.backward(*arrays, each_part[part], low, high), columns.shape[1])
+    by_threads(lambda part, low, high: sweeps.backward(*arrays, each_part[part], low, high), columns.shape[1])
     if inputs is not None:
         torch.sum(to_times, 0, out=inputs)
-
-
-def _by_threads(sweep: Callable[[int, int, int], None], neurons: int) -> None:
-    """Let torch's number of threads take their parts of the neurons; the compiled sweeps release Python's lock."""
-    parts = torch.get_num_threads()
-    ends = [neurons * part // parts for part in range(parts + 1)]
-    tasks = list(zip(range(parts), ends[:-1], ends[1:], strict=True))
-    if parts == 1:
-        sweep(*tasks[0])
-        return
-    with ThreadPoolExecutor(parts) as pool:
-        for _ in pool.map(lambda task: sweep(*task), tasks):
-            pass
 
 
 def kernels(columns: Tensor) -> Any:
     """The compiled sweeps if they can take these weights, else None."""
     if columns.device.type != "cpu" or columns.dtype not in (torch.float32, torch.float64):
         return None
-    return _compiled()
-
-
-@cache
-def _compiled() -> Any:
-    if importlib.util.find_spec("numba") is None:
-        return None
-    return importlib.import_module("beyondprop.layers.spiking.compiled")
+    return compiled("beyondprop.layers.spiking.compiled")
 
 
 def _arrays(events: Events, each: int, columns: Tensor, membrane: Membrane, compiled: Any) -> list[Any]:

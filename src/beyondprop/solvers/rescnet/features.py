@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from beyondprop.compiled import by_threads, compiled
+
 Kind = Literal["first", "second", "histogram"]
 KINDS = ("first", "second", "histogram")
 BITS = 8  # of a code, as in PCANet
+POOL = "beyondprop.solvers.rescnet.compiled"
 
 
 def rectified(responses: Tensor, offset: float) -> Tensor:
@@ -49,6 +53,38 @@ def features_of(responses: Tensor, kind: Kind, grid: int, offset: float) -> Tens
             flat = region.flatten(2)
             found.append((flat @ flat.mT / flat.shape[2])[:, upper[0], upper[1]].sqrt())
     return torch.cat(found, dim=1)
+
+
+def can_pool(found: Tensor) -> bool:
+    """Whether `pooled_responses` can take these products with filters: on CPUs, in float32 or bfloat16, with Numba."""
+    narrow = found.dtype in (torch.float32, torch.bfloat16)
+    return found.device.type == "cpu" and narrow and compiled(POOL) is not None
+
+
+def pooled_responses(found: Tensor, scale: Tensor, shift: Tensor, grid: int, offset: float) -> Tensor:
+    """`features_of` with `"first"`, of responses that are never written down.
+
+    Args:
+        found: Products with filters, shape (batch, F, height, width).
+        scale: What each patch's are multiplied by, float32, shape (batch, height, width).
+        shift: What is taken off each filter's then, float32, shape (F,).
+        grid: Regions along each side.
+        offset: Of the rectification.
+
+    Returns:
+        Float32, shape (batch, D).
+    """
+    rows, columns = (
+        np.array([[place * side // grid, -(-(place + 1) * side // grid)] for place in range(grid)])
+        for side in found.shape[2:]
+    )  # as adaptive pooling has them
+    features = torch.empty(len(found), 2, found.shape[1], grid, grid)
+    last = found.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    last = last.view(torch.uint16) if found.dtype == torch.bfloat16 else last
+    arrays = [tensor.detach().numpy() for tensor in (last, scale.contiguous(), shift)]
+    arguments = (*arrays, np.float32(offset), rows, columns, features.numpy())
+    by_threads(lambda _part, first, end: compiled(POOL).pool(*arguments, first, end), len(found))
+    return features.flatten(1)
 
 
 def _means(maps: Tensor, grid: int) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from beyondprop.solvers.rescnet.filters import respond
+from beyondprop.solvers.rescnet.features import Kind, can_pool, features_of, pooled_responses
+from beyondprop.solvers.rescnet.filters import patch_scales, respond
 
 
 class FittedLayer(nn.Module):
@@ -34,6 +36,30 @@ class FittedLayer(nn.Module):
         """Of deviation 1 and mean 0 over the patches that the filters are from."""
         found = respond(maps, self.filters.to(maps.dtype), contrast)
         return found.sub_(self.shift.to(maps.dtype).view(-1, 1, 1))
+
+    def look(
+        self, maps: Tensor, *, contrast: float | None, kind: Kind, grid: int, offset: float, carry: int
+    ) -> tuple[Tensor, Tensor]:
+        """What a layer makes of maps: its features, and the maps that it hands on.
+
+        Args:
+            maps: Shape (batch, channels, height, width).
+            contrast: Of patches' normalisation.
+            kind: Of features, as are grid and offset: see `features_of`.
+            grid: Likewise.
+            offset: Likewise.
+            carry: Maps that are handed on.
+        """
+        if kind == "first" and can_pool(maps[:0]):
+            size = self.filters.shape[-1]
+            found = F.conv2d(maps, self.filters.to(maps.dtype), padding=size // 2)
+            scale = maps.new_ones((), dtype=torch.float32).expand(len(maps), *maps.shape[2:])
+            scale = scale if contrast is None else patch_scales(maps, size, contrast)
+            features = pooled_responses(found, scale, self.shift, grid, offset)
+            few = found[:, :carry] * scale.unsqueeze(1) - self.shift[:carry].view(-1, 1, 1)
+            return features, self.carried(few, carry, offset).to(maps.dtype)
+        responses = self.responses(maps, contrast)
+        return features_of(responses, kind, grid, offset), self.carried(responses, carry, offset)
 
     def carried(self, responses: Tensor, carry: int, offset: float, *, raw: bool = False) -> Tensor:
         """The first maps, rectified, of deviation 1 and mean 0 unless they are asked for as they are."""

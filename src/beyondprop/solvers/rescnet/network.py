@@ -14,7 +14,7 @@ from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
 from beyondprop.rule import check_labels
 from beyondprop.solver import Solver
-from beyondprop.solvers.rescnet.features import BITS, KINDS, Kind, feature_count, features_of
+from beyondprop.solvers.rescnet.features import BITS, KINDS, Kind, feature_count
 from beyondprop.solvers.rescnet.filters import (
     PatchCovariance,
     patches_of,
@@ -272,13 +272,15 @@ class ResCNet(Solver):
     def _run(self, number: int, views: list[Tensor], maps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Features of a layer, and the maps that it hands on."""
         layer, found, following = self._layer(number), [], []
+        how = {name: getattr(self, name) for name in ("contrast", "kind", "grid", "offset", "carry")}
         for side, view in enumerate(views):
             seen = torch.cat([view, maps[side]], dim=1) if number and self.carry else view
-            responses = layer.responses(seen.contiguous(memory_format=self._layout), self.contrast)
-            found.append(features_of(responses, self.kind, self.grid, self.offset).to(self._dtype))
-            following.append(layer.carried(responses, self.carry, self.offset))
+            seen = seen.contiguous(memory_format=self._layout)
+            features, handed = layer.look(seen, **how)
+            found.append(features)
+            following.append(handed)
         features = found[0] if len(found) == 1 else (found[0] + found[1]) / 2
-        return features, following
+        return features.to(self._dtype), following
 
     def _scores_by_depth(self, x: Tensor, depth: int) -> Iterator[Tensor]:
         """Scores after each layer; one tensor, to which the next layer adds."""

@@ -88,19 +88,18 @@ class RidgeClassifier:
                 f"ridge {ridge:g} is too small for features that depend on each other: raise it, tenfold at first"
             )
         coefficients = torch.cholesky_solve(cross * scale[:, None], factor)
-        self.count, self._mean = count, mean
-        identity = torch.diag(scale)
-        self._root = torch.linalg.solve_triangular(factor, identity, upper=False).T  # z -> L⁻¹ z, from φ
+        self.count, self._mean, self._factor, self._scale = count, mean, factor, scale
         self.weight = (coefficients * scale[:, None]).T
         self.bias = mean_target - self.weight @ (mean + offset)
 
     def leverages(self, features: Tensor) -> Tensor:
         """H of the samples that it was fitted to, shape (n,), float64."""
+        root = torch.linalg.solve_triangular(self._factor, torch.diag(self._scale), upper=False).T  # z -> L⁻¹ z, from φ
         found = []
         for block in features.split(BLOCK):
             centred = _wide(block) - self._offset - self._mean.to(_wide(block[:0]).dtype)
             with narrow_products(self.narrow):
-                found.append((centred @ self._root.to(centred.dtype)).square().sum(dim=1, dtype=torch.float64))
+                found.append((centred @ root.to(centred.dtype)).square().sum(dim=1, dtype=torch.float64))
         return torch.cat(found) + 1 / self.count
 
     def predicted(self, features: Tensor) -> Tensor:

@@ -113,6 +113,15 @@ def test_pooled_in_one_go_responses_have_the_same_features(grid, dtype):
     assert not can_pool(found.to("meta"))
 
 
+@pytest.mark.parametrize("grids", [(), (1,), (3, 2, 1)])
+def test_compiled_histograms_are_those_of_torch(grids, monkeypatch):
+    codes = torch.randint(0, 256, (4, 3, 11, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    codes[:, :, :5] = 7
+    ours = sliding_histograms(codes, 4, 2, grids)
+    monkeypatch.setattr(features_module, "compiled", lambda _module: None)
+    torch.testing.assert_close(ours, sliding_histograms(codes, 4, 2, grids), rtol=0, atol=1e-7)
+
+
 def test_a_network_is_the_same_without_compiled_loops(monkeypatch):
     x, y = images(dtype=torch.float32)
     options = {"mirror": True, "grid": 2, "held_out": 0.2}

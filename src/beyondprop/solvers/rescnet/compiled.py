@@ -57,3 +57,45 @@ def pool(found, scale, shift, offset, rows, columns, features, first, last):
                         _add(found[sample, y, x], scale[sample, y, x], shift, offset, sides[0], sides[1])
                 count = np.float32((rows[i, 1] - rows[i, 0]) * (columns[j, 1] - columns[j, 0]))
                 features[sample, :, :, i, j] = sides / count
+
+
+@numba.njit(**OPTIONS)
+def histograms(codes, size, stride, grids, shares, first, last):
+    """Shares of codes in square blocks, or the largest among the blocks of each region of each grid.
+
+    Args:
+        codes: uint8, shape (batch, maps, height, width).
+        size: Side of a block.
+        stride: From one block to the next.
+        grids: Of a pyramid, int64; none for the blocks themselves.
+        shares: Written: float32, shape (batch, D), in the order of `sliding_histograms`.
+        first: Sample.
+        last: One behind the last sample.
+    """
+    maps = codes.shape[1]
+    down, across = (codes.shape[2] - size) // stride + 1, (codes.shape[3] - size) // stride + 1
+    unit = np.float32(size * size)
+    counts, highest = np.empty((down, across, 256), np.float32), np.empty(256, np.float32)
+    for sample in range(first, last):
+        for number in range(maps):
+            counts[:] = 0
+            for i in range(down):
+                for j in range(across):
+                    for y in range(i * stride, i * stride + size):
+                        for x in range(j * stride, j * stride + size):
+                            counts[i, j, codes[sample, number, y, x]] += 1
+                    if not len(grids):
+                        place = ((i * across + j) * maps + number) * 256
+                        shares[sample, place : place + 256] = counts[i, j] / unit
+            begin = 0
+            for grid in grids:
+                regions = grid * grid
+                for region in range(regions):
+                    i, j = region // grid, region % grid
+                    highest[:] = 0
+                    for y in range(i * down // grid, -(-(i + 1) * down // grid)):
+                        for x in range(j * across // grid, -(-(j + 1) * across // grid)):
+                            highest[:] = np.maximum(highest, counts[y, x])
+                    for code in range(256):
+                        shares[sample, begin + (number * 256 + code) * regions + region] = highest[code] / unit
+                begin += maps * 256 * regions

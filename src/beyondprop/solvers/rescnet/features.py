@@ -14,7 +14,7 @@ from beyondprop.compiled import by_threads, compiled
 Kind = Literal["first", "second", "histogram"]
 KINDS = ("first", "second", "histogram")
 BITS = 8  # of a code, as in PCANet
-POOL = "beyondprop.solvers.rescnet.compiled"
+LOOPS = "beyondprop.solvers.rescnet.compiled"
 
 
 def rectified(responses: Tensor, offset: float) -> Tensor:
@@ -58,7 +58,7 @@ def features_of(responses: Tensor, kind: Kind, grid: int, offset: float) -> Tens
 def can_pool(found: Tensor) -> bool:
     """Whether `pooled_responses` can take these products with filters: on CPUs, in float32 or bfloat16, with Numba."""
     narrow = found.dtype in (torch.float32, torch.bfloat16)
-    return found.device.type == "cpu" and narrow and compiled(POOL) is not None
+    return found.device.type == "cpu" and narrow and compiled(LOOPS) is not None
 
 
 def pooled_responses(found: Tensor, scale: Tensor, shift: Tensor, grid: int, offset: float) -> Tensor:
@@ -83,7 +83,7 @@ def pooled_responses(found: Tensor, scale: Tensor, shift: Tensor, grid: int, off
     last = last.view(torch.uint16) if found.dtype == torch.bfloat16 else last
     arrays = [tensor.detach().numpy() for tensor in (last, scale.contiguous(), shift)]
     arguments = (*arrays, np.float32(offset), rows, columns, features.numpy())
-    by_threads(lambda _part, first, end: compiled(POOL).pool(*arguments, first, end), len(found))
+    by_threads(lambda _part, first, end: compiled(LOOPS).pool(*arguments, first, end), len(found))
     return features.flatten(1)
 
 
@@ -137,6 +137,14 @@ def sliding_histograms(codes: Tensor, size: int, stride: int, grids: tuple[int, 
     Returns:
         Shape (batch, maps · 256 · blocks), or as many times the pyramid's regions.
     """
+    if codes.device.type == "cpu" and compiled(LOOPS) is not None:
+        down, across = ((side - size) // stride + 1 for side in codes.shape[2:])
+        places = sum(grid**2 for grid in grids) or down * across
+        shares = torch.empty(len(codes), codes.shape[1] * 2**BITS * places)
+        pyramid = np.array(grids, dtype=np.int64)
+        arguments = (codes.contiguous().numpy(), size, stride, pyramid, shares.numpy())
+        by_threads(lambda _part, first, end: compiled(LOOPS).histograms(*arguments, first, end), len(codes))
+        return shares
     blocks = codes.unfold(2, size, stride).unfold(3, size, stride)  # (batch, maps, down, across, size, size)
     down, across = blocks.shape[2:4]
     flat = blocks.permute(0, 2, 3, 1, 4, 5).flatten(1, 3).flatten(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,14 +15,18 @@ import torch
 
 @cache
 def compiled(module: str) -> Any:
-    """A module that needs Numba, or None where there is none.
+    """A module that needs Numba, or None where there is none; where there is one that does not work, with a warning.
 
     Args:
         module: Its whole name.
     """
     if importlib.util.find_spec("numba") is None:
         return None
-    return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:  # of another NumPy, as a rule
+        warnings.warn(f"Numba cannot be used, and torch's operations take its place: {error}", stacklevel=2)
+        return None
 
 
 def by_threads(work: Callable[[int, int, int], None], count: int) -> None:

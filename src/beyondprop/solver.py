@@ -76,13 +76,13 @@ class Solver(nn.Module, ABC):
         """End a pass: set what it was made for, and free the accumulators."""
 
     def figures(self, part: str) -> dict[str, float]:
-        """What a pass that has ended came to, for progress and metrics; a loop names and shows it.
+        """What a pass that has ended came to: training stores it in metrics.jsonl, and progress shows accuracies.
 
         Args:
             part: The pass.
 
         Returns:
-            Such as `validation_accuracy`, of samples that were not fitted to; by default nothing.
+            Finite numbers by name, such as `held_out_accuracy`; by default none.
         """
         del part
         return {}

@@ -54,7 +54,7 @@ def test_subset_division_and_units():
     assert [[len(part) for part in events.divide(share)] for share in (0.1, 0.95)] == [[1, 2], [2, 1]]
     with pytest.raises(DataError, match=r"share .* between 0 and 1, not 1\.0"):
         one.divide(1.0)
-    with pytest.raises(DataError, match="single event"):
+    with pytest.raises(DataError, match="holds 1 events"):
         event_sequences([1.0], [0], ends=[2.0]).divide(0.5)
 
 

@@ -7,7 +7,7 @@
     python tests/mutants/mutants.py --control           their tests on the source as it is, which they must pass
 
 Every mutant is a copy of the source with one line changed; the tests named beside it must fail on it. The checkout is
-never changed. Exit status 1 if a mutant survives, or if a line to change is no longer there.
+never changed. Exit status 1 if a mutant survives, or its tests hang, or a line to change is no longer there.
 
 The libraries that tests import take longer to load than most tests take to run. So they are loaded once, and every
 mutant's tests run in a fork of the process that has loaded them and nothing of beyondprop.
@@ -20,13 +20,14 @@ import multiprocessing.connection
 import os
 import pkgutil
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import planted
 from mutant import Mutant
@@ -45,15 +46,18 @@ LOADED = (
     "tyro",
     "rich",
 )
-PATIENCE = 900  # seconds: what takes longer hangs, which a tester would notice as well
+PATIENCE = 900  # seconds: what takes longer hangs
+CANNOT_RUN = 3  # pytest's own status for an internal error
+
+
+Verdict = Literal["passed", "failed", "crashed", "killed"]
 
 
 class Outcome(NamedTuple):
-    """What became of a mutant."""
+    """What became of a mutant's tests; killed are those that hang, and those for which memory runs out."""
 
     mutant: Mutant
-    status: int  # of pytest: 1 tests failed, 0 they passed, below 0 a kernel crashed or the tests hung
-    told: str
+    verdict: Verdict
 
 
 def plant(mutant: Mutant, folder: Path) -> None:
@@ -71,17 +75,20 @@ def plant(mutant: Mutant, folder: Path) -> None:
 
 def run_tests(mutant: Mutant, folder: Path) -> None:
     """In a process of its own: run the mutant's tests on the tree in a folder; the exit status is pytest's."""
-    with (folder / "told").open("w", encoding="utf-8") as told:
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(told.fileno(), stream.fileno())
-    sys.dont_write_bytecode = True
-    os.chdir(ROOT)
-    import pytest
+    status = CANNOT_RUN
+    try:
+        with (folder / "told").open("w", encoding="utf-8") as told:
+            for stream in (1, 2):
+                os.dup2(told.fileno(), stream)
+        sys.dont_write_bytecode = True
+        os.chdir(ROOT)
+        import pytest
 
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", "-o", f"pythonpath={folder}"]
-    status = pytest.main([*options, *mutant.tests])
-    sys.stdout.flush()
-    os._exit(int(status))
+        plain = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", "-o", f"pythonpath={folder}")
+        status = int(pytest.main([*plain, *mutant.tests]))
+        sys.stdout.flush()
+    finally:
+        os._exit(status)
 
 
 def outcomes(mutants: list[Mutant], jobs: int) -> Iterator[Outcome]:
@@ -89,27 +96,41 @@ def outcomes(mutants: list[Mutant], jobs: int) -> Iterator[Outcome]:
     fork = multiprocessing.get_context("fork")
     waiting, running = list(reversed(mutants)), {}
     with tempfile.TemporaryDirectory() as scratch:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                mutant, folder = waiting.pop(), Path(tempfile.mkdtemp(dir=scratch))
-                plant(mutant, folder)
-                process = fork.Process(target=run_tests, args=(mutant, folder))
-                process.start()
-                running[process.sentinel] = (process, mutant, folder, time.monotonic())
-            ended = set(multiprocessing.connection.wait(list(running), timeout=1))
-            for sentinel, (process, mutant, folder, began) in list(running.items()):
-                if sentinel not in ended and time.monotonic() - began < PATIENCE:
-                    continue
-                if sentinel not in ended:
-                    process.kill()
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    mutant, folder = waiting.pop(), Path(tempfile.mkdtemp(dir=scratch))
+                    plant(mutant, folder)
+                    process = fork.Process(target=run_tests, args=(mutant, folder))
+                    process.start()
+                    running[process.sentinel] = (process, mutant, folder, time.monotonic())
+                multiprocessing.connection.wait(list(running), timeout=1)
+                for sentinel, (process, mutant, folder, began) in list(running.items()):
+                    if process.is_alive() and time.monotonic() - began < PATIENCE:
+                        continue
+                    process.kill()  # nothing, where it has ended
+                    process.join()
+                    del running[sentinel]
+                    yield Outcome(mutant, judge(mutant, process.exitcode, folder / "told"))
+                    shutil.rmtree(folder)
+        finally:
+            for process, *_ in running.values():
+                process.kill()
                 process.join()
-                del running[sentinel]
-                told = (folder / "told").read_text(encoding="utf-8", errors="replace")
-                shutil.rmtree(folder)
-                status = process.exitcode
-                if status > 1:
-                    raise SystemExit(f"{mutant.name}: the tests could not run\n{told[-4000:]}")
-                yield Outcome(mutant, status, told)
+
+
+def judge(mutant: Mutant, status: int, told: Path) -> Verdict:
+    """What the exit status of a mutant's tests says.
+
+    Raises:
+        SystemExit: They could not run.
+    """
+    if status > 1:
+        words = told.read_text(encoding="utf-8", errors="replace") if told.exists() else ""
+        raise SystemExit(f"{mutant.name}: the tests could not run\n{words[-4000:]}")
+    if status < 0:
+        return "killed" if -status == signal.SIGKILL else "crashed"
+    return "failed" if status else "passed"
 
 
 def main() -> int:
@@ -131,14 +152,15 @@ def main() -> int:
     for name in LOADED:
         importlib.import_module(name)
     survivors, failed, began = [], 0, time.monotonic()
-    for mutant, status, _ in outcomes(chosen, arguments.jobs):
+    for mutant, verdict in outcomes(chosen, arguments.jobs):
         if arguments.control:
-            print(f"{'FAILED  ' if status else 'passed  '}  {mutant.name}", flush=True)
-            failed += bool(status)
+            print(f"{verdict:8}  {mutant.name}", flush=True)
+            failed += verdict != "passed"
             continue
-        print(f"{'caught  ' if status else 'SURVIVED'}  {mutant.name}", flush=True)
-        survivors += [] if status else [mutant.name]
-        if status and arguments.known:
+        caught = verdict in {"failed", "crashed"}  # by a test, or by a kernel that takes the tests with it
+        print(f"{'caught' if caught else 'SURVIVED' if verdict == 'passed' else 'KILLED':8}  {mutant.name}", flush=True)
+        survivors += [] if caught else [mutant.name]
+        if caught and arguments.known:
             with arguments.known.open("a") as file:
                 file.write(mutant.name + "\n")
     if arguments.control:

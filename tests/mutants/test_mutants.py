@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from mutant import Mutant
 
+import mutants
 from mutants import MUTANTS, ROOT
 
 
@@ -21,3 +22,25 @@ def test_the_line_to_be_changed_is_there_and_so_are_the_tests(mutant: Mutant) ->
 def test_names_are_not_given_twice() -> None:
     names = [mutant.name for mutant in MUTANTS]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [
+        ("assert beyondprop.errors.UserError is None", "failed"),
+        ("pass", "passed"),
+        ("os.abort()", "crashed"),
+        ("time.sleep(60)", "killed"),
+    ],
+)
+def test_a_mutant_is_judged_by_what_becomes_of_its_tests(body: str, verdict: str, tmp_path: Path, monkeypatch):
+    script = tmp_path / "test_one.py"
+    script.write_text(f"import os\nimport time\nimport beyondprop.errors\n\n\ndef test_it():\n    {body}\n")
+    monkeypatch.setattr(mutants, "PATIENCE", 4 if verdict == "killed" else 60)
+    (found,) = mutants.outcomes([Mutant("nothing", "errors.py", "", "", (str(script),))], jobs=2)
+    assert found.verdict == verdict
+
+
+def test_tests_that_cannot_run_end_the_script(tmp_path: Path):
+    with pytest.raises(SystemExit, match="nothing: the tests could not run"):
+        list(mutants.outcomes([Mutant("nothing", "errors.py", "", "", (str(tmp_path / "none.py"),))], jobs=1))

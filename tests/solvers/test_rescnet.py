@@ -1,6 +1,7 @@
 """ResCNet's pieces against scikit-learn and brute force, and the whole against a layer-by-layer reference."""
 
 import copy
+import importlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sklearn.linear_model import Ridge
 from torch.nn import functional as F
 
 from beyondprop import data
+from beyondprop.compiled import compiled
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.solvers.rescnet import features as features_module
 from beyondprop.solvers.rescnet.features import (
@@ -75,8 +77,13 @@ def test_maps_give_the_covariance_of_their_patches(contrast):
     assert covariance.count == len(rows)
     close(covariance.mean, rows.mean(dim=0))
     close(covariance.matrix, rows.T.cov())
+    bright = PatchCovariance(18, maps.device)  # to a large mean float32 would lose most digits
+    bright.add((maps + 1000).float(), 3)
+    close(bright.matrix, patches_of(maps + 1000, 3, None).flatten(0, 1).T.cov(), atol=0.05)
     with pytest.raises(NonFiniteError, match="maps hold NaN"):
         covariance.add(torch.full((1, 2, 9, 8), torch.nan), 3)
+    with pytest.raises(NonFiniteError, match="squares are infinite"):
+        covariance.add(1e30 * maps.float(), 3)
 
 
 def test_responses_are_products_with_normalised_patches():
@@ -98,9 +105,14 @@ def test_pooled_in_one_go_responses_have_the_same_features(grid, dtype):
         pytest.skip("Numba is not installed")
     responses = found.float() * scale.unsqueeze(1) - shift.view(-1, 1, 1)
     wanted = features_of(responses, "first", grid, 0.3)
-    for layout in (torch.contiguous_format, torch.channels_last):
-        pooled = pooled_responses(found.contiguous(memory_format=layout), scale, shift, grid, 0.3)
-        torch.testing.assert_close(pooled, wanted, rtol=1e-6, atol=1e-6)
+    threads = torch.get_num_threads()
+    try:
+        for layout, count in ((torch.contiguous_format, 1), (torch.channels_last, 3), (torch.channels_last, 8)):
+            torch.set_num_threads(count)
+            pooled = pooled_responses(found.contiguous(memory_format=layout), scale, shift, grid, 0.3)
+            torch.testing.assert_close(pooled, wanted, rtol=1e-6, atol=1e-6)
+    finally:
+        torch.set_num_threads(threads)
     scale[2] = torch.nan
     assert pooled_responses(found, scale, shift, grid, 0.3).isnan().all(dim=1).tolist() == [
         False,
@@ -110,6 +122,7 @@ def test_pooled_in_one_go_responses_have_the_same_features(grid, dtype):
         False,
     ]
     assert not can_pool(found.double())
+    assert not can_pool(found.detach().requires_grad_())
     assert not can_pool(found.to("meta"))
 
 
@@ -117,17 +130,65 @@ def test_pooled_in_one_go_responses_have_the_same_features(grid, dtype):
 def test_compiled_histograms_are_those_of_torch(grids, monkeypatch):
     codes = torch.randint(0, 256, (4, 3, 11, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     codes[:, :, :5] = 7
-    ours = sliding_histograms(codes, 4, 2, grids)
+    if features_module.compiled(features_module.LOOPS) is None:
+        pytest.skip("Numba is not installed")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        ours = sliding_histograms(codes, 4, 2, grids)
+    finally:
+        torch.set_num_threads(threads)
     monkeypatch.setattr(features_module, "compiled", lambda _module: None)
     torch.testing.assert_close(ours, sliding_histograms(codes, 4, 2, grids), rtol=0, atol=1e-7)
 
 
-def test_a_network_is_the_same_without_compiled_loops(monkeypatch):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mirror": True, "grid": 2, "held_out": 0.2},
+        {"contrast": None},
+        {"carry": 0, "grid": 3},
+        {"leave_one_out": False},
+    ],
+    ids=str,
+)
+def test_a_network_is_the_same_without_compiled_loops(options, monkeypatch):
     x, y = images(dtype=torch.float32)
-    options = {"mirror": True, "grid": 2, "held_out": 0.2}
-    ours = network(**options).float().fit(x, y)(x)
+    if features_module.compiled(features_module.LOOPS) is None:
+        pytest.skip("Numba is not installed")
+    ours = network(**options).float().fit(x, y)
+    narrow = copy.deepcopy(ours).bfloat16()(x.bfloat16())
     monkeypatch.setattr(features_module, "compiled", lambda _module: None)
-    torch.testing.assert_close(ours, network(**options).float().fit(x, y)(x), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ours(x), network(**options).float().fit(x, y)(x), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(narrow.float(), ours(x), rtol=0, atol=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_have_a_gradient_in_the_images(dtype):
+    x, y = images(dtype=dtype)
+    solver = network(layers=3).to(dtype).fit(x, y)
+    seen = x[:3].clone().requires_grad_()
+    scores = solver(seen)
+    torch.testing.assert_close(scores.detach(), solver(x[:3]), rtol=1e-4, atol=1e-4)
+    scores[:, 1].sum().backward()
+    if dtype == torch.float64:
+        step = 1e-6 * torch.randn(seen.shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            rise = (solver(x[:3] + step) - solver(x[:3] - step))[:, 1].sum() / 2
+        torch.testing.assert_close((seen.grad * step).sum(), rise, rtol=1e-3, atol=1e-12)
+    assert (seen.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_a_numba_that_cannot_be_imported_is_done_without(monkeypatch):
+    compiled.cache_clear()
+    monkeypatch.setattr(importlib, "import_module", lambda _name: raising(ImportError("needs NumPy 2.1 or less")))
+    with pytest.warns(UserWarning, match="needs NumPy"):
+        assert compiled("beyondprop.solvers.rescnet.compiled") is None
+    compiled.cache_clear()
+
+
+def raising(error):
+    raise error
 
 
 def test_prototypes_compare_in_whitened_space():
@@ -289,7 +350,7 @@ def test_samples_held_out_choose_the_depth_and_are_not_fitted_to():
     right = torch.stack([(solver(x[held], depth=d).argmax(dim=1) == y[held]).double().mean() for d in range(1, 7)])
     close(solver.course[:, 2], right, atol=1e-6)
     assert int(solver.depth) == int(right.argmax()) + 1
-    assert solver.figures("layer 3") == {"validation_accuracy": pytest.approx(float(right[2]))}
+    assert solver.figures("layer 3") == {"held_out_accuracy": pytest.approx(float(right[2]))}
     assert network().fit(x, y).figures("layer 1") == {}
     flipped = y.clone()
     flipped[held] = (y[held] + 1) % CLASSES  # other labels move samples in the store, and the split with them

@@ -265,12 +265,12 @@ def test_progress_is_a_line_for_each_pass(tmp_path, splits, capsys):
 
 
 def test_a_pass_tells_what_it_came_to(tmp_path, splits, capsys, monkeypatch):
-    monkeypatch.setattr(Drawing, "figures", lambda _, part: {"validation_accuracy": 0.25} if part == "first" else {})
+    monkeypatch.setattr(Drawing, "figures", lambda _, part: {"held_out_accuracy": 0.25} if part == "first" else {})
     run(tmp_path / "run", DRAWING, progress=True)
     first, second = capsys.readouterr().err.splitlines()
-    assert "pass 1/2 first  validation accuracy 25.0%  " in first
+    assert "pass 1/2 first  held out accuracy 25.0%  " in first
     assert "accuracy" not in second
-    assert [record.get("validation_accuracy") for record in metrics(tmp_path / "run")] == [0.25, None]
+    assert [record.get("held_out_accuracy") for record in metrics(tmp_path / "run")] == [0.25, None]
 
 
 def test_precision_reaches_the_solver(tmp_path, splits):

@@ -89,7 +89,7 @@ class EventSequences:
             raise DataError(f"{self.name}: the share that is trained on must lie between 0 and 1, not {share}")
         count = len(self) if len(self) > 1 else len(self.times)
         if count < 2:
-            raise DataError(f"{self.name} holds a single event: there is none left to test on")
+            raise DataError(f"{self.name} holds {count} events: a part of them to train on and one to test on need two")
         cut = min(max(round(share * count), 1), count - 1)
         if len(self) > 1:
             return self.subset(range(cut)), self.subset(range(cut, count))

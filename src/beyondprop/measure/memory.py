@@ -87,7 +87,7 @@ def peak_allocated_bytes(step: Callable[[], Any], device: torch.device | str) ->
         device: A CUDA device.
 
     Raises:
-        UserError: It is another device, whose memory nobody counts.
+        UserError: It is another device.
     """
     device = torch.device(device)
     if device.type != "cuda":

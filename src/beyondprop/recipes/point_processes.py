@@ -21,6 +21,8 @@ class EventSettings(UserFile, SolverSettings):
     """Settings of every model of events."""
 
     holds = "CSV with columns sequence, time and mark, one line an event, or npz with times, marks and offsets"
+    file: str = ""
+    """CSV with columns sequence, time and mark, or npz with times, marks and offsets; of events `file`."""
 
     batch_size: int = 64
     """Pieces of sequences in a batch."""

@@ -108,6 +108,8 @@ class CSVSettings(UserFile, SequenceSettings):
     """Settings of a forecast of a column of a CSV file."""
 
     holds = "CSV with column names in its first line and rows in the order of time"
+    file: str = ""
+    """Your own CSV: a line of column names, then rows in the order of time."""
 
     target: str = ""
     """Column to be forecast; by default the first that holds numbers."""

@@ -97,6 +97,8 @@ class Characters(UserFile, ThroughTime):
     """Settings of the characters of a text."""
 
     holds = "any UTF-8 text of some thousand characters"
+    file: str = ""
+    """Your own UTF-8 text."""
 
     window: int = 64
     """Characters a sequence."""

@@ -108,7 +108,8 @@ class Display:
             self._bar.refresh()
 
     def _remember(self, record: dict[str, Any]) -> None:
-        accuracies = [(name, record[name]) for name in ("validation_accuracy", "train_accuracy") if name in record]
+        names = ("validation_accuracy", "held_out_accuracy", "train_accuracy")
+        accuracies = [(name, record[name]) for name in names if name in record]
         self._accuracy = "".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in accuracies)
 
     def _say(self, record: dict[str, Any], *figures: str) -> None:

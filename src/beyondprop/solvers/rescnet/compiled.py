@@ -1,4 +1,4 @@
-"""Rectified and pooled responses in one go, compiled by Numba: by torch they are read and written eight times."""
+"""What is pooled, in one go by Numba: rectified responses, which torch reads and writes many times, and codes."""
 
 # mypy: ignore-errors
 # ruff: noqa: PLR0917
@@ -12,12 +12,13 @@ from numba.extending import overload
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
-def _wide(number):
-    """A bfloat16, given as its 16 bits, in float32; other numbers as they are."""
+def _float(number):
+    """A bfloat16, given as its 16 bits, in float32; other numbers as they are. Runs where Numba compiles nothing."""
+    return np.uint32(number << 16).view(np.float32) if isinstance(number, np.integer) else number
 
 
-@overload(_wide, inline="always")
-def _widen(number):
+@overload(_float, inline="always")
+def _compiled_float(number):
     if isinstance(number, types.Integer):
         return lambda number: np.uint32(np.uint32(number) << np.uint32(16)).view(np.float32)
     return lambda number: number
@@ -26,7 +27,7 @@ def _widen(number):
 @numba.njit(inline="always", **OPTIONS)
 def _add(found, scale, shift, offset, positive, negative):
     for channel in range(len(shift)):
-        response = _wide(found[channel]) * scale - shift[channel]
+        response = _float(found[channel]) * scale - shift[channel]
         above, below = response - offset, -response - offset
         positive[channel] += np.float32(0) if above < 0 else above  # NaN is not below 0: it goes through
         negative[channel] += np.float32(0) if below < 0 else below

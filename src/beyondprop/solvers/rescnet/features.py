@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -55,19 +55,19 @@ def features_of(responses: Tensor, kind: Kind, grid: int, offset: float) -> Tens
     return torch.cat(found, dim=1)
 
 
-def can_pool(found: Tensor) -> bool:
-    """Whether `pooled_responses` can take these products with filters: on CPUs, in float32 or bfloat16, with Numba."""
-    narrow = found.dtype in (torch.float32, torch.bfloat16)
-    return found.device.type == "cpu" and narrow and compiled(LOOPS) is not None
+def can_pool(maps: Tensor) -> bool:
+    """Whether `pooled_responses` will do: on CPUs, in float32 or bfloat16, with Numba, where no gradient is wanted."""
+    known = maps.device.type == "cpu" and maps.dtype in (torch.float32, torch.bfloat16)
+    return known and not (torch.is_grad_enabled() and maps.requires_grad) and compiled(LOOPS) is not None
 
 
-def pooled_responses(found: Tensor, scale: Tensor, shift: Tensor, grid: int, offset: float) -> Tensor:
-    """`features_of` with `"first"`, of responses that are never written down.
+def pooled_responses(found: Tensor, scale: Tensor | None, shift: Tensor, grid: int, offset: float) -> Tensor:
+    """`features_of` with `"first"`, of responses that are never written down: only what they are made from.
 
     Args:
         found: Products with filters, shape (batch, F, height, width).
-        scale: What each patch's are multiplied by, float32, shape (batch, height, width).
-        shift: What is taken off each filter's then, float32, shape (F,).
+        scale: What each patch's are multiplied by, shape (batch, height, width); None for 1.
+        shift: What is taken off each filter's then, shape (F,).
         grid: Regions along each side.
         offset: Of the rectification.
 
@@ -78,10 +78,12 @@ def pooled_responses(found: Tensor, scale: Tensor, shift: Tensor, grid: int, off
         np.array([[place * side // grid, -(-(place + 1) * side // grid)] for place in range(grid)])
         for side in found.shape[2:]
     )  # as adaptive pooling has them
-    features = torch.empty(len(found), 2, found.shape[1], grid, grid)
+    wide: Any = {"dtype": torch.float32, "device": found.device}
+    features = torch.empty(len(found), 2, found.shape[1], grid, grid, **wide)
+    scale = torch.ones(1, 1, 1, **wide).expand(len(found), *found.shape[2:]) if scale is None else scale.to(**wide)
     last = found.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
     last = last.view(torch.uint16) if found.dtype == torch.bfloat16 else last
-    arrays = [tensor.detach().numpy() for tensor in (last, scale.contiguous(), shift)]
+    arrays = [tensor.detach().numpy() for tensor in (last, scale.contiguous(), shift.to(**wide))]
     arguments = (*arrays, np.float32(offset), rows, columns, features.numpy())
     by_threads(lambda _part, first, end: compiled(LOOPS).pool(*arguments, first, end), len(found))
     return features.flatten(1)
@@ -140,7 +142,8 @@ def sliding_histograms(codes: Tensor, size: int, stride: int, grids: tuple[int, 
     if codes.device.type == "cpu" and compiled(LOOPS) is not None:
         down, across = ((side - size) // stride + 1 for side in codes.shape[2:])
         places = sum(grid**2 for grid in grids) or down * across
-        shares = torch.empty(len(codes), codes.shape[1] * 2**BITS * places)
+        size_of_all = codes.shape[1] * 2**BITS * places
+        shares = torch.empty(len(codes), size_of_all, dtype=torch.float32, device=codes.device)
         pyramid = np.array(grids, dtype=np.int64)
         arguments = (codes.contiguous().numpy(), size, stride, pyramid, shares.numpy())
         by_threads(lambda _part, first, end: compiled(LOOPS).histograms(*arguments, first, end), len(codes))

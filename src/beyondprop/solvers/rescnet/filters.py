@@ -38,21 +38,25 @@ def respond(maps: Tensor, filters: Tensor, contrast: float | None) -> Tensor:
     Returns:
         Shape (batch, F, height, width).
     """
+    found, scale = products(maps, filters, contrast)
+    return found if scale is None else found.mul_(scale.to(found.dtype).unsqueeze(1))
+
+
+def products(maps: Tensor, filters: Tensor, contrast: float | None) -> tuple[Tensor, Tensor | None]:
+    """What `respond` multiplies: products with patches as they are, and `patch_scales`, or None without contrast."""
     size = filters.shape[-1]
     found = F.conv2d(maps, filters, padding=size // 2)
-    if contrast is None:
-        return found
-    return found.mul_(patch_scales(maps, size, contrast).to(found.dtype).unsqueeze(1))
+    return found, None if contrast is None else patch_scales(maps, size, contrast)
 
 
 def patch_scales(maps: Tensor, size: int, contrast: float) -> Tensor:
     """What `patches_of` multiplies each patch by, shape (batch, height, width), in float32 at least."""
     wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    moments = torch.stack([wide.mean(dim=1), wide.square().mean(dim=1)])
+    moments = torch.stack([wide.mean(dim=1), wide.square().mean(dim=1)]).double()  # which no setting of torch rounds
     # Means along one side, then the other: products with bands are several times as fast as pooling one channel.
     down, across = (_window_means(side, size, moments) for side in maps.shape[2:])
     mean, square = down @ moments @ across.T
-    return ((square - mean.square()).clamp(min=0) + contrast).rsqrt()
+    return ((square - mean.square()).clamp(min=0) + contrast).rsqrt().to(wide.dtype)
 
 
 def _window_means(length: int, size: int, like: Tensor) -> Tensor:
@@ -62,7 +66,7 @@ def _window_means(length: int, size: int, like: Tensor) -> Tensor:
 
 
 class PatchCovariance:
-    """Mean and covariance of patches of maps that pass by, in float64.
+    """Mean and covariance of patches of maps that pass by, summed in float64 from products in the maps' precision.
 
     Args:
         dimension: Numbers of a patch.
@@ -78,7 +82,8 @@ class PatchCovariance:
         """Add every patch of some maps: the rows that `patches_of` gives, sooner.
 
         With H = I - 11ᵀ/d that takes the mean off a patch of d numbers, and s what divides it by its deviation,
-        Σ (sHp)(sHp)ᵀ = H (Σ sp (sp)ᵀ) H. So patches are written down once, and changed at most once.
+        Σ (sHp)(sHp)ᵀ = H (Σ sp (sp)ᵀ) H. So patches are written down once, and changed at most once. An image's mean
+        comes off before, for products to lose no digits to it: H has no eye for what all numbers of a patch share.
 
         Args:
             maps: Shape (batch, channels, height, width).
@@ -88,10 +93,13 @@ class PatchCovariance:
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         if not maps.isfinite().all():
             raise NonFiniteError("the maps hold NaN or infinity: check the images")
-        columns = F.unfold(maps, size, padding=size // 2)  # (batch, d, positions)
+        padded = F.pad(maps, 4 * [size // 2]) - maps.mean(dim=(1, 2, 3), keepdim=True)
+        columns = F.unfold(padded, size)  # (batch, d, positions)
         if contrast is not None:
             columns *= patch_scales(maps, size, contrast).flatten(1).unsqueeze(1)
         products = torch.bmm(columns, columns.mT).sum(dim=0, dtype=torch.float64)
+        if not products.isfinite().all():
+            raise NonFiniteError("the maps hold numbers whose squares are infinite: scale the images")
         total = columns.sum(dim=2).sum(dim=0, dtype=torch.float64)
         without = torch.eye(len(total), dtype=torch.float64, device=total.device) - 1 / len(total)
         self.count += columns.shape[0] * columns.shape[2]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.solvers.rescnet.features import Kind, can_pool, features_of, pooled_responses
-from beyondprop.solvers.rescnet.filters import patch_scales, respond
+from beyondprop.solvers.rescnet.filters import products
 
 
 class FittedLayer(nn.Module):
@@ -34,8 +34,7 @@ class FittedLayer(nn.Module):
 
     def responses(self, maps: Tensor, contrast: float | None) -> Tensor:
         """Of deviation 1 and mean 0 over the patches that the filters are from."""
-        found = respond(maps, self.filters.to(maps.dtype), contrast)
-        return found.sub_(self.shift.to(maps.dtype).view(-1, 1, 1))
+        return self._normalised(*products(maps, self.filters.to(maps.dtype), contrast))
 
     def look(
         self, maps: Tensor, *, contrast: float | None, kind: Kind, grid: int, offset: float, carry: int
@@ -50,13 +49,10 @@ class FittedLayer(nn.Module):
             offset: Likewise.
             carry: Maps that are handed on.
         """
-        if kind == "first" and can_pool(maps[:0]):
-            size = self.filters.shape[-1]
-            found = F.conv2d(maps, self.filters.to(maps.dtype), padding=size // 2)
-            scale = maps.new_ones((), dtype=torch.float32).expand(len(maps), *maps.shape[2:])
-            scale = scale if contrast is None else patch_scales(maps, size, contrast)
+        if kind == "first" and can_pool(maps):
+            found, scale = products(maps, self.filters.to(maps.dtype), contrast)
             features = pooled_responses(found, scale, self.shift, grid, offset)
-            few = found[:, :carry] * scale.unsqueeze(1) - self.shift[:carry].view(-1, 1, 1)
+            few = self._normalised(found[:, :carry].to(torch.float32, copy=True), scale)
             return features, self.carried(few, carry, offset).to(maps.dtype)
         responses = self.responses(maps, contrast)
         return features_of(responses, kind, grid, offset), self.carried(responses, carry, offset)
@@ -64,8 +60,14 @@ class FittedLayer(nn.Module):
     def carried(self, responses: Tensor, carry: int, offset: float, *, raw: bool = False) -> Tensor:
         """The first maps, rectified, of deviation 1 and mean 0 unless they are asked for as they are."""
         # Few of many channels that lie side by side are slow to go over more than once.
-        maps = responses[:, :carry].clone(memory_format=torch.contiguous_format).sub_(offset).relu_()
+        maps = F.relu(responses[:, :carry].clone(memory_format=torch.contiguous_format).sub_(offset))
         if raw:
             return maps
         mean, scale = (number.to(maps.dtype).view(-1, 1, 1) for number in (self.map_mean, self.map_scale))
-        return maps.sub_(mean).mul_(scale)
+        return (maps - mean) * scale
+
+    def _normalised(self, found: Tensor, scale: Tensor | None) -> Tensor:
+        """Products with the first filters as responses, in place."""
+        if scale is not None:
+            found.mul_(scale.to(found.dtype).unsqueeze(1))
+        return found.sub_(self.shift[: found.shape[1]].to(found.dtype).view(-1, 1, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Literal, Self, cast
@@ -216,9 +217,9 @@ class ResCNet(Solver):
             self.residual, self.held_scores = self.residual[:0].clone(), self.held_scores[:0].clone()
 
     def figures(self, part: str) -> dict[str, float]:
-        """Accuracy of all layers up to this one on the samples held out, where there are any."""
+        """`held_out_accuracy` of all layers up to this one, where samples are held out."""
         accuracy = float(self.course[self.passes.index(part), 2])
-        return {"validation_accuracy": accuracy} if self.held_out else {}
+        return {} if math.isnan(accuracy) else {"held_out_accuracy": accuracy}
 
     def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
         """Class scores, shape (batch, K).

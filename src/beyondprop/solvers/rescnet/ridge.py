@@ -73,7 +73,8 @@ class RidgeClassifier:
             cross += block.T @ wanted
         if not total.isfinite().all() or not cross.isfinite().all():
             raise NonFiniteError("the features hold NaN or infinity")
-        gram = gram.triu() + gram.triu(1).T
+        gram.triu_()
+        gram += gram.triu(1).T
         mean = total / count
         gram -= count * torch.outer(mean, mean)
         deviation = (gram.diagonal() / count).clamp(min=0).sqrt()

@@ -253,6 +253,7 @@ def test_works_in_a_sequential_with_any_optimizer():
         (lambda: PopulationEncoder(1, 1.0), "neurons"),
         (lambda: FirstSpike(0.0), "tau"),
         (lambda: SpikeCountLoss(-1), "true"),
+        (lambda: SpikingLinear(3, 2).bfloat16()(torch.rand(4, 3)), "float32 or float64"),
     ],
 )
 def test_refusals(make, told, one_line):

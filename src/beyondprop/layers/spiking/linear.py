@@ -93,6 +93,9 @@ class SpikingLinear(nn.Module):
 
         Returns:
             Shape (batch, neurons, spikes), ascending, infinite where there is no spike. A sample with NaN gives NaN.
+
+        Raises:
+            UserError: Times have another shape or are no floating-point numbers, or weights are narrower than float32.
         """
         given = times[..., None] if times.ndim == 2 else times
         if given.ndim != 3 or given.shape[1] != self.weight.shape[1] or not given.is_floating_point():
@@ -100,6 +103,10 @@ class SpikingLinear(nn.Module):
                 f"a spiking layer of {self.weight.shape[1]} inputs takes spike times of shape (batch, "
                 f"{self.weight.shape[1]}, spikes), got {times.dtype} of shape {tuple(times.shape)} (an encoder with a "
                 "bias makes one input more than there are features)"
+            )
+        if self.weight.dtype not in {torch.float32, torch.float64}:
+            raise UserError(
+                f"spike times are too coarse in {self.weight.dtype}: keep spiking layers in float32 or float64"
             )
         found: Tensor = SpikeTimes.apply(given.to(self.weight.dtype), self.weight, self.membrane, self.options)
         lost = ~self.weight.detach().sum().isfinite()

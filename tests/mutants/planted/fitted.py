@@ -75,8 +75,8 @@ MUTANTS = (
     Mutant(
         "rescnet: what is handed on is not scaled",
         f"{RESCNET}/layer.py",
-        "found[:, :carry] * scale.unsqueeze(1) - self.shift",
-        "found[:, :carry] - self.shift",
+        "self._normalised(found[:, :carry].to(torch.float32, copy=True), scale)",
+        "self._normalised(found[:, :carry].to(torch.float32, copy=True), None)",
         LAYERS,
     ),
     Mutant(

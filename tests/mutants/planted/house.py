@@ -762,7 +762,7 @@ MUTANTS = (
     ),
     Mutant("forecast: scaled units", "recipes/sequences.py", "column.deviation * scaled", "scaled", FORECASTS),
     Mutant("forecast: rows of the inputs", "data/sequences.py", "row=1 + ahead)", "row=1)", FORECASTS),
-    Mutant("forecast: any file", "recipes/user_file.py", "!= sha256.lower():", "is None:", FORECASTS),
+    Mutant("forecast: any file", "recipes/user_file.py", "!= self.sha256.lower():", "is None:", FORECASTS),
     Mutant(
         "forecast: a file changed before it goes on",
         "training/run_folder.py",

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.solvers.rescnet.features import Kind, can_pool, features_of, pooled_responses
-from beyondprop.solvers.rescnet.filters import products
+from beyondprop.solvers.rescnet.filters import (
+    PatchCovariance,
+    patches_of,
+    principal_filters,
+    products,
+    prototype_filters,
+)
+
+Basis = Literal["prototypes", "components"]
+CHUNK = 50  # samples whose patches are written down at a time
 
 
 class FittedLayer(nn.Module):
@@ -31,6 +43,60 @@ class FittedLayer(nn.Module):
             ("bias", torch.zeros(weight[0])),
         ):
             self.register_parameter(name, nn.Parameter(start, requires_grad=False))
+
+    def fit_filters(
+        self,
+        seen: Callable[[Tensor], Tensor],
+        rows: Tensor,
+        *,
+        basis: Basis,
+        contrast: float | None,
+        floor: float,
+        offset: float,
+        dtype: torch.dtype,
+        seed: int,
+    ) -> None:
+        """Principal components of the patches of some samples, and the scales of responses and of maps handed on.
+
+        Args:
+            seen: Gives the maps of samples, shape (chosen, channels, height, width), float32 at least.
+            rows: Which samples, int64.
+            basis: Of filters: prototypes, or the components.
+            contrast: Of patches' normalisation.
+            floor: Of whitening.
+            offset: Of the rectification.
+            dtype: In which maps are handed on.
+            seed: Of prototypes.
+        """
+        count, channels, size, _ = self.filters.shape
+        covariance = PatchCovariance(channels * size**2, rows.device)
+        for chosen in rows.split(CHUNK):
+            covariance.add(seen(chosen), size, contrast)
+        if basis == "components":
+            filters = principal_filters(covariance, count, channels)
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            drawn = rows[torch.randint(len(rows), (count,), generator=generator).to(rows.device)]
+            pixels = seen(rows[:1])[0, 0].numel()
+            places = torch.randint(pixels, (count,), generator=generator).to(rows.device)
+            chunks = zip(drawn.split(CHUNK), places.split(CHUNK), strict=True)
+            prototypes = [
+                patches_of(seen(some), size, contrast)[torch.arange(len(some)), there] for some, there in chunks
+            ]
+            filters = prototype_filters(covariance, torch.cat(prototypes), floor, channels)
+        each = filters.flatten(1)
+        deviation = ((each @ covariance.matrix) * each).sum(dim=1).clamp(min=0).sqrt()
+        each = each / torch.where(deviation > 1e-9, deviation, 1.0)[:, None]
+        self.filters.copy_(each.view_as(filters))
+        self.shift.copy_(each @ covariance.mean)
+        if carry := len(self.map_mean):
+            handed = [
+                self.carried(self.responses(seen(chosen).to(dtype), contrast), carry, offset, raw=True)
+                for chosen in rows.split(CHUNK)
+            ]
+            deviations, means = torch.std_mean(torch.cat(handed).double(), dim=(0, 2, 3))
+            self.map_mean.copy_(means)
+            self.map_scale.copy_(1 / torch.where(deviations > 1e-9, deviations, 1.0))
 
     def responses(self, maps: Tensor, contrast: float | None) -> Tensor:
         """Of deviation 1 and mean 0 over the patches that the filters are from."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +16,12 @@ from beyondprop.errors import UserError
 from beyondprop.rule import check_labels
 from beyondprop.solver import Solver
 from beyondprop.solvers.rescnet.features import BITS, KINDS, Kind, feature_count
-from beyondprop.solvers.rescnet.filters import (
-    PatchCovariance,
-    patches_of,
-    principal_filters,
-    prototype_filters,
-)
 from beyondprop.solvers.rescnet.images import check_images, image_shape
-from beyondprop.solvers.rescnet.layer import FittedLayer
+from beyondprop.solvers.rescnet.layer import Basis, FittedLayer
 from beyondprop.solvers.rescnet.ridge import RidgeClassifier
 from beyondprop.solvers.rescnet.store import Place, SampleStore
 
 CHUNK = 50  # samples whose maps are made at a time: of 200 every map is new memory, which takes as long as the rest
-SMALL_CHUNK = 50  # whose patches are written down at a time
 
 
 class ResCNet(Solver):
@@ -107,7 +100,7 @@ class ResCNet(Solver):
         patch: int = 3,
         unshuffle: int = 1,
         carry: int = 16,
-        basis: Literal["prototypes", "components"] = "prototypes",
+        basis: Basis = "prototypes",
         features: Kind = "first",
         grid: int = 2,
         offset: float = 0.5,
@@ -357,43 +350,22 @@ class ResCNet(Solver):
         """Principal components of the patches of the first samples that are fitted to, and the scales of responses."""
         store, layer = cast(SampleStore, self._store), self._layer(number)
         rows = torch.arange(held, min(held + self.samples, len(store)), device=store.images.device)
-        count, channels, size, _ = layer.filters.shape
 
         def seen(chosen: Tensor) -> Tensor:
             view = self._views(store.images[chosen])[0]
             maps = torch.cat([view, self._maps[0][chosen]], dim=1) if number and self.carry else view
             return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
-        covariance = PatchCovariance(channels * size**2, store.images.device)
-        for chosen in rows.split(SMALL_CHUNK):
-            covariance.add(seen(chosen), size, self.contrast)
-        if self.basis == "components":
-            filters = principal_filters(covariance, count, channels)
-        else:
-            generator = torch.Generator().manual_seed(self.seed + number)
-            drawn = rows[torch.randint(len(rows), (count,), generator=generator).to(rows.device)]
-            pixels = store.images[0, 0].numel() // self.unshuffle**2
-            places = torch.randint(pixels, (count,), generator=generator).to(rows.device)
-            chunks = zip(drawn.split(SMALL_CHUNK), places.split(SMALL_CHUNK), strict=True)
-            prototypes = [
-                patches_of(seen(some), size, self.contrast)[torch.arange(len(some)), there] for some, there in chunks
-            ]
-            filters = prototype_filters(covariance, torch.cat(prototypes), self.floor, channels)
-        rows_of = filters.flatten(1)
-        deviation = ((rows_of @ covariance.matrix) * rows_of).sum(dim=1).clamp(min=0).sqrt()
-        rows_of = rows_of / torch.where(deviation > 1e-9, deviation, 1.0)[:, None]
-        layer.filters.copy_(rows_of.view_as(filters))
-        layer.shift.copy_(rows_of @ covariance.mean)
-        if self.carry:
-            handed = [
-                layer.carried(
-                    layer.responses(seen(chosen).to(self._dtype), self.contrast), self.carry, self.offset, raw=True
-                )
-                for chosen in rows.split(SMALL_CHUNK)
-            ]
-            deviations, means = torch.std_mean(torch.cat(handed).double(), dim=(0, 2, 3))
-            layer.map_mean.copy_(means)
-            layer.map_scale.copy_(1 / torch.where(deviations > 1e-9, deviations, 1.0))
+        layer.fit_filters(
+            seen,
+            rows,
+            basis=self.basis,
+            contrast=self.contrast,
+            floor=self.floor,
+            offset=self.offset,
+            dtype=self._dtype,
+            seed=self.seed + number,
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Take the number of samples of an unfinished fit."""

@@ -243,7 +243,7 @@ def test_unknown_recipes_suggest_the_closest(export, one_line):
         ({"hidden": "wide"}, ("cannot be built with its settings",)),
         ({"hidden": 9}, ("does not fit",)),
         ({"depth": 5}, ("does not fit",)),
-        ({"text": "secret.txt"}, ("'text' names what is not in it",)),
+        ({"file": "secret.txt"}, ("'file' names what is not in it",)),
         ({"chip": "localhost:9"}, ("'chip' names what is not in it",)),
     ],
 )

@@ -55,7 +55,11 @@ def test_help_of_a_recipe_shows_its_own_settings(command: str, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "recipe", ["dfa/mnist", "cafo/mnist", "cafo/mnist-mse", "node-perturbation/csv", "gchp/csv", "gchp/hawkes"]
+    "recipe",
+    [
+        *("dfa/mnist", "cafo/mnist", "cafo/mnist-mse", "noprop-dt/cifar-10", "gchp/hawkes"),
+        *("node-perturbation/csv", "gchp/csv", "tp-ri/text"),
+    ],
 )
 @pytest.mark.parametrize("command", ["train", "reproduce"])
 def test_examples_of_a_recipe_are_its_own(command: str, recipe: str, capsys: pytest.CaptureFixture[str]):
@@ -66,7 +70,7 @@ def test_examples_of_a_recipe_are_its_own(command: str, recipe: str, capsys: pyt
     assert len(examples) == 3
     for example in examples:
         assert example[:3] == ["beyondprop", command, recipe]
-        assert ("--file" in example) == recipe.endswith("/csv")
+        assert ("--file" in example) == recipe.endswith(("/csv", "/text"))
         flags = [word for word in example[3:] if word.startswith("--")]
         assert all(re.search(rf" {flag}[ ,]", options) for flag in flags)
 

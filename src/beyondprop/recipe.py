@@ -35,6 +35,11 @@ class SolverSettings:
         """These, as a run stores them: a file that they name is told by its whole path and by what it holds."""
         return self
 
+    @property
+    def missing(self) -> str:
+        """The flag that a command cannot do without, where there is one."""
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(SolverSettings):

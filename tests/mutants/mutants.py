@@ -151,22 +151,21 @@ def main() -> int:
     os.environ.pop("PYTHONPATH", None)
     for name in LOADED:
         importlib.import_module(name)
-    survivors, failed, began = [], 0, time.monotonic()
+    wanted = (
+        {"passed"} if arguments.control else {"failed", "crashed"}
+    )  # crashed: a kernel that takes the tests with it
+    wrong, began = 0, time.monotonic()
     for mutant, verdict in outcomes(chosen, arguments.jobs):
-        if arguments.control:
-            print(f"{verdict:8}  {mutant.name}", flush=True)
-            failed += verdict != "passed"
-            continue
-        caught = verdict in {"failed", "crashed"}  # by a test, or by a kernel that takes the tests with it
-        print(f"{'caught' if caught else 'SURVIVED' if verdict == 'passed' else 'KILLED':8}  {mutant.name}", flush=True)
-        survivors += [] if caught else [mutant.name]
-        if caught and arguments.known:
+        right = verdict in wanted
+        caught = "caught" if right else "SURVIVED" if verdict == "passed" else "KILLED"
+        print(f"{verdict if arguments.control else caught:8}  {mutant.name}", flush=True)
+        wrong += not right
+        if right and arguments.known and not arguments.control:
             with arguments.known.open("a") as file:
                 file.write(mutant.name + "\n")
-    if arguments.control:
-        return 1 if failed or not chosen else 0
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} planted defects caught in {time.monotonic() - began:.0f} s")
-    return 1 if survivors or not chosen else 0
+    what = "sets of tests passed" if arguments.control else "planted defects caught"
+    print(f"{len(chosen) - wrong} of {len(chosen)} {what} in {time.monotonic() - began:.0f} s")
+    return 1 if wrong or not chosen else 0
 
 
 if __name__ == "__main__":

@@ -118,8 +118,9 @@ def with_examples(text: str, command: str, recipe: Recipe, *flags: str) -> str:
         recipe: With whatever flag it cannot do without.
         *flags: Of one example each.
     """
-    needed = getattr(recipe.settings, "missing", "")
-    lines = (" ".join(filter(None, ("beyondprop", command, recipe.id, needed, words))) for words in flags)
+    lines = (
+        " ".join(filter(None, ("beyondprop", command, recipe.id, recipe.settings.missing, words))) for words in flags
+    )
     return "\n  ".join((f"{text}\n\nExamples:", *lines)) + "\n"
 
 

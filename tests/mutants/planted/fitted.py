@@ -75,8 +75,8 @@ MUTANTS = (
     Mutant(
         "rescnet: what is handed on is not scaled",
         f"{RESCNET}/layer.py",
-        "self._normalised(found[:, :carry].to(torch.float32, copy=True), scale)",
-        "self._normalised(found[:, :carry].to(torch.float32, copy=True), None)",
+        "self._normalised(found[:, : len(self.map_mean)].to(torch.float32, copy=True), scale)",
+        "self._normalised(found[:, : len(self.map_mean)].to(torch.float32, copy=True), None)",
         LAYERS,
     ),
     Mutant(

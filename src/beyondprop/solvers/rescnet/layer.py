@@ -89,9 +89,9 @@ class FittedLayer(nn.Module):
         each = each / torch.where(deviation > 1e-9, deviation, 1.0)[:, None]
         self.filters.copy_(each.view_as(filters))
         self.shift.copy_(each @ covariance.mean)
-        if carry := len(self.map_mean):
+        if len(self.map_mean):
             handed = [
-                self.carried(self.responses(seen(chosen).to(dtype), contrast), carry, offset, raw=True)
+                self.carried(self.responses(seen(chosen).to(dtype), contrast), offset, raw=True)
                 for chosen in rows.split(CHUNK)
             ]
             deviations, means = torch.std_mean(torch.cat(handed).double(), dim=(0, 2, 3))
@@ -103,7 +103,7 @@ class FittedLayer(nn.Module):
         return self._normalised(*products(maps, self.filters.to(maps.dtype), contrast))
 
     def look(
-        self, maps: Tensor, *, contrast: float | None, kind: Kind, grid: int, offset: float, carry: int
+        self, maps: Tensor, *, contrast: float | None, kind: Kind, grid: int, offset: float
     ) -> tuple[Tensor, Tensor]:
         """What a layer makes of maps: its features, and the maps that it hands on.
 
@@ -113,20 +113,19 @@ class FittedLayer(nn.Module):
             kind: Of features, as are grid and offset: see `features_of`.
             grid: Likewise.
             offset: Likewise.
-            carry: Maps that are handed on.
         """
         if kind == "first" and can_pool(maps):
             found, scale = products(maps, self.filters.to(maps.dtype), contrast)
             features = pooled_responses(found, scale, self.shift, grid, offset)
-            few = self._normalised(found[:, :carry].to(torch.float32, copy=True), scale)
-            return features, self.carried(few, carry, offset).to(maps.dtype)
+            few = self._normalised(found[:, : len(self.map_mean)].to(torch.float32, copy=True), scale)
+            return features, self.carried(few, offset).to(maps.dtype)
         responses = self.responses(maps, contrast)
-        return features_of(responses, kind, grid, offset), self.carried(responses, carry, offset)
+        return features_of(responses, kind, grid, offset), self.carried(responses, offset)
 
-    def carried(self, responses: Tensor, carry: int, offset: float, *, raw: bool = False) -> Tensor:
+    def carried(self, responses: Tensor, offset: float, *, raw: bool = False) -> Tensor:
         """The first maps, rectified, of deviation 1 and mean 0 unless they are asked for as they are."""
         # Few of many channels that lie side by side are slow to go over more than once.
-        maps = F.relu(responses[:, :carry].clone(memory_format=torch.contiguous_format).sub_(offset))
+        maps = F.relu(responses[:, : len(self.map_mean)].clone(memory_format=torch.contiguous_format).sub_(offset))
         if raw:
             return maps
         mean, scale = (number.to(maps.dtype).view(-1, 1, 1) for number in (self.map_mean, self.map_scale))

@@ -266,11 +266,12 @@ class ResCNet(Solver):
     def _run(self, number: int, views: list[Tensor], maps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Features of a layer, and the maps that it hands on."""
         layer, found, following = self._layer(number), [], []
-        how = {name: getattr(self, name) for name in ("contrast", "kind", "grid", "offset", "carry")}
         for side, view in enumerate(views):
             seen = torch.cat([view, maps[side]], dim=1) if number and self.carry else view
             seen = seen.contiguous(memory_format=self._layout)
-            features, handed = layer.look(seen, **how)
+            features, handed = layer.look(
+                seen, contrast=self.contrast, kind=self.kind, grid=self.grid, offset=self.offset
+            )
             found.append(features)
             following.append(handed)
         features = found[0] if len(found) == 1 else (found[0] + found[1]) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -114,10 +115,9 @@ class RidgeClassifier:
 
 def _add_products(gram: Tensor, block: Tensor) -> None:
     """Add blockᵀ block to the upper triangle of a matrix, and to some of what lies below it."""
-    for rows in torch.arange(len(gram)).tensor_split(STRIPES):
-        if len(rows):
-            first, last = int(rows[0]), int(rows[-1]) + 1
-            gram[first:last, first:] += block[:, first:last].T @ block[:, first:]
+    ends = [len(gram) * stripe // STRIPES for stripe in range(STRIPES + 1)]
+    for first, last in itertools.pairwise(ends):
+        gram[first:last, first:] += block[:, first:last].T @ block[:, first:]
 
 
 def _wide(features: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,12 @@ def test_there_is_a_recipe_that_needs_no_download(system: System):
 @each_system
 def test_class_loads(system: System):
     assert issubclass(system.load(), (Rule, Solver))
+
+
+@each_system
+def test_its_page_speaks_of_it(system: System):
+    page = Path(__file__).resolve().parents[1] / "docs" / "rules" / f"{system.page}.md"
+    assert re.search(rf"(?<![\w-]){system.id}(?![\w-])", page.read_text(encoding="utf-8"))
 
 
 @each_system

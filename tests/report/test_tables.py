@@ -117,7 +117,7 @@ def test_the_summary_takes_a_recipes_own_settings_before_a_figure_of_the_paper(t
 
     def row(system: str) -> str:
         lines = summary_table(read_results(tmp_path)).splitlines()
-        return next(line for line in lines if line.startswith(f"| `{system}` |"))
+        return next(line for line in lines if line.startswith(f"| `{system}`: "))
 
     assert "`ep/mnist` |" in row("ep")
     assert "`dfa/mnist` (short)" in row("dfa")  # beside a first try
@@ -141,10 +141,12 @@ def test_systems_table_links_papers():
 def test_systems_table_cuts_long_lists_short():
     """All recipes of a system are told or counted."""
     for system, line in zip(SYSTEMS, systems_table().splitlines()[2:], strict=True):
-        told = len(re.findall(rf"`{system.id}/[^`]+`", line))
-        rest = re.search(r"and (\d+) more \(`beyondprop list`\)", line)
-        assert told + (int(rest[1]) if rest else 0) == len(system.recipes)
-        assert told <= 20
+        cell = line.rpartition("](")[2].partition(" | ")[2]
+        told = re.findall("`([^`]+)`", cell)
+        rest = re.search(r"and (\d+) more", cell)
+        assert told == [recipe.id.removeprefix(f"{system.id}/") for recipe in system.recipes[: len(told)]]
+        assert len(told) + (int(rest[1]) if rest else 0) == len(system.recipes)
+        assert len(told) <= 8
 
 
 def test_regenerating_twice_changes_nothing():

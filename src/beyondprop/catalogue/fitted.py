@@ -23,6 +23,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.solvers.rescnet.network:ResCNet",
+        "rescnet",
         rescnet.RESCNET,
     ),
     System(
@@ -45,6 +46,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.solvers.rescnet.pcanet:PCANet",
+        "rescnet",
         rescnet.PCANET,
     ),
     System(
@@ -64,6 +66,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.solvers.threshold.network:ThresholdNetwork",
+        "threshold",
         threshold.RECIPES,
     ),
 )

@@ -27,6 +27,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.sparseprop:SparseProp",
+        "sparseprop",
         sparseprop.RECIPES,
     ),
     System(
@@ -46,6 +47,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.quaternion:QuaternionBackprop",
+        "quaternion",
         quaternion.RECIPES,
     ),
     System(
@@ -65,6 +67,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.spike_timing:SpikeTiming",
+        "spike_timing",
         spike_timing.RECIPES,
     ),
 )

@@ -16,6 +16,7 @@ SYSTEMS = (
         "local",
         NOPROP,
         "beyondprop.rules.local.noprop:NoPropDT",
+        "noprop",
         noprop_dt.RECIPES,
     ),
     System(
@@ -24,6 +25,7 @@ SYSTEMS = (
         "local",
         NOPROP,
         "beyondprop.rules.local.noprop:NoPropCT",
+        "noprop-ct",
         noprop_ct.RECIPES,
     ),
     System(
@@ -32,6 +34,7 @@ SYSTEMS = (
         "local",
         NOPROP,
         "beyondprop.rules.local.noprop:NoPropFM",
+        "noprop-fm",
         noprop_fm.RECIPES,
     ),
     System(
@@ -51,6 +54,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.local.forward_forward:ForwardForward",
+        "forward_forward",
         forward_forward.FF,
     ),
     System(
@@ -72,6 +76,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.local.symba:SymBa",
+        "forward_forward",
         forward_forward.SYMBA,
     ),
     System(
@@ -80,6 +85,7 @@ SYSTEMS = (
         "local",
         CAFO,
         "beyondprop.rules.local.cascaded_forward:CascadedForward",
+        "cascaded_forward",
         cascaded_forward.RANDOM,
     ),
     System(
@@ -88,6 +94,7 @@ SYSTEMS = (
         "local",
         CAFO,
         "beyondprop.rules.local.cascaded_feedback:CascadedForwardDFA",
+        "cascaded_forward",
         cascaded_forward.FEEDBACK,
     ),
     System(
@@ -109,6 +116,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.local.mono_forward:MonoForward",
+        "local_losses",
         local_losses.MONO_FORWARD,
     ),
     System(
@@ -128,6 +136,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.local.predsim:PredSim",
+        "local_losses",
         local_losses.PRED_SIM,
     ),
     System(
@@ -148,6 +157,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.local.class_channels:ClassChannels",
+        "local_losses",
         local_losses.CLASS_CHANNELS,
     ),
 )

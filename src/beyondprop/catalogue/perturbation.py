@@ -29,6 +29,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.perturbation.multiplexed:MultiplexedGradientDescent",
+        "multiplexed",
         multiplexed.RECIPES + chip.RECIPES,
     ),
     System(
@@ -37,6 +38,7 @@ SYSTEMS = (
         "perturbation",
         REN,
         "beyondprop.rules.perturbation.forward_gradient:ForwardGradient",
+        "forward_gradient",
         forward_gradient.RECIPES,
     ),
     System(
@@ -45,6 +47,7 @@ SYSTEMS = (
         "perturbation",
         REN,
         "beyondprop.rules.perturbation.local_forward_gradient:LocalForwardGradient",
+        "local_forward_gradient",
         local_forward_gradient.RECIPES,
     ),
     System(
@@ -66,6 +69,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.perturbation.node_perturbation:NodePerturbation",
+        "node_perturbation",
         node_perturbation.RECIPES,
     ),
 )

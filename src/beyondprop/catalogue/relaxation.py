@@ -25,6 +25,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.relaxation.hamiltonian_echo:HamiltonianEcho",
+        "hamiltonian_echo",
         hamiltonian_echo.RECIPES,
     ),
     System(
@@ -47,6 +48,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.relaxation.equilibrium:EquilibriumPropagation",
+        "equilibrium",
         equilibrium.RECIPES,
     ),
     System(
@@ -66,6 +68,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.relaxation.recurrent_echo:RecurrentEcho",
+        "recurrent_echo",
         recurrent_echo.RECIPES,
     ),
 )

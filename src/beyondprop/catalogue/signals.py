@@ -46,6 +46,7 @@ SYSTEMS = (
             doi="10.1038/323533a0",
         ),
         "beyondprop.rules.signals.backprop:Backprop",
+        "backprop",
         (
             *backprop.RECIPES,
             *forward_forward.BASELINES,
@@ -79,6 +80,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.feedback_alignment:FeedbackAlignment",
+        "feedback_alignment",
         feedback_alignment.FA,
     ),
     System(
@@ -98,6 +100,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.direct_feedback:DFA",
+        "direct_feedback",
         direct_feedback.DFA,
     ),
     System(
@@ -106,6 +109,7 @@ SYSTEMS = (
         "signals",
         FRENKEL,
         "beyondprop.rules.signals.direct_feedback:SignDFA",
+        "direct_feedback",
         direct_feedback.SIGN_DFA,
     ),
     System(
@@ -125,6 +129,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.feedback_alignment:SignSymmetry",
+        "feedback_alignment",
         feedback_alignment.SIGN_SYMMETRY,
     ),
     System(
@@ -144,6 +149,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.feedback_alignment:KolenPollack",
+        "feedback_alignment",
         feedback_alignment.KOLEN_POLLACK,
     ),
     System(
@@ -164,6 +170,7 @@ SYSTEMS = (
             page="https://openreview.net/forum?id=zgGmAx9ZcY",
         ),
         "beyondprop.rules.signals.direct_feedback:DirectKolenPollack",
+        "direct_feedback",
         direct_feedback.DIRECT_KOLEN_POLLACK,
     ),
     System(
@@ -172,6 +179,7 @@ SYSTEMS = (
         "signals",
         FRENKEL,
         "beyondprop.rules.signals.target_projection:DRTP",
+        "target_projection",
         target_projection.DRTP,
     ),
     System(
@@ -191,6 +199,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.target_projection:TPSGD",
+        "target_projection",
         target_projection.TPSGD,
     ),
     System(
@@ -212,6 +221,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.consequential:BPC",
+        "consequential",
         consequential.BPC,
     ),
     System(
@@ -231,6 +241,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.semi_implicit:SemiImplicit",
+        "semi_implicit",
         semi_implicit.RECIPES,
     ),
     System(
@@ -250,6 +261,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.proxprop:ProxProp",
+        "consequential",
         consequential.PROXPROP,
     ),
 )

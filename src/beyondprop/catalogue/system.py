@@ -43,6 +43,7 @@ class System:
         family: How it assigns credit: signals, local, perturbation, relaxation; or solvers.
         paper: Where it was published.
         rule: `module:Class` of a `Rule` or `Solver`.
+        page: Name of its page below `docs/rules`.
         recipes: Its experiments.
         quick: Variant of the recipe that trains in seconds with nothing to download.
     """
@@ -52,6 +53,7 @@ class System:
     family: str
     paper: Paper
     rule: str
+    page: str
     recipes: tuple[Recipe, ...]
     quick: str = "digits"
 

@@ -30,6 +30,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.target_propagation:DTP",
+        "target_propagation",
         (*target_propagation.DTP, *student_teacher.DTP),
     ),
     System(
@@ -38,6 +39,7 @@ SYSTEMS = (
         "signals",
         MEULEMANS,
         "beyondprop.rules.signals.target_propagation:DTPDR",
+        "target_propagation",
         (*target_propagation.DTPDR, *student_teacher.DTPDR),
     ),
     System(
@@ -46,6 +48,7 @@ SYSTEMS = (
         "signals",
         MEULEMANS,
         "beyondprop.rules.signals.direct_target_propagation:DDTP",
+        "target_propagation",
         (*target_propagation.DDTP, *student_teacher.DDTP),
     ),
     System(
@@ -54,6 +57,7 @@ SYSTEMS = (
         "signals",
         MEULEMANS,
         "beyondprop.rules.signals.gauss_newton:GaussNewtonTargets",
+        "gauss_newton",
         (*gauss_newton.RECIPES, *student_teacher.GAUSS_NEWTON),
     ),
     System(
@@ -75,6 +79,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.l_drl:LDRL",
+        "l_drl",
         l_drl.RECIPES,
     ),
     System(
@@ -94,6 +99,7 @@ SYSTEMS = (
 }""",
         ),
         "beyondprop.rules.signals.regularized_inversion:TPRI",
+        "regularized_inversion",
         regularized_inversion.RECIPES,
     ),
     System(
@@ -117,6 +123,7 @@ SYSTEMS = (
             page="https://jmlr.org/papers/v21/",
         ),
         "beyondprop.rules.signals.learned_inversion:TPTT",
+        "regularized_inversion",
         regularized_inversion.LEARNED_RECIPES,
     ),
 )

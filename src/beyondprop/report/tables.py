@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beyondprop.catalogue import SYSTEMS
+from beyondprop.catalogue import SYSTEMS, Paper, System
 from beyondprop.errors import UserError
 from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
 from beyondprop.report.other_tables import (
@@ -21,13 +21,23 @@ from beyondprop.report.other_tables import (
 from beyondprop.report.results import read_benchmark, read_comparison, read_results
 
 _RESULT_HEADS = ("Recipe", "Test accuracy, %", "Seeds", "Epochs", "Paper, %", "Difference", "Time a seed", "Departures")
-_SUMMARY_HEADS = ("System", "Recipe", "Test accuracy, %", "Paper, %", "Difference", "Seeds", "Time a seed", "Hardware")
+_SUMMARY_HEADS = (
+    "System",
+    "Paper",
+    "Recipe",
+    "Test accuracy, %",
+    "Paper's, %",
+    "Difference",
+    "Seeds",
+    "Time a seed",
+    "Hardware",
+)
 FIRST_TRIES = ("digits", "gchp/simulated", "network-inference/lorenz-5")
 OTHER_FIGURES = {  # of systems that classify nothing
     "gchp": ("gap_nll", "gap NLL"),
     "network-inference": ("edge_auc", "edge AUC"),
 }
-MOST_RECIPES = 20  # of one system in a table: back-propagation has one beside nearly every other recipe
+MOST_RECIPES = 8  # of one system in a table: back-propagation has one beside nearly every other recipe
 _BENCHMARK_HEADS = ("Case", "Measured", "beyondprop", "Beside", "Theirs", "Ratio")
 
 
@@ -117,11 +127,11 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def summary_table(results: Sequence[dict[str, Any]]) -> str:
-    """One row a system of the catalogue, with its result that says most.
+    """One row a system of the catalogue, with its result that says most, and links from where README stands.
 
-    That is an accuracy without a suffix, for a suffix tells of other settings than the recipe's, on another set than
-    those that are for first tries; else one that is most of that. Of several it is one beside a figure of the paper,
-    then the one with the most seeds, then the first in the catalogue.
+    That result is an accuracy without a suffix, for a suffix tells of other settings than the recipe's, on another
+    set than those that are for first tries; else one that is most of that. Of several it is one beside a figure of
+    the paper, then the one with the most seeds, then the first in the catalogue.
 
     Args:
         results: Documents of the result files of all kinds, in the order of the catalogue.
@@ -129,8 +139,9 @@ def summary_table(results: Sequence[dict[str, Any]]) -> str:
     rows = []
     for system in SYSTEMS:
         own = [result for result in results if result["recipe"].partition("/")[0] == system.id]
+        begin = (_named(system, "docs/rules"), _cited(system.paper, str(system.paper.year)))
         if not own:
-            rows.append((f"`{system.id}`", "not run yet", *[""] * 6))
+            rows.append((*begin, "not run yet", *[""] * 6))
             continue
         result = max(own, key=_says)  # the first of equals
         where = result["environment"]
@@ -144,10 +155,8 @@ def summary_table(results: Sequence[dict[str, Any]]) -> str:
             _, accuracy, seeds, _, paper, difference, _ = _measured(result)
             figures = (accuracy, paper, difference, seeds)
         hardware = where["device"] if where["device"] != "cpu" else f"CPU, {threads}"
-        rows.append(
-            (f"`{system.id}`", result_label(result), *figures, duration(result["cost"]["train_seconds"]), hardware)
-        )
-    return markdown_table(_SUMMARY_HEADS, rows, left=("System", "Recipe", "Hardware"))
+        rows.append((*begin, result_label(result), *figures, duration(result["cost"]["train_seconds"]), hardware))
+    return markdown_table(_SUMMARY_HEADS, rows, left=("System", "Paper", "Recipe", "Hardware"))
 
 
 def _says(result: dict[str, Any]) -> tuple[bool, bool, bool, bool, bool, int]:
@@ -198,17 +207,28 @@ def _short(value: float | None) -> str:
 
 
 def systems_table() -> str:
-    """One row a system: its name, family, paper and recipes, of which a long list is cut short."""
+    """One row a system: its name, family, paper and recipes, of which a long list is cut short.
+
+    Links start from where the first page of the documentation stands.
+    """
     rows = []
     for system in SYSTEMS:
-        paper = f"{escaped(system.paper.title)}, {system.paper.year}"
-        link = f"[{paper}]({system.paper.url})" if system.paper.url else paper
-        told = [f"`{recipe.id}`" for recipe in system.recipes]
+        paper = _cited(system.paper, f"{escaped(system.paper.title)}, {system.paper.year}")
+        told = [f"`{recipe.id.partition('/')[2]}`" for recipe in system.recipes]
         if len(told) > MOST_RECIPES:
-            told[MOST_RECIPES - 1 :] = [f"and {len(told) - MOST_RECIPES + 1} more (`beyondprop list`)"]
-        recipes = ", ".join(told)
-        rows.append((f"`{system.id}`: {escaped(system.name)}", system.family, link, recipes))
+            told[MOST_RECIPES - 1 :] = [f"and {len(told) - MOST_RECIPES + 1} more"]
+        rows.append((_named(system, "rules"), system.family, paper, ", ".join(told)))
     return markdown_table(("System", "Family", "Paper", "Recipes"), rows)
+
+
+def _named(system: System, folder: str) -> str:
+    """A system's id and name, which leads to its page."""
+    return f"`{system.id}`: [{escaped(system.name)}]({folder}/{system.page}.md)"
+
+
+def _cited(paper: Paper, text: str) -> str:
+    """A text that leads to a paper where it has a page."""
+    return f"[{text}]({paper.url})" if paper.url else text
 
 
 def _measured(result: dict[str, Any]) -> tuple[str, ...]:

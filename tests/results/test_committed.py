@@ -1,0 +1,41 @@
+"""The result files that are committed: of the recipes as they are now."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from beyondprop.catalogue import find_recipe
+from beyondprop.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "results").glob("*/*.json"))
+
+
+def recipe_settings(recipe: Recipe) -> dict[str, object]:
+    """As a result file would hold them."""
+    settings: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(recipe.settings), default=str))
+    return settings
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_differs_from_the_recipe_is_told(path: Path):
+    """A setting that a recipe has got since has its former behaviour as default; a changed default wants a new run."""
+    result = json.loads(path.read_bytes())
+    recipe = find_recipe(result["recipe"])
+    now, told = recipe_settings(recipe), " ".join(result["departures"])
+    for name, value in result["settings"].items():
+        assert name in now, f"{name} is no setting of {recipe.id} any more"
+        assert value == now[name] or name in recipe.variants or name.replace("_", " ") in told, (
+            f"{name} was {value!r} and is {now[name]!r} now: run beyondprop reproduce {recipe.id} again"
+        )
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem == "digits"], ids=lambda path: path.parent.name)
+def test_first_tries_are_of_the_recipe_as_it_is(path: Path):
+    """They take seconds: nothing needs to be cut short."""
+    result = json.loads(path.read_bytes())
+    now = recipe_settings(find_recipe(result["recipe"]))
+    assert len(result["seeds"]) >= 3
+    assert {name: value for name, value in result["settings"].items() if value != now[name]} == {}

@@ -163,30 +163,32 @@ class PCANet(Solver):
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             for some in x.split(SMALL_CHUNK):
                 maps = respond(some.to(self.filters[0].dtype), self.filters[0], None)
-                second = respond(maps.flatten(0, 1).unsqueeze(1), self.filters[1], None)
-                codes = binary_codes(second).view(maps.shape)
-                found.append(sliding_histograms(codes, self.block, self.stride, self.grids))
+                few = maps.flatten(0, 1).unsqueeze(1).split(8 * SMALL_CHUNK)
+                codes = torch.cat([binary_codes(respond(each, self.filters[1], None)) for each in few])
+                found.append(sliding_histograms(codes.view(maps.shape), self.block, self.stride, self.grids))
         return torch.cat(found)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape (batch, classes)."""
         check_images(x, self.shape)
         with torch.autocast(x.device.type, enabled=False):
-            features = self.features(x).to(self.linear.weight.dtype)
-            return self.linear(features * self.scale)
+            return self._scores(self.features(x).to(self.linear.weight.dtype))
+
+    def _scores(self, features: Tensor) -> Tensor:
+        """Of features that are not scaled yet: the weights are smaller by far."""
+        return F.linear(features, self.linear.weight * self.scale, self.linear.bias)
 
     def _step(self, features: Tensor, labels: Tensor, number: int) -> None:
         """One of Adam's steps down the mean of (1 - ±f)₊² over the batch, plus the decay."""
         features = features.to(self.linear.weight.dtype)
         if self.scale == 0:
             self.scale.copy_(1 / features.square().sum(dim=1).mean().sqrt().clamp(min=1e-12))
-        features = features * self.scale
         signs = 2.0 * F.one_hot(labels, self.classes).to(features.dtype) - 1
-        slack = (1 - signs * self.linear(features)).clamp(min=0)
+        slack = (1 - signs * self._scores(features)).clamp(min=0)
         if not slack.isfinite().all():
             raise NonFiniteError("the classifier's loss is NaN or infinite: lower the rate")
         pull = -2 * signs * slack / len(labels)
-        gradients = (pull.T @ features + self.decay * self.linear.weight, pull.sum(dim=0))
+        gradients = (pull.T @ features * self.scale + self.decay * self.linear.weight, pull.sum(dim=0))
         steps = cast(Tensor, self.steps)
         steps += 1
         classifier_passes = len(self.passes) - 2

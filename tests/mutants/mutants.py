@@ -82,6 +82,7 @@ def run_tests(mutant: Mutant, folder: Path) -> None:
                 os.dup2(told.fileno(), stream)
         sys.dont_write_bytecode = True
         os.chdir(ROOT)
+        os.environ["PYTHONPATH"] = str(folder)  # of the processes that tests start
         import pytest
 
         plain = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", "-o", f"pythonpath={folder}")

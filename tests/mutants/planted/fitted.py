@@ -10,6 +10,34 @@ CONVEX = ("tests/solvers/test_threshold.py",)
 
 MUTANTS = (
     Mutant(
+        "pcanet: scores of features without their scale",
+        f"{RESCNET}/pcanet.py",
+        "self.linear.weight * self.scale, self",
+        "self.linear.weight, self",
+        PCANET,
+    ),
+    Mutant(
+        "pcanet: the maps' mean stays in the products",
+        f"{RESCNET}/filters.py",
+        " - maps.mean(dim=(1, 2, 3), keepdim=True)",
+        "",
+        (*LAYERS, "-k", "covariance"),
+    ),
+    Mutant(
+        "rescnet: the compiled loop takes images whose gradient is wanted",
+        f"{RESCNET}/features.py",
+        " and not (torch.is_grad_enabled() and maps.requires_grad)",
+        "",
+        (*LAYERS, "-k", "gradient or pool"),
+    ),
+    Mutant(
+        "compiled: a Numba that does not work ends the program",
+        "compiled.py",
+        "except ImportError as error:",
+        "except ZeroDivisionError as error:",
+        (*LAYERS, "-k", "numba"),
+    ),
+    Mutant(
         "pcanet: the mean of a patch is taken off one side alone",
         f"{RESCNET}/filters.py",
         "without @ products @ without",

@@ -43,6 +43,13 @@ LOOP = ("tests/training/test_training_loop.py",)
 
 MUTANTS = (
     Mutant(
+        "cli: large tensors in small pages",
+        "cli/__init__.py",
+        'os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")',
+        "pass",
+        ("tests/test_cli.py", "-k", "large"),
+    ),
+    Mutant(
         "package: a name leads to another module",
         "__init__.py",
         '"AsymmetricNetwork": "rules.relaxation.asymmetric"',

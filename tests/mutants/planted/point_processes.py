@@ -12,6 +12,13 @@ EVENTS = ("tests/data/test_data_events.py",)
 RECIPES = ("tests/recipes/test_recipes_point_processes.py",)
 
 MUTANTS = (
+    Mutant(
+        "events: a division may leave nothing to test on",
+        "data/events.py",
+        "min(max(round(share * count), 1), count - 1)",
+        "round(share * count)",
+        ("tests/data/test_data_events.py",),
+    ),
     Mutant("point processes: the state has seen the event itself", f"{HERE}/transformer.py", ".triu(1)", ".triu(2)", LIKELIHOODS),
     Mutant("point processes: THP's integral counts one mark", f"{HERE}/transformer.py", "until * u).sum(2) * weights", "until * u)[..., 0] * weights", LIKELIHOODS),
     Mutant("point processes: RMTPP's slope is forgotten in the density", f"{HERE}/recurrent.py", "(level + self.slope * gap - torch", "(level - torch", LIKELIHOODS),

@@ -70,14 +70,7 @@ class Display:
         if self.steps is not None and totals.step > 0:
             left = totals.seconds / totals.step * max(self.steps - totals.step, 0)
             figures.append(f"{timedelta(seconds=round(left))} left")
-        self._bar.update(
-            self._task,
-            completed=totals.step,
-            total=self.steps,
-            description=f"{self._unit} {epoch}/{self._epochs}" + (f" {stage}" if stage is not None else ""),
-            figures="  ".join(filter(None, figures)),
-        )
-        self._bar.refresh()
+        self._draw(totals.step, self.steps, epoch, stage, figures)
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Take note of an epoch's record, as it stands in metrics.jsonl."""
@@ -97,15 +90,20 @@ class Display:
         left = timedelta(seconds=round(record["seconds"] / number * (self._epochs - number)))
         figures = [self._accuracy, f"{seconds:.1f} s", f"{left} left"]
         self._say(record, *figures)
-        if self._bar is not None:
-            self._bar.update(
-                self._task,
-                completed=number,
-                total=self._epochs,
-                description=f"{self._unit} {number}/{self._epochs} {record['stage']}",
-                figures="  ".join(filter(None, figures)),
-            )
-            self._bar.refresh()
+        self._draw(number, self._epochs, number, record["stage"], figures)
+
+    def _draw(self, completed: int, total: int | None, epoch: int, stage: str | None, figures: list[str]) -> None:
+        """Bring the bar up to date, where there is one."""
+        if self._bar is None:
+            return
+        self._bar.update(
+            self._task,
+            completed=completed,
+            total=total,
+            description=f"{self._unit} {epoch}/{self._epochs}" + (f" {stage}" if stage is not None else ""),
+            figures="  ".join(filter(None, figures)),
+        )
+        self._bar.refresh()
 
     def _remember(self, record: dict[str, Any]) -> None:
         names = ("validation_accuracy", "held_out_accuracy", "train_accuracy")

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.solvers.rescnet.images import widened
 
 
 def patches_of(maps: Tensor, size: int, contrast: float | None) -> Tensor:
@@ -51,12 +52,14 @@ def products(maps: Tensor, filters: Tensor, contrast: float | None) -> tuple[Ten
 
 def patch_scales(maps: Tensor, size: int, contrast: float) -> Tensor:
     """What `patches_of` multiplies each patch by, shape (batch, height, width), in float32 at least."""
-    wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    moments = torch.stack([wide.mean(dim=1), wide.square().mean(dim=1)]).double()  # which no setting of torch rounds
+    numbers = widened(maps)
+    moments = torch.stack(
+        [numbers.mean(dim=1), numbers.square().mean(dim=1)]
+    ).double()  # which no setting of torch rounds
     # Means along one side, then the other: products with bands are several times as fast as pooling one channel.
     down, across = (_window_means(side, size, moments) for side in maps.shape[2:])
     mean, square = down @ moments @ across.T
-    return ((square - mean.square()).clamp(min=0) + contrast).rsqrt().to(wide.dtype)
+    return ((square - mean.square()).clamp(min=0) + contrast).rsqrt().to(numbers.dtype)
 
 
 def _window_means(length: int, size: int, like: Tensor) -> Tensor:
@@ -90,7 +93,7 @@ class PatchCovariance:
             size: Side of a patch.
             contrast: As in `patches_of`.
         """
-        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+        maps = widened(maps)
         if not maps.isfinite().all():
             raise NonFiniteError("the maps hold NaN or infinity: check the images")
         padded = F.pad(maps, 4 * [size // 2]) - maps.mean(dim=(1, 2, 3), keepdim=True)

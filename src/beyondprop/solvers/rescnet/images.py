@@ -1,10 +1,13 @@
-"""Checks of the images that networks of principal components are fitted to."""
+"""What is common to networks of principal components: their images, and tensors made of a few of them at a time."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from beyondprop.errors import UserError
+
+CHUNK = 50  # samples: maps of 200 are new memory every time, which takes as long as the rest
 
 
 def image_shape(example: Tensor, network: str) -> tuple[int, int, int]:
@@ -27,3 +30,12 @@ def check_images(x: Tensor, shape: tuple[int, ...]) -> None:
     """
     if tuple(x.shape[1:]) != shape:
         raise UserError(f"images must have shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+
+
+def widened(numbers: Tensor) -> Tensor:
+    """As they are summed: in float32 at least.
+
+    >>> widened(torch.zeros(1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))

@@ -17,9 +17,9 @@ from beyondprop.solvers.rescnet.filters import (
     products,
     prototype_filters,
 )
+from beyondprop.solvers.rescnet.images import CHUNK
 
 Basis = Literal["prototypes", "components"]
-CHUNK = 50  # samples whose patches are written down at a time
 
 
 class FittedLayer(nn.Module):

@@ -16,12 +16,10 @@ from beyondprop.errors import UserError
 from beyondprop.rule import check_labels
 from beyondprop.solver import Solver
 from beyondprop.solvers.rescnet.features import BITS, KINDS, Kind, feature_count
-from beyondprop.solvers.rescnet.images import check_images, image_shape
+from beyondprop.solvers.rescnet.images import CHUNK, check_images, image_shape, widened
 from beyondprop.solvers.rescnet.layer import Basis, FittedLayer
 from beyondprop.solvers.rescnet.ridge import RidgeClassifier
 from beyondprop.solvers.rescnet.store import Place, SampleStore
-
-CHUNK = 50  # samples whose maps are made at a time: of 200 every map is new memory, which takes as long as the rest
 
 
 class ResCNet(Solver):
@@ -226,10 +224,10 @@ class ResCNet(Solver):
         if not 0 <= depth <= len(self.layers):
             raise UserError(f"depth must lie in 0..{len(self.layers)}, not {depth}")
         with torch.autocast(x.device.type, enabled=False):
-            blank = x.new_zeros(len(x), self.classes, dtype=torch.promote_types(self._dtype, torch.float32))
+            blank = x.new_zeros(len(x), self.classes, dtype=self._wide)
             chunks = zip(x.to(self._dtype).split(CHUNK), blank.split(CHUNK), strict=True)
             scores = [deque(self._scores_by_depth(some, depth), maxlen=1) or [none] for some, none in chunks]
-        return torch.cat([last[0] for last in scores]).to(torch.promote_types(x.dtype, torch.float32))
+        return torch.cat([last[0] for last in scores]).to(widened(x[:0]).dtype)
 
     def right_by_depth(self, x: Tensor, y: Tensor) -> Tensor:
         """How many of some images each depth has right, shape (L,); for pictures, not for choosing.
@@ -249,6 +247,11 @@ class ResCNet(Solver):
     def _dtype(self) -> torch.dtype:
         """In which maps are made."""
         return torch.bfloat16 if self.narrow else self._layer(0).weight.dtype
+
+    @property
+    def _wide(self) -> torch.dtype:
+        """In which scores are added up."""
+        return torch.promote_types(self._dtype, torch.float32)
 
     @property
     def _layout(self) -> torch.memory_format:
@@ -280,12 +283,11 @@ class ResCNet(Solver):
     def _scores_by_depth(self, x: Tensor, depth: int) -> Iterator[Tensor]:
         """Scores after each layer; one tensor, to which the next layer adds."""
         views, maps = self._views(x), list[Tensor]()
-        wide = torch.promote_types(self._dtype, torch.float32)
-        scores = torch.zeros(len(x), self.classes, dtype=wide, device=x.device)
+        scores = torch.zeros(len(x), self.classes, dtype=self._wide, device=x.device)
         for number in range(depth):
             features, maps = self._run(number, views, maps)
             layer = self._layer(number)
-            scores += features.to(wide) @ layer.weight.T.to(wide) + layer.bias.to(wide)
+            scores += widened(features) @ widened(layer.weight.T) + widened(layer.bias)
             yield scores
 
     def _open_store(self, number: int) -> None:
@@ -295,9 +297,8 @@ class ResCNet(Solver):
         self._filling = False
         held = round(self.held_out * len(store))
         if number == 0:
-            wide = torch.promote_types(self._dtype, torch.float32)
-            self.residual = F.one_hot(store.labels[held:], self.classes).to(wide)
-            self.held_scores = torch.zeros(held, self.classes, dtype=wide, device=store.images.device)
+            self.residual = F.one_hot(store.labels[held:], self.classes).to(self._wide)
+            self.held_scores = torch.zeros(held, self.classes, dtype=self._wide, device=store.images.device)
         elif len(self.residual) + len(self.held_scores) != len(store):
             raise UserError(
                 f"the fit began with {len(self.residual) + len(self.held_scores)} samples, not {len(store)}: go on "
@@ -355,7 +356,7 @@ class ResCNet(Solver):
         def seen(chosen: Tensor) -> Tensor:
             view = self._views(store.images[chosen])[0]
             maps = torch.cat([view, self._maps[0][chosen]], dim=1) if number and self.carry else view
-            return maps.to(torch.promote_types(maps.dtype, torch.float32))
+            return widened(maps)
 
         layer.fit_filters(
             seen,

@@ -14,9 +14,7 @@ from beyondprop.rule import check_labels
 from beyondprop.solver import Solver
 from beyondprop.solvers.rescnet.features import BITS, binary_codes, sliding_histograms
 from beyondprop.solvers.rescnet.filters import PatchCovariance, principal_filters, respond
-from beyondprop.solvers.rescnet.images import check_images, image_shape
-
-SMALL_CHUNK = 50  # samples whose patches are written down at a time
+from beyondprop.solvers.rescnet.images import CHUNK, check_images, image_shape
 
 
 class PCANet(Solver):
@@ -143,9 +141,9 @@ class PCANet(Solver):
         if self._covariance is None:
             self._step(self.features(x), labels, number - 2)
             return
-        for some in x.split(SMALL_CHUNK):
+        for some in x.split(CHUNK):
             maps = some if number == 0 else respond(some, self.filters[0], None).flatten(0, 1).unsqueeze(1)
-            for few in maps.split(8 * SMALL_CHUNK):
+            for few in maps.split(8 * CHUNK):
                 self._covariance.add(few, self.filters[number].shape[-1])
 
     def conclude(self, part: str) -> None:
@@ -161,9 +159,9 @@ class PCANet(Solver):
         """Histograms of hashed maps, shape (batch, D)."""
         found = []
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            for some in x.split(SMALL_CHUNK):
+            for some in x.split(CHUNK):
                 maps = respond(some.to(self.filters[0].dtype), self.filters[0], None)
-                few = maps.flatten(0, 1).unsqueeze(1).split(8 * SMALL_CHUNK)
+                few = maps.flatten(0, 1).unsqueeze(1).split(8 * CHUNK)
                 codes = torch.cat([binary_codes(respond(each, self.filters[1], None)) for each in few])
                 found.append(sliding_histograms(codes.view(maps.shape), self.block, self.stride, self.grids))
         return torch.cat(found)

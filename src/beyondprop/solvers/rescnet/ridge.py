@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.solvers.rescnet.images import widened
 
 BLOCK = 4096  # samples of a product
 STRIPES = 4  # of a symmetric matrix: of each, what lies before the diagonal is left out
@@ -62,11 +63,11 @@ class RidgeClassifier:
         count, size = features.shape
         gram = torch.zeros(size, size, dtype=torch.float64, device=features.device)
         total, cross = gram.new_zeros(size), gram.new_zeros(size, targets.shape[1])
-        offset = _wide(features[: min(BLOCK, count)]).mean(dim=0)  # sums about it lose no digits to a large mean
+        offset = widened(features[: min(BLOCK, count)]).mean(dim=0)  # sums about it lose no digits to a large mean
         mean_target = targets.double().mean(dim=0)
         self.narrow, self._offset = narrow, offset
         for start in range(0, count, BLOCK):
-            block = _wide(features[start : start + BLOCK]) - offset
+            block = widened(features[start : start + BLOCK]) - offset
             wanted = (targets[start : start + BLOCK].double() - mean_target).to(block.dtype)
             total += block.sum(dim=0, dtype=torch.float64)
             with narrow_products(narrow):
@@ -99,7 +100,7 @@ class RidgeClassifier:
         root = torch.linalg.solve_triangular(self._factor, torch.diag(self._scale), upper=False).T  # z -> L⁻¹ z, from φ
         found = []
         for block in features.split(BLOCK):
-            centred = _wide(block) - self._offset - self._mean.to(_wide(block[:0]).dtype)
+            centred = widened(block) - self._offset - self._mean.to(widened(block[:0]).dtype)
             with narrow_products(self.narrow):
                 found.append((centred @ root.to(centred.dtype)).square().sum(dim=1, dtype=torch.float64))
         return torch.cat(found) + 1 / self.count
@@ -108,7 +109,7 @@ class RidgeClassifier:
         """Φ βᵀ + bias, shape (n, K), in the features' precision, float32 at least."""
         found = []
         for block in features.split(BLOCK):
-            rows = _wide(block)
+            rows = widened(block)
             found.append(rows @ self.weight.T.to(rows.dtype) + self.bias.to(rows.dtype))
         return torch.cat(found)
 
@@ -118,8 +119,3 @@ def _add_products(gram: Tensor, block: Tensor) -> None:
     ends = [len(gram) * stripe // STRIPES for stripe in range(STRIPES + 1)]
     for first, last in itertools.pairwise(ends):
         gram[first:last, first:] += block[:, first:last].T @ block[:, first:]
-
-
-def _wide(features: Tensor) -> Tensor:
-    """Narrow types in float32."""
-    return features.to(torch.promote_types(features.dtype, torch.float32))

@@ -264,6 +264,18 @@ def test_progress_is_a_line_for_each_pass(tmp_path, splits, capsys):
     assert capsys.readouterr().err == "pass 1/4 fit  8.0 s  0:00:30 left\n"
 
 
+def test_passes_move_a_bar_in_a_terminal(tmp_path, splits, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with Display(4, None, shown=True, unit="pass") as display:
+        display.end_pass({"epoch": 1, "stage": "fit", "seconds": 10.0}, 8.0)
+        err = capsys.readouterr().err
+    for text in ("pass 1/4 fit", "8.0 s", "0:00:30 left"):
+        assert text in err
+    run(tmp_path, progress=True)
+    assert f"pass 3/3 {PASSES[-1]}" in capsys.readouterr().err
+
+
 def test_a_pass_tells_what_it_came_to(tmp_path, splits, capsys, monkeypatch):
     monkeypatch.setattr(Drawing, "figures", lambda _, part: {"held_out_accuracy": 0.25} if part == "first" else {})
     run(tmp_path / "run", DRAWING, progress=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from beyondprop.catalogue import find_recipe
+from beyondprop.catalogue import SYSTEMS, find_recipe
 from beyondprop.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +30,11 @@ def test_what_differs_from_the_recipe_is_told(path: Path):
         assert value == now[name] or name in recipe.variants or name.replace("_", " ") in told, (
             f"{name} was {value!r} and is {now[name]!r} now: run beyondprop reproduce {recipe.id} again"
         )
+
+
+def test_every_system_has_its_first_try():
+    missing = {f"{system.id}/{system.quick}" for system in SYSTEMS} - {f"{p.parent.name}/{p.stem}" for p in FILES}
+    assert not missing
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.stem == "digits"], ids=lambda path: path.parent.name)

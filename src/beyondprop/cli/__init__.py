@@ -79,8 +79,8 @@ def _dispatch(argv: list[str]) -> None:
     elif argv[0] == "--version":
         say(f"beyondprop {__version__}")
     elif argv[0] in COMMANDS:
-        # Read by torch when it is first imported. A large tensor's memory comes anew from the system each time, and in
-        # pages of 4 KiB a convolutional network spends up to a third of its step on that.
+        # Read by torch when it is first imported. The memory of tensors above 32 MiB comes anew from the system each
+        # time: in pages of 4 KiB that can take as long as what is done with it.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         importlib.import_module(f"beyondprop.cli.{COMMANDS[argv[0]][0]}").run(argv[1:])
     elif argv[0].startswith("-"):

@@ -1,0 +1,33 @@
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def test_the_result_has_the_shape_that_other_programs_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import large_pages
+
+    asked = []
+
+    def run(command: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        """In this process: to start one takes longer than the test."""
+        asked.append(env[large_pages.VARIABLE])
+        large_pages.main(command[2:])
+        return subprocess.CompletedProcess(command, 0, stdout=capsys.readouterr().out)
+
+    monkeypatch.setattr(large_pages.subprocess, "run", run)
+    out = tmp_path / "large_pages.json"
+    large_pages.main(["--batch", "10", "--repeats", "1", "--rounds", "2", "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert asked == ["1", "0"] * 2
+    assert set(result) == {"environment", "rows"}
+    assert [row["case"].split(",")[0] for row in result["rows"]] == ["Backprop"] * 2 + ["MonoForward"] * 2 + ["PCANet"]
+    for row in result["rows"]:
+        assert row["ratio"] == pytest.approx(row["peer_value"] / row["ours"])

@@ -47,7 +47,7 @@ def steps(batch: int) -> dict[str, Callable[[], object]]:
             found[f"{rule_class.__name__}, convolutions, {precision}, batch {batch}"] = _step(
                 rule, optimizer, x, y, precision
             )
-    pcanet = PCANet((3, 32, 32), 10, first=40, patch=5, block=8, stride=4, grids=(4, 2, 1))
+    pcanet = PCANet((3, 32, 32), 10, first=40, patch=5, block=8, stride=4, grids=(4, 2, 1), passes=1)
     for filters in pcanet.filters:
         filters.copy_(torch.randn(filters.shape, generator=generator))
     found[f"PCANet, features of {batch} images"] = lambda: pcanet.features(images)

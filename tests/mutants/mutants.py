@@ -7,7 +7,7 @@
     python tests/mutants/mutants.py --control           their tests on the source as it is, which they must pass
 
 Every mutant is a copy of the source with one line changed; the tests named beside it must fail on it. The checkout is
-never changed. Exit status 1 if a mutant survives, or its tests hang, or a line to change is no longer there.
+never changed. Exit status 1 if a mutant survives, or its tests hang or cannot run, or a line to change is no longer there.
 
 The libraries that tests import take longer to load than most tests take to run. So they are loaded once, and every
 mutant's tests run in a fork of the process that has loaded them and nothing of beyondprop.
@@ -19,6 +19,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pkgutil
+import re
 import shutil
 import signal
 import subprocess
@@ -50,11 +51,14 @@ PATIENCE = 900  # seconds: what takes longer hangs
 CANNOT_RUN = 3  # pytest's own status for an internal error
 
 
-Verdict = Literal["passed", "failed", "crashed", "killed"]
+Verdict = Literal["passed", "failed", "crashed", "killed", "broken"]
 
 
 class Outcome(NamedTuple):
-    """What became of a mutant's tests; killed are those that hang, and those for which memory runs out."""
+    """What became of a mutant's tests.
+
+    Killed are those that hang, and those for which memory runs out; broken are those that could not run.
+    """
 
     mutant: Mutant
     verdict: Verdict
@@ -112,7 +116,11 @@ def outcomes(mutants: list[Mutant], jobs: int) -> Iterator[Outcome]:
                     process.kill()  # nothing, where it has ended
                     process.join()
                     del running[sentinel]
-                    yield Outcome(mutant, judge(mutant, process.exitcode, folder / "told"))
+                    told = (folder / "told").read_text(encoding="utf-8", errors="replace")
+                    verdict = judge(process.exitcode, told)
+                    if verdict == "broken":
+                        print(f"{mutant.name}: the tests could not run\n{told[-4000:]}", file=sys.stderr)
+                    yield Outcome(mutant, verdict)
                     shutil.rmtree(folder)
         finally:
             for process, *_ in running.values():
@@ -120,17 +128,12 @@ def outcomes(mutants: list[Mutant], jobs: int) -> Iterator[Outcome]:
                 process.join()
 
 
-def judge(mutant: Mutant, status: int, told: Path) -> Verdict:
-    """What the exit status of a mutant's tests says.
-
-    Raises:
-        SystemExit: They could not run.
-    """
-    if status > 1:
-        words = told.read_text(encoding="utf-8", errors="replace") if told.exists() else ""
-        raise SystemExit(f"{mutant.name}: the tests could not run\n{words[-4000:]}")
+def judge(status: int, told: str) -> Verdict:
+    """What the exit status of a mutant's tests says, and what they wrote."""
     if status < 0:
         return "killed" if -status == signal.SIGKILL else "crashed"
+    if status > 1 and not re.search("^FAILED ", told, re.MULTILINE):  # a thread that a test leaves may come in the way
+        return "broken"
     return "failed" if status else "passed"
 
 
@@ -152,13 +155,12 @@ def main() -> int:
     os.environ.pop("PYTHONPATH", None)
     for name in LOADED:
         importlib.import_module(name)
-    wanted = (
-        {"passed"} if arguments.control else {"failed", "crashed"}
-    )  # crashed: a kernel that takes the tests with it
+    # Crashed: a kernel that takes the tests with it.
+    wanted = {"passed"} if arguments.control else {"failed", "crashed"}
     wrong, began = 0, time.monotonic()
     for mutant, verdict in outcomes(chosen, arguments.jobs):
         right = verdict in wanted
-        caught = "caught" if right else "SURVIVED" if verdict == "passed" else "KILLED"
+        caught = "caught" if right else "SURVIVED" if verdict == "passed" else verdict.upper()
         print(f"{verdict if arguments.control else caught:8}  {mutant.name}", flush=True)
         wrong += not right
         if right and arguments.known and not arguments.control:

@@ -41,6 +41,16 @@ def test_a_mutant_is_judged_by_what_becomes_of_its_tests(body: str, verdict: str
     assert found.verdict == verdict
 
 
-def test_tests_that_cannot_run_end_the_script(tmp_path: Path):
-    with pytest.raises(SystemExit, match="nothing: the tests could not run"):
-        list(mutants.outcomes([Mutant("nothing", "errors.py", "", "", (str(tmp_path / "none.py"),))], jobs=1))
+def test_tests_that_cannot_run_are_no_catch_and_end_nothing(tmp_path: Path, capsys):
+    script = tmp_path / "test_one.py"
+    script.write_text("def test_it():\n    assert False\n")
+    missing = Mutant("nothing", "errors.py", "", "", (str(tmp_path / "none.py"),))
+    found = mutants.outcomes([missing, missing._replace(tests=(str(script),))], jobs=1)
+    assert [each.verdict for each in found] == ["broken", "failed"]
+    assert "nothing: the tests could not run" in capsys.readouterr().err
+
+
+def test_a_run_that_breaks_behind_a_failed_test_has_caught(tmp_path: Path):
+    """A thread that the test has left may do that."""
+    assert mutants.judge(mutants.CANNOT_RUN, "FAILED tests/test_one.py::test_it - assert False") == "failed"
+    assert mutants.judge(mutants.CANNOT_RUN, "ERROR tests/test_one.py") == "broken"

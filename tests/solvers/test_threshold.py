@@ -3,15 +3,19 @@
 import copy
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
+import sklearn.svm
 import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from beyondprop import data
 from beyondprop.errors import UserError
 from beyondprop.estimators.threshold import ThresholdClassifier
+from beyondprop.solvers.threshold import arrangements, shattered
+from beyondprop.solvers.threshold import network as network_module
 from beyondprop.solvers.threshold.arrangements import enumerated, priced, sampled
 from beyondprop.solvers.threshold.lasso import fit_arrangements, solve_lasso
 from beyondprop.solvers.threshold.network import METHODS, ThresholdNetwork
@@ -104,6 +108,59 @@ def test_priced_patterns_come_to_the_optimum_over_all():
     assert none.certified_gap >= none.gap >= none.objective - exact.objective - 1e-9
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda g: enumerated(gaussian(40, 3)).patterns,
+        lambda g: sampled(gaussian(100, 20), 1000, g).patterns,
+        lambda g: np.hstack([d := (g.random((30, 20)) > 0.5) * 1.0, 1 - d, d[:, :5], np.ones((30, 1))]),  # dependent
+    ],
+)
+@pytest.mark.parametrize("beta", [1e-3, 1e-2, 0.05])
+def test_patterns_that_are_much_alike_are_solved_to_rounding(make, beta):
+    generator = np.random.default_rng(2)
+    patterns = make(generator)
+    y = np.sign(generator.standard_normal(len(patterns)))
+    fit = solve_lasso(patterns, y, beta * len(y))
+    assert fit.gap <= 1e-10
+    for share in (0.01, 0.9):
+        start = generator.standard_normal(patterns.shape[1]) * (generator.random(patterns.shape[1]) < share)
+        started = solve_lasso(patterns, y, beta * len(y), start)
+        assert started.gap <= 1e-10
+        assert started.objective == pytest.approx(fit.objective, abs=1e-10)
+
+
+def test_pricing_goes_on_until_it_finds_nothing():
+    x = np.hstack([gaussian(60, 12), np.ones((60, 1))])
+    y = np.sign(gaussian(60, 1, seed=7)[:, 0])
+    fit = fit_arrangements(x, y, 0.3, patterns=200)
+    assert fit.priced_out
+    assert fit.gap <= 1e-9
+    assert all(b <= a + 1e-12 for a, b in itertools.pairwise(fit.objectives))
+    residual = y - fit.arrangements.patterns @ fit.weights
+    again = priced(x, residual, np.random.default_rng(5)).patterns
+    assert np.abs(again.T @ residual).max() <= 1.05 * 0.3
+    with pytest.warns(UserWarning, match="after 2 rounds of pricing there are still patterns"):
+        cut = fit_arrangements(x, y, 0.3, patterns=200, rounds=2)
+    assert not cut.priced_out
+    assert cut.gap > 1e-3
+    assert cut.objective - cut.gap <= fit.objective <= cut.objective
+
+
+def test_one_sample_has_one_pattern_and_none():
+    for exact in (True, False):
+        fit = fit_arrangements(np.array([[1.0, 2.0]]), np.array([1.0]), 0.1, exact=exact)
+        np.testing.assert_allclose(fit.weights, [0.9])
+
+
+def test_patterns_are_made_a_part_at_a_time(monkeypatch):
+    whole = enumerated(gaussian(12, 3))
+    monkeypatch.setattr(arrangements, "AT_A_TIME", 100)
+    parts = enumerated(gaussian(12, 3))
+    np.testing.assert_array_equal(whole.patterns, parts.patterns)
+    np.testing.assert_array_equal(whole.biases, parts.biases)
+
+
 def test_nothing_but_zero_is_worth_a_large_penalty():
     x, y = gaussian(8, 2), gaussian(8, 1, 5)[:, 0]
     fit = fit_arrangements(x, y, 1e3, exact=True)
@@ -167,6 +224,17 @@ def test_signs_have_the_value_on_paper_and_two_neurons():
     fit = fit_shattered(y, beta)
     assert fit.objective == pytest.approx(2 * beta - beta**2 / 2 * (1 / 30 + 1 / 70), abs=1e-14)
     assert fit.patterns.shape == (100, 2)
+
+
+def test_the_gap_of_the_closed_form_is_measured(monkeypatch):
+    y = gaussian(40, 1, seed=3)[:, 0]
+    assert fit_shattered(y, 0.7).gap <= 1e-12
+    assert fit_shattered(y, 0.7, counts=np.arange(40) % 3 + 1).gap <= 1e-12
+    right = shattered._capped
+    monkeypatch.setattr(shattered, "_capped", lambda *given: 0.9 * right(*given))
+    worse = fit_shattered(y, 0.7)
+    monkeypatch.undo()
+    assert worse.gap >= worse.objective - fit_shattered(y, 0.7).objective > 0.01
 
 
 def test_repeated_targets_count_as_often():
@@ -238,7 +306,7 @@ def test_networks_attain_the_convex_optimum(method):
         assert fit.certified_gap <= 1e-6 or method == "lasso"
     else:
         assert float(network.optimum) == pytest.approx(fit_shattered(signs, 0.3).objective)
-        assert float(network.gap) == 0
+        assert float(network.gap) == pytest.approx(0, abs=1e-9)
         assert (network(x).argmax(dim=1) == y).all()
     balance = network.amplitude - network.output.abs().sum(dim=0)
     assert balance.abs().max() < 1e-12
@@ -258,12 +326,16 @@ def test_more_classes_are_each_one_against_the_rest(method):
     assert torch.equal(copied(x), network(x))
 
 
-def test_the_same_samples_with_other_labels_are_refused(one_line):
+def test_the_same_samples_with_other_labels_are_refused(one_line, monkeypatch):
     x, y = task()
+    tried = []
+    monkeypatch.setattr(network_module, "by_margin", lambda *given: tried.append(given))
+    monkeypatch.setattr(network_module, "by_pseudo_inverse", lambda *given: tried.append(given))
     x[1], y[0], y[1] = x[0], 0, 1
     for method in ("margin", "pseudo-inverse", "staircase"):
         with one_line(UserError, "there twice with different targets"):
             ThresholdNetwork(4, 2, method=method, hidden=40, seed=0).fit(x, y)
+    assert not tried
 
 
 def test_a_narrow_first_layer_is_widened():
@@ -271,6 +343,39 @@ def test_a_narrow_first_layer_is_widened():
     network = ThresholdNetwork(4, 2, method="pseudo-inverse", hidden=20, seed=0).fit(x, y)
     assert network.first.shape[1] > 20
     assert (network(x).argmax(dim=1) == y).all()
+
+
+def test_a_staircase_of_many_steps_takes_little_memory():
+    x, y = gaussian(2000, 3), gaussian(2000, 1, seed=1)[:, 0]
+    patterns = fit_shattered(y, 0.05 * len(y)).patterns
+    tracemalloc.start()
+    layers = by_staircase(x, patterns, np.ones(3))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(layers.first_bias) > 300
+    assert peak < 10 * patterns.nbytes + layers.first.nbytes
+    np.testing.assert_array_equal(layers.patterns(x), patterns)
+
+
+def test_the_opposite_pattern_needs_no_second_machine(monkeypatch):
+    x, y = task()
+    fitted = []
+    right = sklearn.svm.SVC.fit
+    monkeypatch.setattr(sklearn.svm.SVC, "fit", lambda *given: fitted.append(1) or right(*given))
+    network = ThresholdNetwork(4, 2, hidden=200, seed=0).fit(x, y)
+    assert network.second.shape[1] == 2
+    assert len(fitted) == 1
+
+
+def test_outputs_are_made_a_part_at_a_time(monkeypatch):
+    x, y = task(d=2)
+    networks = [ThresholdNetwork(2, 2, method=method, hidden=200, beta=0.1, seed=0).fit(x, y) for method in METHODS]
+    whole = [network(x) for network in networks]
+    monkeypatch.setattr(network_module, "AT_A_TIME", 500)
+    assert all(torch.equal(each, network(x)) for each, network in zip(whole, networks, strict=True))
+    other = ThresholdNetwork(2, 2, method="margin")  # what was fitted tells how many layers there are, not the method
+    other.load_state_dict(networks[METHODS.index("lasso")].state_dict())
+    assert torch.equal(other(x), whole[METHODS.index("lasso")])
 
 
 @pytest.mark.parametrize("estimator", SURROGATES)

@@ -14,7 +14,8 @@ from beyondprop.errors import UserError
 
 Array = NDArray[np.float64]
 
-MOST_RAYS = 200_000  # that an enumeration goes through; each costs a small singular value decomposition
+MOST_RAYS = 50_000  # that an enumeration goes through; each costs a small singular value decomposition
+AT_A_TIME = 2**24  # scores of samples that are made at a time: 128 MiB
 STARTS, LINES = 64, 30  # of a search for the pattern that agrees best with a residual
 
 
@@ -36,14 +37,17 @@ class Arrangements:
     @classmethod
     def of(cls, x: Array, directions: Array) -> Self:
         """Make those of given directions, each pattern once."""
-        scores = x @ directions
-        scores[np.abs(scores) <= tolerance(x) * np.linalg.norm(directions, axis=0)] = 0.0
+        step = max(AT_A_TIME // len(x), 1)
+        bits = [
+            np.packbits(_scores(x, directions[:, start : start + step]) >= 0, axis=0)
+            for start in range(0, directions.shape[1], step)
+        ]
+        directions = directions[:, np.sort(np.unique(np.hstack(bits), axis=1, return_index=True)[1])]
+        scores = _scores(x, directions)
         patterns = scores >= 0
-        first = np.sort(np.unique(np.packbits(patterns, axis=0), axis=1, return_index=True)[1])
-        patterns, scores = patterns[:, first], scores[:, first]
         nearest = np.where(patterns, -np.inf, scores).max(axis=0)  # the largest score that must stay below zero
         biases = np.where(np.isfinite(nearest), -nearest / 2, 1.0)
-        return cls(patterns.astype(np.float64), directions[:, first], biases)
+        return cls(patterns.astype(np.float64), directions, biases)
 
     def joined(self, other: Arrangements) -> Arrangements:
         """These and the patterns of another set that are new."""
@@ -59,6 +63,13 @@ class Arrangements:
     def chosen(self, columns: NDArray[np.intp]) -> Arrangements:
         """Some of them."""
         return Arrangements(self.patterns[:, columns], self.directions[:, columns], self.biases[columns])
+
+
+def _scores(x: Array, directions: Array) -> Array:
+    """Products, those that are zero but for rounding at zero."""
+    scores: Array = x @ directions
+    scores[np.abs(scores) <= tolerance(x) * np.linalg.norm(directions, axis=0)] = 0.0
+    return scores
 
 
 def tolerance(x: Array) -> float:
@@ -90,7 +101,7 @@ def enumerated(x: Array) -> Arrangements:
         x: Samples, shape (n, d).
 
     Raises:
-        UserError: There are more than 200,000 rays.
+        UserError: There may be more than 50,000 rays.
     """
     _, values, basis = np.linalg.svd(x, full_matrices=False)
     rank = int((values > tolerance(x)).sum())
@@ -131,18 +142,21 @@ def _rays(x: Array, small: float) -> Array:
     return np.hstack(found)
 
 
-def priced(x: Array, residual: Array, generator: np.random.Generator, starts: int = STARTS) -> Arrangements:
+def priced(
+    x: Array, residual: Array, generator: np.random.Generator, near: Array | None = None, starts: int = STARTS
+) -> Arrangements:
     r"""Patterns d for which |dᵀ residual| is large: what a Lasso over more patterns would take next.
 
-    From Gaussian directions and the residual's own, X ᵀresidual, searches on lines: along u + t v each sample changes
-    its side once, so that the best t of a line is found exactly, by sorting and one cumulative sum. All starts move
-    at once.
+    Searches on lines, from Gaussian directions, the residual's own, Xᵀ residual, and those near which there may be
+    more: along u + t v each sample changes its side once, so that the best t of a line is found exactly, by sorting
+    and one cumulative sum. All starts move at once.
 
     Args:
         x: Samples, shape (n, d).
         residual: Shape (n,).
         generator: Draws directions.
-        starts: Searches, half of them for the largest and half for the smallest sum.
+        near: Directions to begin with as well, shape (d, count), such as those of neurons in use.
+        starts: Further searches, half of them for the largest and half for the smallest sum.
 
     Returns:
         One pattern for each search, duplicates left out, in falling order of |dᵀ residual|.
@@ -150,13 +164,19 @@ def priced(x: Array, residual: Array, generator: np.random.Generator, starts: in
     count = max(starts // 2, 1)
     u = generator.standard_normal((x.shape[1], count))
     u[:, 0] = x.T @ residual
-    found = [_climbed(x, sign * residual, sign * u, generator) for sign in (1.0, -1.0)]
+    near = np.zeros((x.shape[1], 0)) if near is None else near
+    signs = np.sign((x @ near >= 0).T @ residual)
+    found = [
+        _climbed(x, sign * residual, np.hstack([sign * u, near[:, signs == sign]]), generator) for sign in (1.0, -1.0)
+    ]
     made = Arrangements.of(x, np.hstack(found))
     return made.chosen(np.argsort(-np.abs(made.patterns.T @ residual), kind="stable"))
 
 
 def _climbed(x: Array, gain: Array, u: Array, generator: np.random.Generator) -> Array:
     """Move directions, one a column, along lines that raise the sum of `gain` over their positive samples."""
+    if len(x) == 1:  # no line has two sides of a crossing with samples on both
+        return u
     columns = np.arange(u.shape[1])
     for _ in range(LINES):
         v = generator.standard_normal(u.shape)

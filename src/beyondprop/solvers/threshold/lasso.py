@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
+from beyondprop.solvers.threshold.active_set import minimise
 from beyondprop.solvers.threshold.arrangements import Arrangements, enumerated, priced, sampled
 
 Array = NDArray[np.float64]
 
-ROUNDS = 30  # of pricing
-TOLERANCES = (1e-4, 1e-6, 1e-8, 1e-10)  # of coordinate descent, one after another
-SMALL_GAP = 1e-9  # of the objective: no further descent is needed
+ROUNDS = 300  # of pricing
+SEARCHES = 5  # that must find nothing, one after another, for pricing to end
+KEPT = 0.9  # of β: patterns whose correlation with the residual is below it, and that have no weight, are dropped
 ALLOWED = 1e-9  # relative violation of a dual constraint that is rounding
 
 
@@ -44,10 +45,12 @@ class ArrangementFit:
         arrangements: The patterns with a weight.
         weights: w of these, shape (m,).
         objective: ½ ‖D w - y‖² + β ‖w‖₁.
-        gap: To the optimum over all patterns that were enumerated or that pricing has found.
+        gap: To the optimum over all patterns that were enumerated; or over those that were in use when pricing ended
+            and those that its last searches have found.
         certified_gap: To the global optimum over all patterns, proven: `gap` where all were enumerated, else by the
             weak bound |dᵀr| <= max(Σ r₊, Σ r₋), which no search is needed for.
         exact: Whether all patterns were enumerated, so that the optimum is global.
+        priced_out: Whether the last searches found no pattern that would lower the objective.
         objectives: After each round of pricing, falling.
     """
 
@@ -57,53 +60,21 @@ class ArrangementFit:
     gap: float
     certified_gap: float
     exact: bool
+    priced_out: bool
     objectives: tuple[float, ...] = field(default=())
 
 
-def solve_lasso(patterns: Array, y: Array, beta: float) -> LassoFit:
-    r"""Solve min_w ½ ‖D w - y‖² + β ‖w‖₁.
-
-    Coordinate descent (scikit-learn's) finds the support, as roughly as will do; on it the optimum is a linear system,
-    which is solved directly, so that the duality gap is that of rounding.
+def solve_lasso(patterns: Array, y: Array, beta: float, start: Array | None = None) -> LassoFit:
+    r"""Solve min_w ½ ‖D w - y‖² + β ‖w‖₁, by `minimise`: the duality gap is that of rounding.
 
     Args:
         patterns: D, shape (n, P).
         y: Shape (n,).
         beta: β, above 0.
+        start: Weights to begin with, shape (P,).
     """
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
-    from sklearn.linear_model import Lasso  # noqa: PLC0415  # takes a second
-
-    n = len(y)
-    model = Lasso(alpha=beta / n, fit_intercept=False, warm_start=True, max_iter=2000)
-    columns = np.asfortranarray(patterns)
-    best = LassoFit(np.zeros(patterns.shape[1]), *_primal_and_gap(patterns, y, np.zeros(patterns.shape[1]), beta))
-    for tol in TOLERANCES:
-        if best.gap <= SMALL_GAP * best.objective:
-            break
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the gap below tells
-            rough = model.set_params(tol=tol).fit(columns, y).coef_
-        for weights in (rough, _polished(patterns, y, rough, beta)):
-            fit = LassoFit(weights.copy(), *_primal_and_gap(patterns, y, weights, beta))
-            best = fit if fit.gap < best.gap else best
-    return best
-
-
-def _polished(patterns: Array, y: Array, weights: Array, beta: float) -> Array:
-    """Solve for the optimum on the support of nearly optimal weights; a weight whose sign would turn leaves it."""
-    support = np.flatnonzero(np.abs(weights) > 1e-9 * np.abs(weights).max())
-    signs = np.sign(weights)
-    while len(support):
-        d = patterns[:, support]
-        found, *_ = np.linalg.lstsq(d.T @ d, d.T @ y - beta * signs[support], rcond=1e-12)
-        kept = found * signs[support] > 0
-        if kept.all():
-            polished = np.zeros_like(weights)
-            polished[support] = found
-            return polished
-        support = support[kept]
-    return np.zeros_like(weights)
+    weights = minimise(patterns, y, beta, start)
+    return LassoFit(weights, *_primal_and_gap(patterns, y, weights, beta))
 
 
 def _primal_and_gap(
@@ -141,8 +112,9 @@ def fit_arrangements(
 
     which has the optimum of min ½ ‖Σ_j s_j w_j 1{Xu_j >= 0} - y‖² + β/2 Σ_j (s_j² + w_j²) over networks of at least as
     many neurons as there are weights other than zero. Where D is too large to write down, it begins with sampled
-    patterns, and then takes in those that violate the dual's constraint |dᵀr| <= β most (column generation), until the
-    search finds none. A search proves nothing: see `ArrangementFit.certified_gap`.
+    patterns, and then takes in those that violate the dual's constraint |dᵀr| <= β most (column generation), until
+    several searches find none; a warning tells of rounds that ran out before. A search proves nothing: see
+    `ArrangementFit.certified_gap`.
 
     Args:
         x: Samples, shape (n, d); a column of ones gives the neurons a bias.
@@ -163,26 +135,46 @@ def fit_arrangements(
     generator = np.random.default_rng(seed)
     pool = enumerated(x) if exact else sampled(x, patterns, generator)
     fit = solve_lasso(pool.patterns, y, beta)
-    objectives, largest = [fit.objective], 0.0
-    while not exact:
+    objectives, largest, priced_out = [fit.objective], 0.0, exact
+    while not priced_out:
         residual = y - pool.patterns @ fit.weights
-        new = priced(x, residual, generator)
-        gains = np.abs(new.patterns.T @ residual)
+        near = pool.directions[:, fit.weights != 0]
+        new, gains, wanted = _searched(x, residual, beta, generator, near)
         largest = float(gains.max(initial=0.0))
-        wanted = np.flatnonzero(gains > beta * (1 + ALLOWED))
-        if not len(wanted) or len(objectives) > rounds:
+        priced_out = not len(wanted)
+        if priced_out or len(objectives) > rounds:
             break
-        # What has no weight is dropped: it comes back when it is wanted.
-        pool = pool.chosen(np.flatnonzero(fit.weights)).joined(new.chosen(wanted))
-        fit = solve_lasso(pool.patterns, y, beta)
+        kept = np.flatnonzero((fit.weights != 0) | (np.abs(pool.patterns.T @ residual) > KEPT * beta))
+        weights = fit.weights[kept]
+        pool = pool.chosen(kept).joined(new.chosen(wanted))
+        fit = solve_lasso(pool.patterns, y, beta, np.append(weights, np.zeros(len(pool.biases) - len(weights))))
         objectives.append(fit.objective)
+    if not priced_out and rounds:
+        warnings.warn(
+            f"after {rounds} rounds of pricing there are still patterns that lower the objective: give it more rounds, "
+            "or a larger beta",
+            stacklevel=2,
+        )
     used = np.flatnonzero(fit.weights)
-    kept, weights = pool.chosen(used), fit.weights[used]
-    residual = y - kept.patterns @ weights
+    neurons, weights = pool.chosen(used), fit.weights[used]
+    residual = y - neurons.patterns @ weights
     bound = max(np.maximum(residual, 0).sum(), np.maximum(-residual, 0).sum())
     gap = _primal_and_gap(pool.patterns, y, fit.weights, beta, largest)[1]
     certified = gap if exact else _primal_and_gap(pool.patterns, y, fit.weights, beta, float(bound))[1]
-    return ArrangementFit(kept, weights, fit.objective, gap, certified, exact, tuple(objectives))
+    return ArrangementFit(neurons, weights, fit.objective, gap, certified, exact, priced_out, tuple(objectives))
+
+
+def _searched(
+    x: Array, residual: Array, beta: float, generator: np.random.Generator, near: Array
+) -> tuple[Arrangements, Array, NDArray[np.intp]]:
+    """Patterns of a search, their |dᵀ residual|, and which are beyond β: none after several searches in vain."""
+    for _ in range(SEARCHES):
+        new = priced(x, residual, generator, near)
+        gains = np.abs(new.patterns.T @ residual)
+        wanted = np.flatnonzero(gains > beta * (1 + ALLOWED))
+        if len(wanted):
+            break
+    return new, gains, wanted
 
 
 def checked_samples(x: Array, y: Array) -> tuple[Array, Array]:

@@ -19,6 +19,7 @@ from beyondprop.solvers.threshold.shattered import fit_shattered
 
 Method = Literal["margin", "pseudo-inverse", "staircase", "lasso", "exact"]
 METHODS = ("margin", "pseudo-inverse", "staircase", "lasso", "exact")
+AT_A_TIME = 2**24  # neurons of all samples of which outputs are made: 128 MiB
 Array = NDArray[np.float64]
 
 
@@ -47,7 +48,10 @@ class ThresholdNetwork(Solver):
 
     Attributes:
         optimum: The convex program's optimal value over the training samples, summed over outputs, after `fit`.
-        gap: Duality gap of it, proven: 0 for the closed form, else the sum of `ArrangementFit.certified_gap`.
+        gap: Duality gap of it, proven: that of rounding for the closed form, else the sum of
+            `ArrangementFit.certified_gap`.
+        searched_gap: Gap to the optimum over all patterns that were looked at: the sum of `ArrangementFit.gap`; for the
+            closed form `gap`.
 
     Raises:
         UserError: An option is out of range; in `fit`, the first layer cannot tell all samples apart, or there are
@@ -61,6 +65,7 @@ class ThresholdNetwork(Solver):
 
     optimum: Tensor
     gap: Tensor
+    searched_gap: Tensor
     first: Tensor
     first_bias: Tensor
     second: Tensor
@@ -89,7 +94,7 @@ class ThresholdNetwork(Solver):
         self.seed = int(torch.randint(2**31, ())) if seed is None else seed
         outputs = 1 if classes == 2 else classes
         for name, shape in (
-            *(("optimum", ()), ("gap", ())),
+            *(("optimum", ()), ("gap", ()), ("searched_gap", ())),
             *(("first", (features, 0)), ("first_bias", (0,)), ("second", (0, 0)), ("second_bias", (0,))),
             *(("amplitude", (0,)), ("output", (outputs, 0))),
         ):
@@ -145,6 +150,7 @@ class ThresholdNetwork(Solver):
         return {
             "optimum": np.array(sum(fit.objective for fit in fits)),
             "gap": np.array(sum(fit.certified_gap for fit in fits)),
+            "searched_gap": np.array(sum(fit.gap for fit in fits)),
             "first": first[:-1],
             "first_bias": first[-1] + np.concatenate([fit.arrangements.biases for fit in fits]),
             "second": np.zeros((first.shape[1], 0)),
@@ -166,7 +172,8 @@ class ThresholdNetwork(Solver):
         amplitude, output = _shared([fit.weights for fit in fits])
         return {
             "optimum": np.array(sum(fit.objective for fit in fits)),
-            "gap": np.array(0.0),
+            "gap": np.array(sum(fit.gap for fit in fits)),
+            "searched_gap": np.array(sum(fit.gap for fit in fits)),
             "first": layers.first[:-1],
             "first_bias": layers.first[-1] + layers.first_bias,
             "second": layers.second,
@@ -177,11 +184,15 @@ class ThresholdNetwork(Solver):
 
     def outputs(self, x: Tensor) -> Tensor:
         """What the networks say, f(x), shape (batch, outputs), float64; two classes have one output."""
+        rows = max(AT_A_TIME // max(len(self.first_bias), 1), 1)
         with torch.autocast(x.device.type, enabled=False):
-            neurons = (x.flatten(1).double() @ self.first + self.first_bias >= 0).double()
-            if len(self.second_bias) or self.method not in {"lasso", "exact"}:
-                neurons = (neurons @ self.second + self.second_bias >= 0).double()
-            return (neurons * self.amplitude) @ self.output.T
+            return torch.cat([self._outputs(some) for some in x.flatten(1).double().split(rows)])
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        neurons = (x @ self.first + self.first_bias >= 0).double()
+        if self.second.shape[1] == len(self.amplitude):  # three layers
+            neurons = (neurons @ self.second + self.second_bias >= 0).double()
+        return (neurons * self.amplitude) @ self.output.T
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape (batch, classes)."""

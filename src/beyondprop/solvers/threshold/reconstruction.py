@@ -88,10 +88,17 @@ def by_margin(x: Array, patterns: Array, directions: Array) -> HiddenLayers:
     gram = (hidden @ hidden.T).astype(np.float64)
     scale = max(float(gram.diagonal().mean()), 1.0)
     second, bias = np.zeros((directions.shape[1], patterns.shape[1])), np.zeros(patterns.shape[1])
+    solved: dict[bytes, int] = {}
     for column, pattern in enumerate(patterns.T):
         if pattern.min() == pattern.max():
             bias[column] = 1.0 if pattern[0] else -1.0
             continue
+        if (
+            other := solved.get((1 - pattern).tobytes())
+        ) is not None:  # targets of ±1 have two patterns, one's opposite
+            second[:, column], bias[column] = -second[:, other], -bias[other]
+            continue
+        solved[pattern.tobytes()] = column
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # what it makes is verified
             machine = SVC(kernel="precomputed", C=HARD, tol=1e-4, cache_size=500, max_iter=MOST_STEPS)
@@ -109,7 +116,7 @@ def by_staircase(x: Array, patterns: Array, direction: Array) -> HiddenLayers:
 
     The first layer's outputs are a lower triangle of ones, so the second layer's weights are differences of the pattern
     along the direction; levels at which no pattern changes are left out. It is exact and fast, and says little about
-    other samples.
+    other samples. The network has a neuron for each level, so that it predicts in O(n) for each sample.
 
     Args:
         x: Samples, shape (n, d).
@@ -126,7 +133,11 @@ def by_staircase(x: Array, patterns: Array, direction: Array) -> HiddenLayers:
     levels = np.concatenate([[along[0] - 1.0], (along[steps] + along[steps + 1]) / 2])
     second = np.diff(wanted[np.concatenate([[0], steps + 1])], axis=0, prepend=np.zeros((1, patterns.shape[1])))
     first = np.repeat(direction[:, None], len(levels), axis=1)
-    return _verified(x, patterns, HiddenLayers(first, -levels, second, np.full(patterns.shape[1], -0.5)))
+    # What the layers make, without a number for every sample and level: the neurons on are those of the levels below.
+    made = np.cumsum(second, axis=0)[np.searchsorted(levels, projections, side="right") - 1] >= 0.5
+    if not np.array_equal(made, patterns):
+        raise _too_narrow(first)
+    return HiddenLayers(first, -levels, second, np.full(patterns.shape[1], -0.5))
 
 
 def with_width(
@@ -142,8 +153,9 @@ def with_width(
         seed: They are drawn from.
 
     Raises:
-        UserError: The widest first layer is too narrow.
+        UserError: The widest first layer is too narrow, or the same sample is to be on and off.
     """
+    _check_repeated(x, patterns)
     for doubling in range(WIDER + 1):
         directions = np.random.default_rng(seed).standard_normal((x.shape[1], hidden << doubling))
         try:
@@ -152,6 +164,15 @@ def with_width(
             if doubling == WIDER:
                 raise error from None
     raise AssertionError("the loop returns or raises")
+
+
+def _check_repeated(x: Array, patterns: Array) -> None:
+    """Refuse what no first layer can tell apart, before wider and wider ones are tried."""
+    alone = len(np.unique(x, axis=0))
+    if alone < len(x) and len(np.unique(np.hstack([x, patterns]), axis=0)) > alone:
+        raise UserError(
+            "some samples are there twice with different targets, and no network tells them apart: leave them out"
+        )
 
 
 def _verified(x: Array, patterns: Array, layers: HiddenLayers) -> HiddenLayers:

@@ -21,10 +21,13 @@ class ShatteredFit:
     Attributes:
         outputs: δ, what the network says of each sample, shape (n,).
         objective: ½ ‖δ - y‖² + β (‖δ₊‖_∞ + ‖δ₋‖_∞).
+        gap: Objective less the dual's value θᵀy - ½ ‖θ‖² at the residual y - δ, scaled into max(Σ θ₊, Σ θ₋) <= β: no
+            more than this is left to gain.
     """
 
     outputs: Array
     objective: float
+    gap: float
 
     @cached_property
     def patterns(self) -> Array:
@@ -76,7 +79,11 @@ def fit_shattered(y: Array, beta: float, counts: Array | None = None) -> Shatter
     upper, lower = (_capped(np.maximum(side, 0.0), counts, beta) for side in (y, -y))
     outputs = upper - lower
     objective = float(counts @ (outputs - y) ** 2 / 2 + beta * (upper.max() + lower.max()))
-    return ShatteredFit(outputs, objective)
+    theta = y - outputs
+    largest = max(float(counts @ np.maximum(side, 0.0)) for side in (theta, -theta))
+    theta *= min(1.0, beta / max(largest, 1e-300))
+    dual = float(counts @ (theta * y - theta**2 / 2))
+    return ShatteredFit(outputs, objective, max(objective - dual, 0.0))
 
 
 def _capped(values: Array, counts: Array, beta: float) -> Array:

@@ -122,3 +122,13 @@ def test_what_cannot_be_fitted_is_told_in_one_line(one_line):
     x[3] = torch.inf
     with one_line(NonFiniteError, "infinity"):
         pcanet().fit(x, y)
+
+
+def test_scores_are_made_a_few_samples_at_a_time(monkeypatch):
+    x, y = images(120)
+    solver = pcanet().fit(x, y)
+    seen = []
+    right = PCANet.features
+    monkeypatch.setattr(PCANet, "features", lambda self, x: seen.append(len(x)) or right(self, x))
+    assert solver(x).shape == (120, 3)
+    assert seen == [50, 50, 20]

@@ -131,10 +131,8 @@ def _own(settings: SolverSettings) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name not in common}
 
 
-CHOICES = (
-    "all but the idea: the paper's text could not be read beyond its abstract",
-    "a share of the training images is held out to choose the depth",
-)
+UNREAD = "all but the idea: the paper's text could not be read beyond its abstract"
+HELD_OUT = "a share of the training images is held out to choose the depth"
 CIFAR = ResCNetSettings(mirror=True, grid=3)
 SMALL = ResCNetSettings(
     layers=12,
@@ -160,8 +158,18 @@ def recipe(variant: str, summary: str, settings: ResCNetSettings, published: tup
         settings,
         build,
         lambda _settings: figures,
-        lambda _settings: CHOICES,
+        choices,
     )
+
+
+def choices(settings: ResCNetSettings) -> tuple[str, ...]:
+    """What is ours."""
+    ours = {
+        "filters are patches in the whitened space of principal components": settings.basis == "prototypes",
+        "features are of first order": settings.features == "first",
+        "residual labels are those of the fit, not left-one-out": not settings.leave_one_out,
+    }
+    return (UNREAD, HELD_OUT, *(text for text, is_so in ours.items() if is_so))
 
 
 RESCNET = (

@@ -33,8 +33,9 @@ class ResCNet(Solver):
     No gradient and no backward pass: filters are principal components of the patches of all channels, classifiers are
     closed forms, and each layer is fitted once, in order. Only the abstract of the paper could be read; what follows
     it in the documentation's page says what is ours, which is most of the settings. Three things are ours outright:
-    residual labels are left-one-out, for residuals of the samples that a layer was fitted to shrink by fitting noise;
-    samples that are held out choose the depth; and each layer sees the image beside the maps of the layer before it.
+    residual labels can be left-one-out, for residuals of the samples that a layer was fitted to shrink by fitting
+    noise; samples that are held out choose the depth; and each layer sees the image beside the maps of the layer
+    before it.
 
     A pass fits a layer. The first reads the data into a `SampleStore`, which holds of each sample the image, `carry`
     maps, D features and a row of labels, however many layers there are; the others read a batch and leave out the
@@ -58,7 +59,8 @@ class ResCNet(Solver):
         feature_floor: `floor` of `RidgeClassifier`.
         ridge: λ of it.
         rate: η_l, above 0 and at most 1.
-        line_search: Whether instead η_l = argmin_{0 <= η <= rate} ‖R_{l-1} - η P_l‖².
+        line_search: Whether instead η_l = argmin_{0 <= η <= rate} ‖R_{l-1} - η P_l‖². Without it left-one-out labels
+            may grow from layer to layer, without bound where there is little left to learn.
         leave_one_out: Whether residual labels are left-one-out, or plain residuals of the fit.
         mirror: Whether features are means over the image and its mirror image.
         held_out: Share of the samples, a random part, that is not fitted to and chooses the depth; 0 takes all layers.
@@ -87,6 +89,8 @@ class ResCNet(Solver):
     held_scores: Tensor
     course: Tensor
     depth: Tensor
+    seed: Tensor
+    digest: Tensor
 
     def __init__(
         self,
@@ -108,7 +112,7 @@ class ResCNet(Solver):
         ridge: float = 0.3,
         rate: float = 1.0,
         leave_one_out: bool = True,
-        line_search: bool = False,
+        line_search: bool = True,
         mirror: bool = False,
         held_out: float = 0.05,
         samples: int = 1000,
@@ -148,7 +152,6 @@ class ResCNet(Solver):
         self.feature_floor = feature_floor
         self.unshuffle, self.carry, self.mirror, self.held_out = unshuffle, carry, mirror, held_out
         self.samples, self.narrow, self.place, self.line_search = samples, narrow, place, line_search
-        self.seed = int(torch.randint(2**31, ())) if seed is None else seed
         size = feature_count(features, filters, grid)
         base = channels * unshuffle**2
         self.layers = nn.ModuleList(
@@ -160,6 +163,8 @@ class ResCNet(Solver):
         self.register_buffer("held_scores", torch.zeros(0, classes))
         self.register_buffer("course", torch.full((layers, 4), torch.nan))
         self.register_buffer("depth", torch.tensor(0))
+        self.register_buffer("seed", torch.randint(2**31, ()) if seed is None else torch.tensor(seed))
+        self.register_buffer("digest", torch.tensor(0))  # of the samples
         self._store: SampleStore | None = None
         self._filling = False
         self._maps: list[Tensor] = []
@@ -294,9 +299,11 @@ class ResCNet(Solver):
         """All samples are there: make what the finished layers have made of them."""
         store = cast(SampleStore, self._store)
         store.close()
-        self._filling = False
         held = round(self.held_out * len(store))
+        if held == len(store):
+            raise UserError(f"held_out {self.held_out:g} of {len(store)} samples leaves none to fit: lower it")
         if number == 0:
+            self.digest.copy_(store.digest)
             self.residual = F.one_hot(store.labels[held:], self.classes).to(self._wide)
             self.held_scores = torch.zeros(held, self.classes, dtype=self._wide, device=store.images.device)
         elif len(self.residual) + len(self.held_scores) != len(store):
@@ -304,6 +311,9 @@ class ResCNet(Solver):
                 f"the fit began with {len(self.residual) + len(self.held_scores)} samples, not {len(store)}: go on "
                 "with the same data"
             )
+        elif store.digest != self.digest:
+            raise UserError("the fit began with other samples, or other labels: go on with the same data")
+        self._filling = False
         height, width = (side // self.unshuffle for side in self.shape[1:])
         shape = (len(store), self.carry, height, width)
         self._maps = [store.room(shape, self._dtype, store.images.device) for _ in range(1 + self.mirror)]
@@ -331,10 +341,11 @@ class ResCNet(Solver):
         ridge = RidgeClassifier(fitted, self.residual, self.ridge, floor=self.feature_floor, narrow=self.narrow)
         predicted, step = ridge.predicted(fitted), self.rate
         if self.leave_one_out:
-            left = (self.residual - predicted) / (1 - ridge.leverages(fitted))[:, None].to(predicted.dtype)
+            left = (self.residual - predicted) / ridge.left_over(fitted)[:, None].to(predicted.dtype)
             predicted = self.residual - left
         if self.line_search:
-            best = float((self.residual * predicted).sum(dtype=torch.float64) / predicted.double().square().sum())
+            length = float(predicted.double().square().sum())
+            best = float((self.residual * predicted).sum(dtype=torch.float64)) / length if length else 0.0
             step = min(max(best, 0.0), self.rate)
         layer.weight.copy_(step * ridge.weight)
         layer.bias.copy_(step * ridge.bias)
@@ -366,7 +377,7 @@ class ResCNet(Solver):
             floor=self.floor,
             offset=self.offset,
             dtype=self._dtype,
-            seed=self.seed + number,
+            seed=int(self.seed) + number,
         )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -170,7 +170,8 @@ class PCANet(Solver):
         """Class scores, shape (batch, classes)."""
         check_images(x, self.shape)
         with torch.autocast(x.device.type, enabled=False):
-            return self._scores(self.features(x).to(self.linear.weight.dtype))
+            chunks = x.split(CHUNK)  # features of all would be gigabytes
+            return torch.cat([self._scores(self.features(some).to(self.linear.weight.dtype)) for some in chunks])
 
     def _scores(self, features: Tensor) -> Tensor:
         """Of features that are not scaled yet: the weights are smaller by far."""

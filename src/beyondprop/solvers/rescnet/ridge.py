@@ -15,6 +15,7 @@ from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.solvers.rescnet.images import widened
 
 BLOCK = 4096  # samples of a product
+NARROW, WIDE = 2.0**-8, 1e-12  # the smallest share that leaving a sample out may leave of its residual, by precision
 STRIPES = 4  # of a symmetric matrix: of each, what lies before the diagonal is left out
 
 
@@ -95,12 +96,18 @@ class RidgeClassifier:
         self.weight = (coefficients * scale[:, None]).T
         self.bias = mean_target - self.weight @ (mean + offset)
 
+    def left_over(self, features: Tensor) -> Tensor:
+        """1 - h of the samples that it was fitted to, shape (n,), float64: above 0, whatever rounding makes of it."""
+        return (1 - self.leverages(features)).clamp(min=NARROW if self.narrow else WIDE)
+
     def leverages(self, features: Tensor) -> Tensor:
         """H of the samples that it was fitted to, shape (n,), float64."""
         root = torch.linalg.solve_triangular(self._factor, torch.diag(self._scale), upper=False).T  # z -> L⁻¹ z, from φ
         found = []
         for block in features.split(BLOCK):
-            centred = widened(block) - self._offset - self._mean.to(widened(block[:0]).dtype)
+            # Near 1 float32 leaves 1 - h few digits; bfloat16, where it is asked for, leaves what it can.
+            rows = widened(block) if self.narrow else block.double()
+            centred = rows - self._offset.to(rows.dtype) - self._mean.to(rows.dtype)
             with narrow_products(self.narrow):
                 found.append((centred @ root.to(centred.dtype)).square().sum(dim=1, dtype=torch.float64))
         return torch.cat(found) + 1 / self.count

@@ -21,12 +21,18 @@ class SampleStore:
     Args:
         place: `"memory"`, or `"disk"`: files in the folder for temporary files that nothing else can see, of which the
             system keeps in memory what there is room for.
+
+    Attributes:
+        images: Samples in their order, once it is closed.
+        labels: Likewise.
+        digest: A number of 64 bits for all samples and labels.
     """
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
         self.images = self.labels = torch.empty(0)
+        self.digest = torch.tensor(0)
 
     def add(self, x: Tensor, y: Tensor, dtype: torch.dtype | None = None) -> None:
         """Take in a batch, shapes (batch, ...) and (batch,); `dtype` is that in which samples are kept."""
@@ -36,7 +42,9 @@ class SampleStore:
 
     def close(self) -> None:
         """Put all that was taken in into its order."""
-        order = torch.cat([prints for _, _, prints in self._parts]).argsort(stable=True)
+        prints = torch.cat([prints for _, _, prints in self._parts])
+        order = prints.argsort(stable=True)
+        self.digest = prints.sum()  # of all samples, however they came
         first = self._parts[0][0]
         self.labels = torch.cat([y for _, y, _ in self._parts])[order]
         self.images = self.room((len(order), *first.shape[1:]), first.dtype, first.device)

@@ -17,7 +17,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_result_has_the_shape_that_other_programs_read(script: ModuleType, tmp_path: Path) -> None:
-    tiny = script.Size("rescnet/digits", 1, 1, 20, 2, 50, 60, 3, (30, 60))
+    tiny = script.Size("rescnet/digits", 1, (1, 2), 20, 2, 50, 60, 3, (30, 60))
     out = tmp_path / "results" / "solvers.json"
     script.main(["--out", str(out)], tiny)
     result = json.loads(out.read_text())

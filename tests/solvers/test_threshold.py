@@ -363,8 +363,9 @@ def test_the_opposite_pattern_needs_no_second_machine(monkeypatch):
     right = sklearn.svm.SVC.fit
     monkeypatch.setattr(sklearn.svm.SVC, "fit", lambda *given: fitted.append(1) or right(*given))
     network = ThresholdNetwork(4, 2, hidden=200, seed=0).fit(x, y)
-    assert network.second.shape[1] == 2
+    assert torch.equal(network.second[:, 0], -network.second[:, 1])
     assert len(fitted) == 1
+    assert network.second_bias.abs().max() != 0.5  # that of the pseudo-inverse, which mends what the machine misses
 
 
 def test_outputs_are_made_a_part_at_a_time(monkeypatch):

@@ -264,8 +264,8 @@ MUTANTS = (
     Mutant(
         "threshold: a weight whose sign turns stays",
         f"{THRESHOLD}/active_set.py",
-        "step = min(whole, float(until.min()))",
-        "step = whole if np.isfinite(whole) else float(until.min())",
+        "back = way * signs < 0",
+        "back = way * signs < -np.inf",
         CONVEX,
     ),
     Mutant(

@@ -15,8 +15,9 @@ from beyondprop.training.run_folder import SETTINGS
 
 HELP = """Makes the tables of the documentation: the results of every reproduced recipe beside the paper's
 numbers, and the catalogue of systems. Without files it prints them. With files it rewrites in each what stands
-between the lines <!-- results:begin --> and <!-- results:end -->, <!-- systems:begin --> and <!-- systems:end -->, and
-for a benchmark's file NAME.json <!-- benchmark-NAME:begin --> and <!-- benchmark-NAME:end -->.
+between the lines <!-- results:begin --> and <!-- results:end -->, <!-- systems:begin --> and <!-- systems:end -->, for
+a benchmark's file NAME.json <!-- benchmark-NAME:begin --> and <!-- benchmark-NAME:end -->, and for the results of a
+rule's page docs/rules/NAME.md <!-- page-NAME:begin --> and <!-- page-NAME:end -->.
 
 With a folder in the place of files it prints what stands in it: the runs in and below it, which --page writes as one
 page with their curves; or the result files of `beyondprop reproduce`, as a table.
@@ -54,7 +55,7 @@ def run(argv: list[str]) -> None:
         raise UserError("--page is of folders of runs: name at least one that is there")
     made = tables(given.source.results)
     if not words:
-        say("\n\n".join(made.values()))
+        say("\n\n".join(table for name, table in made.items() if not name.startswith("page-")))
         return
     made |= benchmark_tables(given.source.benchmarks)
     # All files are read and made anew before the first is written, so that an error leaves every one as it was.
@@ -72,7 +73,8 @@ def _report_folders(folders: list[Path], page: Path | None) -> None:
     for folder in folders:
         results = {} if any(folder.rglob(SETTINGS)) or page else tables(folder)
         if any(folder.glob("*/*.json")) and results:
-            say("\n\n".join(table for name, table in results.items() if name != "systems"))
+            told = (table for name, table in results.items() if name != "systems" and not name.startswith("page-"))
+            say("\n\n".join(told))
             continue
         runs = find_runs(folder)
         say(aligned([HEADS, *runs_rows(runs, folder)], indent=""))

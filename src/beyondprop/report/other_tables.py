@@ -8,12 +8,15 @@ from typing import Any
 from beyondprop.report.comparison_page import mean_angle, ranked
 from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
 
+FLOORS = {  # what needs no network with memory
+    "memoryless_mse": "Memoryless",
+    "linear_filter_mse": "Linear filter",
+    "target_variance": "Variance",
+}
 _ERROR_HEADS = (
     "Recipe",
     "Test error (MSE)",
-    "Memoryless",
-    "Linear filter",
-    "Variance",
+    *FLOORS.values(),
     "Seeds",
     "Epochs",
     "Time a seed",
@@ -75,7 +78,6 @@ _COMPARISON_HEADS = (
     "Mean angle, °",
     "Learning rate",
 )
-_FLOORS = ("memoryless_mse", "linear_filter_mse", "target_variance")
 
 
 def errors_table(results: Sequence[dict[str, Any]]) -> str:
@@ -90,7 +92,7 @@ def errors_table(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         metrics, many = result["metrics"], len(result["seeds"]) > 1
         error = metrics["test_mse"]
-        floors = [f"{metrics[name]['mean']:.3g}" if name in metrics else "" for name in _FLOORS]
+        floors = [f"{metrics[name]['mean']:.3g}" if name in metrics else "" for name in FLOORS]
         rows.append(
             (
                 result_label(result),

@@ -18,6 +18,7 @@ from beyondprop.report.other_tables import (
     networks_table,
     solved_table,
 )
+from beyondprop.report.page_tables import page_tables
 from beyondprop.report.results import read_benchmark, read_comparison, read_results
 
 _RESULT_HEADS = ("Recipe", "Test accuracy, %", "Seeds", "Epochs", "Paper, %", "Difference", "Time a seed", "Departures")
@@ -62,6 +63,7 @@ def tables(results: Path) -> dict[str, str]:
         "intensity-results": intensities_table([r for r in found if "solved_by_intensity" in r["metrics"]]),
         "network-results": networks_table([result for result in found if "edge_auc" in result["metrics"]]),
         "systems": systems_table(),
+        **page_tables(found),
     } | {
         f"comparison-{path.parent.name}": comparison_table(read_comparison(path))
         for path in sorted(results.glob("compare/*/compare.json"))

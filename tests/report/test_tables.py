@@ -65,7 +65,7 @@ def test_row_shows_the_result_beside_the_paper(tmp_path: Path):
     write(tmp_path, "noprop-dt/mnist.json", a_result())
     row = results_table(read_results(tmp_path)).splitlines()[2]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells == ["`noprop-dt/mnist`", "98.50 ± 0.71", "2", "5", "99.47", "-0.97", "5.2 min", "1, 2"]
+    assert cells == ["`noprop-dt/mnist`", "98.50 ± 0.71", "2", "5", "99.47 (a)", "-0.97", "5.2 min", "1, 2"]
 
 
 def a_benchmark() -> dict[str, Any]:
@@ -123,6 +123,17 @@ def test_the_summary_takes_a_recipes_own_settings_before_a_figure_of_the_paper(t
     assert "`dfa/mnist` (short)" in row("dfa")  # beside a first try
     write(tmp_path, "ep/cifar-10.json", a_result(recipe="ep/cifar-10"))
     assert "`ep/cifar-10` |" in row("ep")
+
+
+def test_whose_a_papers_figure_is_stands_below(tmp_path: Path):
+    others = {"test_accuracy": 0.9, "source": "official code, run again"}
+    write(tmp_path, "noprop-dt/mnist.json", a_result())
+    write(tmp_path, "threshold/teacher.json", a_result(recipe="threshold/teacher", paper=others))
+    results = read_results(tmp_path)
+    for table in (results_table(results), summary_table(results)):
+        assert "| 99.47 (a) |" in table
+        assert "| 90.00 (b) |" in table
+        assert "- (a) arXiv 2503.24322, Table 1\n- (b) arXiv 2303.03382, official code, run again" in table
 
 
 def test_no_results_is_said(tmp_path: Path):

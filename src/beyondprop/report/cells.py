@@ -41,7 +41,7 @@ class Sources:
         if not self._told:
             return table
         listed = "\n".join(f"- ({_letters(i)}) {escaped(text)}" for i, text in enumerate(self._told))
-        return f"{table}\n\nWhere the papers' figures are from:\n\n{listed}"
+        return f"{table}\n\nWhere the published figures are from:\n\n{listed}"
 
 
 def accuracy(result: Mapping[str, Any]) -> str:

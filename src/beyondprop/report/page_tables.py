@@ -60,7 +60,7 @@ def page_table(results: Sequence[dict[str, Any]]) -> str:
 def _accuracies(results: Sequence[dict[str, Any]]) -> str:
     sources = Sources()
     papers = [published(result, sources)[0] for result in results]
-    beside = ("Paper, %",) if any(papers) else ()
+    beside = ("Published, %",) if any(papers) else ()
     rows = [
         (result_label(result), accuracy(result), *(paper for _ in beside), *_run(result))
         for result, paper in zip(results, papers, strict=True)

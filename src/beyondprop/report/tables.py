@@ -9,6 +9,7 @@ from typing import Any
 
 from beyondprop.catalogue import SYSTEMS, Paper, System
 from beyondprop.errors import UserError
+from beyondprop.report.cells import Sources, accuracy, published, spread
 from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
 from beyondprop.report.other_tables import (
     comparison_table,
@@ -21,13 +22,22 @@ from beyondprop.report.other_tables import (
 from beyondprop.report.page_tables import page_tables
 from beyondprop.report.results import read_benchmark, read_comparison, read_results
 
-_RESULT_HEADS = ("Recipe", "Test accuracy, %", "Seeds", "Epochs", "Paper, %", "Difference", "Time a seed", "Departures")
+_RESULT_HEADS = (
+    "Recipe",
+    "Test accuracy, %",
+    "Seeds",
+    "Epochs",
+    "Published, %",
+    "Difference",
+    "Time a seed",
+    "Departures",
+)
 _SUMMARY_HEADS = (
     "System",
     "Paper",
     "Recipe",
     "Test accuracy, %",
-    "Paper's, %",
+    "Published, %",
     "Difference",
     "Seeds",
     "Time a seed",
@@ -111,7 +121,9 @@ def regenerate(text: str, made: Mapping[str, str]) -> str:
 
 
 def results_table(results: Sequence[dict[str, Any]]) -> str:
-    """One row a result: what was measured, beside what the paper prints. Departures stand as numbered notes below.
+    """One row a result: what was measured, beside what the paper prints.
+
+    Sources of the papers' figures stand as lettered notes below, departures as numbered ones.
 
     Args:
         results: Documents of the result files, in the order of their rows.
@@ -119,11 +131,12 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
     if not results:
         return "No results yet."
     notes: list[str] = []
+    sources = Sources()
     rows = []
     for result in results:
         numbers = sorted(_numbered(notes, departure) for departure in result["departures"])
-        rows.append((*_measured(result), ", ".join(map(str, numbers)) or "none"))
-    table = markdown_table(_RESULT_HEADS, rows)
+        rows.append((*_measured(result, sources), ", ".join(map(str, numbers)) or "none"))
+    table = sources.below(markdown_table(_RESULT_HEADS, rows))
     listed = "\n".join(f"{number}. {escaped(text)}" for number, text in enumerate(notes, 1))
     return f"{table}\n\nDepartures from the paper:\n\n{listed}" if notes else table
 
@@ -133,12 +146,14 @@ def summary_table(results: Sequence[dict[str, Any]]) -> str:
 
     That result is an accuracy without a suffix, for a suffix tells of other settings than the recipe's, on another
     set than those that are for first tries; else one that is most of that. Of several it is one beside a figure of
-    the paper, then the one with the most seeds, then the first in the catalogue.
+    the paper, then the one with the most seeds, then the first in the catalogue. Sources of the papers' figures stand
+    as lettered notes below.
 
     Args:
         results: Documents of the result files of all kinds, in the order of the catalogue.
     """
     rows = []
+    sources = Sources()
     for system in SYSTEMS:
         own = [result for result in results if result["recipe"].partition("/")[0] == system.id]
         begin = (_named(system, "docs/rules"), _cited(system.paper, str(system.paper.year)))
@@ -150,23 +165,20 @@ def summary_table(results: Sequence[dict[str, Any]]) -> str:
         threads = f"{where['threads']} thread{'s' * (where['threads'] != 1)}"
         if "test_accuracy" not in result["metrics"]:
             name, told = OTHER_FIGURES.get(system.id, ("test_mse", "test MSE"))
-            figure = result["metrics"][name]
-            spread = f" ± {figure['std']:.2g}" if len(result["seeds"]) > 1 else ""
-            figures = (f"{told} {figure['mean']:.4g}{spread}", "", "", str(len(result["seeds"])))
+            figures = (f"{told} {spread(result, name, '.4g', '.2g')}", "", "", str(len(result["seeds"])))
         else:
-            _, accuracy, seeds, _, paper, difference, _ = _measured(result)
-            figures = (accuracy, paper, difference, seeds)
+            figures = (accuracy(result), *published(result, sources), str(len(result["seeds"])))
         hardware = where["device"] if where["device"] != "cpu" else f"CPU, {threads}"
         rows.append((*begin, result_label(result), *figures, duration(result["cost"]["train_seconds"]), hardware))
-    return markdown_table(_SUMMARY_HEADS, rows, left=("System", "Paper", "Recipe", "Hardware"))
+    return sources.below(markdown_table(_SUMMARY_HEADS, rows, left=("System", "Paper", "Recipe", "Hardware")))
 
 
 def _says(result: dict[str, Any]) -> tuple[bool, bool, bool, bool, bool, int]:
     own = "(" not in result_label(result)
     classified = "test_accuracy" in result["metrics"]
     more = not any(name in result["recipe"] for name in FIRST_TRIES)
-    published = "test_accuracy" in (result["paper"] or {})
-    return own and classified and more, published, own, classified, more, len(result["seeds"])
+    beside = "test_accuracy" in (result["paper"] or {})
+    return own and classified and more, beside, own, classified, more, len(result["seeds"])
 
 
 def benchmark_table(document: dict[str, Any]) -> str:
@@ -233,17 +245,14 @@ def _cited(paper: Paper, text: str) -> str:
     return f"[{text}]({paper.url})" if paper.url else text
 
 
-def _measured(result: dict[str, Any]) -> tuple[str, ...]:
+def _measured(result: dict[str, Any], sources: Sources) -> tuple[str, ...]:
     """Cells of a classifier's result: label, accuracy, seeds, epochs, the paper's, the difference, the time."""
-    accuracy = result["metrics"]["test_accuracy"]
-    published = (result["paper"] or {}).get("test_accuracy")
     return (
         result_label(result),
-        f"{100 * accuracy['mean']:.2f}" + (f" ± {100 * accuracy['std']:.2f}" if len(result["seeds"]) > 1 else ""),
+        accuracy(result),
         str(len(result["seeds"])),
         str(result["settings"].get("epochs", "")),  # a solver has none
-        "" if published is None else f"{100 * published:.2f}",
-        "" if published is None else f"{100 * (accuracy['mean'] - published):+.2f}",
+        *published(result, sources),
         duration(result["cost"]["train_seconds"]),
     )
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -21,7 +22,7 @@ PAGES = [
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
 ]
 FENCE = re.compile(r"^(?P<fence>```+)(?P<language>[\w+-]*)\n(?P<body>.*?)^(?P=fence)$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")  # pictures too
 
 # A page that shows what cannot run marks its block so, on the line above.
 SKIP = "<!-- not run -->\n"
@@ -131,13 +132,38 @@ def test_pending_runs_are_reproductions_and_none_stands_twice():
     assert len({tuple(words) for words in wanted}) == len(wanted)
 
 
+def anchors(page: Path) -> set[str]:
+    """What `#...` may name: the headings as GitHub and MyST write them, and targets set by hand."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    found: set[str] = set(re.findall(r"<a (?:name|id)=\"([^\"]+)\"", text))
+    seen: Counter[str] = Counter()
+    for heading in re.findall(r"^#{1,3} (.*)$", text, re.MULTILINE):  # no deeper ones: myst_heading_anchors
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_relative_links_resolve(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for found in LINK.finditer(text):
-        target = found["target"].split("#")[0]
-        if target and "://" not in target:
-            assert (page.parent / target).exists(), f"{name(page)} links to {target}, which is not there"
+        target, _, anchor = found["target"].partition("#")
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        other = page.parent / target if target else page
+        assert other.exists(), f"{name(page)} links to {target}, which is not there"
+        if anchor and other.suffix == ".md":
+            assert anchor in anchors(other), f"{name(page)} links to {found['target']}: no such heading"
+
+
+def test_anchors_are_written_as_readers_of_markdown_do(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Rules: `fa`, `dfa`\n## Cost\n```sh\n# no heading\n```\n## Cost\n### [A link](x.md), what (it) costs\n"
+    )
+    assert anchors(page) == {"rules-fa-dfa", "cost", "cost-1", "a-link-what-it-costs"}
 
 
 def test_every_page_of_the_documentation_is_listed():

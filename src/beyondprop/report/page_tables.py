@@ -17,10 +17,11 @@ _OTHERS = {  # of results that are no accuracy: the column, and how its numbers 
     "gap_nll": ("NLL of the gap", ".3f", ".1g"),
     "test_mse": ("Test error (MSE)", ".3g", ".1g"),
 }
-_TOLD = (
-    "One row a result file: test samples after the last epoch, mean ± standard deviation over seeds.\n"
+_TOLD = "One row a result file: test samples at the end of training, mean ± standard deviation over seeds."
+_WITH_ALL = (
     "What else a figure means, and where a row departs from its paper, stands with [all results](../results.md)."
 )
+_ON_THAT_PAGE = {"test_accuracy", "test_mse"}
 
 
 def page_tables(results: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -54,7 +55,8 @@ def page_table(results: Sequence[dict[str, Any]]) -> str:
         return "No results yet."
     parts = [_accuracies(kinds["test_accuracy"])] if "test_accuracy" in kinds else []
     parts += [_figures(kind, kinds[kind]) for kind in _OTHERS if kind in kinds]
-    return "\n\n".join([*parts, _TOLD])
+    told = f"{_TOLD}\n{_WITH_ALL}" if kinds.keys() & _ON_THAT_PAGE else _TOLD
+    return "\n\n".join([*parts, told])
 
 
 def _accuracies(results: Sequence[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
-from beyondprop import CascadedLeastSquares, SolverClassifier, UserError
+from beyondprop import CascadedLeastSquares, SolverClassifier, ThresholdClassifier, UserError
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.solver import Solver
 
@@ -22,7 +22,7 @@ SMALL = {
 }
 
 
-@parametrize_with_checks([SolverClassifier(CascadedLeastSquares, random_state=0)])
+@parametrize_with_checks([SolverClassifier(), ThresholdClassifier()])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 

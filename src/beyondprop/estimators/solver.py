@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from beyondprop.estimators.network import Network, NetworkClassifier, class_of
 from beyondprop.solver import Solver
+from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
 from beyondprop.training.solving import solve
 
 
@@ -20,7 +21,8 @@ class SolverClassifier(NetworkClassifier):
     taken as they come, in float32.
 
     Args:
-        solver: A class of solvers, or its name in the catalogue such as `"rescnet"`.
+        solver: A class of solvers, or its name in the catalogue such as `"rescnet"`. The default takes any features and
+            any labels; `"rescnet"` and `"pcanet"` take images alone, and `"threshold"` no sample that has two labels.
         network: As in `RuleClassifier`; several solvers use nothing of it, or the hidden layers alone.
         options: Settings of the solver itself: what `solver.for_classifier` takes by name.
         batch_size: Samples that are taken in, or predicted, at a time.
@@ -36,15 +38,14 @@ class SolverClassifier(NetworkClassifier):
         UserError: A ValueError: a parameter is out of range, or the samples are none that the solver takes.
 
     >>> from sklearn.datasets import load_iris
-    >>> from beyondprop.solvers.cascaded_forward import CascadedLeastSquares
     >>> X, y = load_iris(return_X_y=True)
-    >>> SolverClassifier(CascadedLeastSquares, (100,), random_state=0).fit(X, y).score(X, y) > 0.9
+    >>> SolverClassifier(network=(100,), random_state=0).fit(X, y).score(X, y) > 0.9
     True
     """
 
     def __init__(
         self,
-        solver: str | type[Solver] = "threshold",
+        solver: str | type[Solver] = CascadedLeastSquares,
         network: Network = None,
         *,
         options: Mapping[str, Any] | None = None,

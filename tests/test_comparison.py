@@ -21,7 +21,7 @@ from beyondprop.report.comparison_page import draw_pictures, ranked, write_page
 from beyondprop.rules.signals.feedback_alignment import FeedbackAlignment
 from beyondprop.training.assembly import assemble
 from beyondprop.training.execution import Execution
-from beyondprop.training.run_folder import read_metrics
+from beyondprop.training.run_folder import read_metrics, read_settings
 
 SMALL = {"epochs": 2, "hidden": 8, "batch_size": 256}
 FLAGS = ["--seeds", "2", "--epochs", "2", "--hidden", "8", "--batch-size", "256", "--threads", "1", "--quiet"]
@@ -105,6 +105,7 @@ def test_a_step_is_every_stage_and_phase_and_is_counted_by_hand():
     assert found["parameters"] == products + 8 + 8 + 10
     assert found["memory_bytes"]["parameters"] == 4 * found["parameters"]
     assert found["batch_size"] == 100
+    assert found["memory_bytes"]["optimizer"] >= 2 * 4 * found["parameters"]  # AdamW's two means, and its counters
     assert 0 < found["step_seconds"]["low"] <= found["step_seconds"]["median"] <= found["step_seconds"]["high"]
     forward_only = costs_of(
         assemble(contenders("mgd")[0].recipe, contenders("mgd")[0].settings, Execution()), repeats=1
@@ -135,6 +136,8 @@ def test_curves_angles_and_accuracies_are_those_of_the_runs():
     records = [record for record in read_metrics(next(Path("runs/bp").rglob("seed-0"))) if "seconds" in record]
     assert [point["accuracy"] for point in bp["curves"][0]] == [record["validation_accuracy"] for record in records]
     assert [point["images"] for point in bp["curves"][0]] == [1437 - 150, 2 * (1437 - 150)]
+    assert [point["seconds"] for point in bp["curves"][0]] == [record["seconds"] for record in records]
+    assert 0 < bp["curves"][0][-1]["seconds"] <= bp["train_seconds"]["values"][0]
     assert all(layer["angle"]["mean"] == pytest.approx(0, abs=1e-2) for layer in bp["alignment"].values())
     angles = [layer["angle"]["mean"] for layer in fa["alignment"].values()]
     assert angles[-1] == pytest.approx(0, abs=1e-2)  # the last layer hears the loss itself
@@ -269,6 +272,36 @@ def test_a_search_needs_held_out_images():
         compare([one, *contenders("dfa")])
 
 
+def test_every_rule_has_the_same_search_and_is_trained_with_its_best_trial(capsys):
+    pytest.importorskip("optuna")
+    budget = ["--budget", "2", "--trial-epochs", "1", "--learning-rate", "0.002", "--batch-size", "32"]
+    assert main(["compare", "--rules", "bp,dfa", *FLAGS, *budget, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    page = Path("compare/index.html").read_text()
+    assert "the best of 2 trials of the same search" in page
+    drawn = {}
+    for name, found in document["contenders"].items():
+        own, other = drawn[name] = found["trials"]
+        assert own["learning_rate"] == 0.002
+        assert other["validation_accuracy"] > own["validation_accuracy"]  # the rate is too low, and the other higher
+        assert {key: found["chosen"][key] for key in ("learning_rate", "weight_decay", "epochs")} == {
+            **{key: other[key] for key in ("learning_rate", "weight_decay")},
+            "epochs": 2,
+        }
+        runs = [read_settings(path.parent) for path in Path("runs", name).rglob("result.json")]
+        assert [run["settings"] for run in runs if run["execution"]["seed"] < 2] == [found["chosen"]] * 2
+        assert [run["settings"]["epochs"] for run in runs if run["execution"]["seed"] >= 2] == [1, 1]
+        for number, trial in enumerate((own, other), start=1):
+            cells = (
+                f"{trial['learning_rate']:g}",
+                f"{trial['weight_decay']:g}",
+                f"{100 * trial['validation_accuracy']:.2f}",
+            )
+            assert f"<tr><th>{name}: {number}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) in page
+    rates = [[trial["learning_rate"] for trial in trials] for trials in drawn.values()]
+    assert rates[0] == rates[1]  # the same search, from the same rate
+
+
 # ---------------------------------------------------------------------------------------------------------------- page
 
 
@@ -353,7 +386,9 @@ def test_a_comparison_of_solvers_alone_has_no_steps():
     assert Path("compare/costs.png").exists()
     document = compared("pcanet", overwrite=True)
     assert not Path("compare/costs.png").exists()  # of the former comparison
-    assert document["contenders"]["pcanet"]["costs"] is None
+    pcanet = document["contenders"]["pcanet"]
+    assert pcanet["costs"] is None
+    assert [point["seconds"] for point in pcanet["curves"][0]] == pcanet["train_seconds"]["values"]
     assert set(draw_pictures(document)) == {"accuracy.png", "curves.png"}
     assert "<td>–</td>" in write_page(document, draw_pictures(document))
 

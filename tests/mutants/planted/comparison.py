@@ -3,6 +3,7 @@
 from mutant import Mutant
 
 COMPARED = ("tests/test_comparison.py",)
+SEARCHED = (*COMPARED, "-k", "same_search")
 MEASURED = ("tests/measure/test_step_costs.py",)
 
 MUTANTS = (
@@ -54,6 +55,69 @@ MUTANTS = (
         "except (DataError, RunError):",
         "except UserError:",
         COMPARED,
+    ),
+    Mutant(
+        "compare: trained as it was before the search",
+        "comparison/compare.py",
+        "settings, trials = tuned.settings, tuned.trials",
+        "trials = tuned.trials",
+        SEARCHED,
+    ),
+    Mutant(
+        "compare: what was chosen is what was given",
+        "comparison/compare.py",
+        '"chosen": asdict(settings)',
+        '"chosen": asdict(contender.settings)',
+        SEARCHED,
+    ),
+    Mutant(
+        "compare: the budget does not reach the search",
+        "comparison/compare.py",
+        "budget=self.budget,",
+        "budget=self.budget - 1,",
+        SEARCHED,
+    ),
+    Mutant(
+        "compare: trials take as long as the training",
+        "comparison/compare.py",
+        "epochs=self.trial_epochs,",
+        "epochs=None,",
+        SEARCHED,
+    ),
+    Mutant(
+        "compare: trained for the epochs of a trial",
+        "comparison/tuning.py",
+        "chosen = replace(settings, ",
+        "chosen = replace(tried, ",
+        SEARCHED,
+    ),
+    Mutant(
+        "compare: memory without the optimizer's state",
+        "comparison/costs.py",
+        "peak_live_bytes(step, rule, optimizer)",
+        "peak_live_bytes(step, rule)",
+        (*COMPARED, "-k", "by_hand"),
+    ),
+    Mutant(
+        "compare: seconds of one pass in a curve",
+        "comparison/compare.py",
+        '"seconds": record["seconds"]',
+        '"seconds": record["seconds"] / record["epoch"]',
+        (*COMPARED, "-k", "curves"),
+    ),
+    Mutant(
+        "compare: a solver's point without its seconds",
+        "comparison/compare.py",
+        '"seconds": outcome.train_seconds,',
+        '"seconds": 0.0,',
+        (*COMPARED, "-k", "solvers_alone"),
+    ),
+    Mutant(
+        "compare page: no trials",
+        "report/comparison_page.py",
+        'enumerate(each["trials"], start=1)',
+        'enumerate(each["trials"][1:], start=1)',
+        SEARCHED,
     ),
     Mutant(
         "compare: rates of the digits on every data set",

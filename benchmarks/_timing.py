@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from beyondprop.training.atomic import write_file
-from beyondprop.training.provenance import source_commit
+from beyondprop.training.provenance import cpu_model, device_name, source_commit
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,9 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "commit": source_commit(),
     }
-
-
-def cpu_model() -> str:
-    """The processor's name, as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def write_results(path: Path, where: Mapping[str, Any], rows: list[Row]) -> None:

@@ -19,6 +19,7 @@ from beyondprop.comparison.tuning import RATE_FACTOR, tune
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.report.comparison_page import draw_pictures, ranked, write_page
 from beyondprop.rules.signals.feedback_alignment import FeedbackAlignment
+from beyondprop.training import provenance
 from beyondprop.training.assembly import assemble
 from beyondprop.training.execution import Execution
 from beyondprop.training.run_folder import read_metrics, read_settings
@@ -344,6 +345,30 @@ def test_what_cuda_allocated_has_a_column_where_it_was_measured():
     assert "<th>allocated by CUDA</th>" in page
     assert "<td>3.00</td>" in page
     assert "<td>–</td>" in page.partition("allocated by CUDA")[2]  # of drtp
+
+
+def test_where_steps_were_timed_is_told_beside_where_was_trained(monkeypatch):
+    """Called again, trainings are read and steps are timed anew, maybe on another machine."""
+    trained = compared("bp")["environment"]["commit"]
+    monkeypatch.setattr(provenance, "source_commit", lambda: "another commit")
+    monkeypatch.setattr(provenance, "cpu_model", lambda: "Abacus <9>")
+    document = compared("bp")
+    costs = document["contenders"]["bp"]["costs"]
+    assert costs["environment"] == {
+        "commit": "another commit",
+        "versions": document["environment"]["versions"],
+        "device": "cpu",
+        "threads": 1,
+        "cpu": "Abacus <9>",
+    }
+    assert document["environment"]["commit"] == trained
+    page = Path("compare/index.html").read_text()
+    assert f"<p>Trained: commit {trained}, torch {torch.__version__}, cpu, " in page
+    assert (
+        f"<p>Steps timed: commit another commit, torch {torch.__version__}, cpu, Abacus &lt;9&gt;, 1 thread</p>" in page
+    )
+    del costs["environment"]  # as older documents are
+    assert "Steps timed" not in write_page(document, draw_pictures(document))
 
 
 def test_the_page_grows_with_every_rule_that_has_finished(monkeypatch):

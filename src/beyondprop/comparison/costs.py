@@ -11,6 +11,7 @@ from beyondprop.measure.timing import step_time
 from beyondprop.rule import Rule
 from beyondprop.training.assembly import LoadedRun, make_optimizer
 from beyondprop.training.evaluation import autocast
+from beyondprop.training.provenance import surroundings
 
 
 def costs_of(built: LoadedRun, *, repeats: int = 15) -> dict[str, Any]:
@@ -27,7 +28,8 @@ def costs_of(built: LoadedRun, *, repeats: int = 15) -> dict[str, Any]:
     Returns:
         `step_seconds` (as `StepTime`), `batch_size`, `operations`, `memory_bytes` (peak of live storages by class),
         `saved_bytes` (most that autograd kept for backward) and `parameters`, a count; on CUDA `allocated_bytes`
-        as well, the most that its allocator gave.
+        as well, the most that its allocator gave. `environment` tells where the step was timed, which may be elsewhere
+        than a training whose run folder is only read.
     """
     rule, settings = built.rule, built.settings
     assert isinstance(rule, Rule), "a solver takes no steps"
@@ -55,4 +57,5 @@ def costs_of(built: LoadedRun, *, repeats: int = 15) -> dict[str, Any]:
         "saved_bytes": peak_saved_bytes(step, rule),
         **({"allocated_bytes": peak_allocated_bytes(step, built.device)} if built.device.type == "cuda" else {}),
         "parameters": sum(parameter.numel() for parameter in rule.parameters()),
+        "environment": surroundings(built.device),
     }

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from beyondprop.report.page import environment_line, head, image, settings_table, table
+from beyondprop.report.page import environment_line, head, image, settings_table, surroundings_line, table
 from beyondprop.training.curves import png
 
 PICTURES = ("accuracy.png", "curves.png", "costs.png", "alignment.png")
@@ -96,6 +96,7 @@ def write_page(document: Mapping[str, Any], pictures: Mapping[str, bytes], waiti
             for text in dict.fromkeys(networks.values())
         ),
         environment=environment_line(document),
+        timed=_timed(contenders),
     )
 
 
@@ -279,6 +280,13 @@ def _costs(contenders: Contenders) -> str:
     return table(heads, rows) if rows else ""
 
 
+def _timed(contenders: Contenders) -> str:
+    """Where steps were timed, if it was noted: trainings that were only read may have run elsewhere."""
+    places = [each["costs"]["environment"] for each in contenders.values() if "environment" in (each["costs"] or {})]
+    lines = dict.fromkeys(html.escape(surroundings_line(where)) for where in places)
+    return "".join(f"<p>Steps timed: {line}</p>" for line in lines)
+
+
 def _angles(contenders: Contenders) -> str:
     rows = [
         [
@@ -335,6 +343,7 @@ prediction is no differentiable function of their weights have no angle.</p>
 {trials}
 <details><summary>Settings</summary>{settings}</details>
 <details><summary>Networks</summary>{networks}</details>
-<p>{environment}</p>
+<p>Trained: {environment}</p>
+{timed}
 </html>
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 HEAD = """<!doctype html>
 <html lang="en">
@@ -75,7 +76,13 @@ def environment_line(document: Mapping[str, object]) -> str:
     """Where the figures of a document come from."""
     where = document["environment"]
     assert isinstance(where, Mapping)
-    return html.escape(
-        f"commit {where['commit']}, torch {where['versions']['torch']}, {where['device']}, "
-        f"{where['threads']} thread{'s' * (where['threads'] != 1)}, precision {document['precision']}"
+    return html.escape(f"{surroundings_line(where)}, precision {document['precision']}")
+
+
+def surroundings_line(where: Mapping[str, Any]) -> str:
+    """Commit, version and machine, with the processor's model where it was noted."""
+    machine = [where["device"], *([where["cpu"]] if where.get("cpu") else [])]
+    return (
+        f"commit {where['commit']}, torch {where['versions']['torch']}, {', '.join(machine)}, "
+        f"{where['threads']} thread{'s' * (where['threads'] != 1)}"
     )

@@ -1,14 +1,18 @@
-"""Which source trained a run."""
+"""Which source trained a run, and on what machine."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
+
+import torch
 
 
 def library_version() -> str:
@@ -17,6 +21,36 @@ def library_version() -> str:
         return metadata.version("beyondprop")
     except metadata.PackageNotFoundError:
         return "unknown (not installed)"
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """Where what is measured now is measured: commit, versions, device, threads of torch, and the processor's model."""
+    return {
+        "commit": source_commit(),
+        "versions": {
+            "beyondprop": library_version(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "cpu": cpu_model(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The model of a GPU, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def cpu_model() -> str:
+    """The processor's name, as Linux gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 @cache

@@ -20,6 +20,7 @@ from beyondprop.training.assembly import LoadedRun, assemble, make_optimizer, ma
 from beyondprop.training.curves import draw_curves
 from beyondprop.training.execution import Execution
 from beyondprop.training.loop import FitResult, fit
+from beyondprop.training.provenance import device_name
 from beyondprop.training.run_folder import RunFolder
 from beyondprop.training.solving import solve
 from beyondprop.training.trainer import Team
@@ -180,7 +181,7 @@ def write_outcome(run: RunFolder, built: LoadedRun, about: dict[str, Any]) -> No
         {
             **run.settings,
             "metrics": metrics,
-            "device": _describe(built.device),
+            "device": device_name(built.device),
             "threads": torch.get_num_threads(),
             **about,
         }
@@ -242,10 +243,6 @@ def outcome_of(run: RunFolder) -> Outcome:
         peak_memory_bytes=result["peak_memory_bytes"],
         commits=result["commits"],
     )
-
-
-def _describe(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager

@@ -120,6 +120,20 @@ MUTANTS = (
         SEARCHED,
     ),
     Mutant(
+        "compare page: steps were timed where was trained",
+        "report/comparison_page.py",
+        "surroundings_line(where)) for where in places",
+        'surroundings_line(each["environment"])) for each in ()',
+        (*COMPARED, "-k", "steps_were_timed"),
+    ),
+    Mutant(
+        "provenance: a processor's number in place of its model",
+        "training/provenance.py",
+        'line.startswith("model name")',
+        'line.startswith("processor")',
+        ("tests/training/test_training_provenance.py",),
+    ),
+    Mutant(
         "compare: rates of the digits on every data set",
         "recipes/compared.py",
         'for variant in (f"{dataset}-{network}", dataset, f"{dataset}-mlp", "digits", "digits-mlp"):',

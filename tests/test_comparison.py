@@ -1,5 +1,6 @@
 """`compare`: what is trained and measured, the same search for all, failures with their reason, the page."""
 
+import html
 import itertools
 import json
 import re
@@ -16,7 +17,7 @@ from beyondprop.cli import main
 from beyondprop.comparison import compare, costs_of, recipe_contenders, rule_contenders
 from beyondprop.comparison.compare import _Course
 from beyondprop.comparison.tuning import RATE_FACTOR, tune
-from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.errors import DataError, NonFiniteError, RunError, UserError
 from beyondprop.report.comparison_page import draw_pictures, ranked, write_page
 from beyondprop.rules.signals.feedback_alignment import FeedbackAlignment
 from beyondprop.training import provenance
@@ -190,6 +191,41 @@ def test_what_torch_itself_refuses_is_a_reason_too(monkeypatch):
 
     monkeypatch.setattr(FeedbackAlignment, "assign_credit", lacks)
     assert compared("bp", "fa")["contenders"]["fa"]["failed"] == "no kernel for this"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("too few samples\nmore lines"), "ValueError: too few samples"),
+        (TypeError("a float"), "TypeError: a float"),
+        (KeyError("layer"), "KeyError: 'layer'"),
+        (MemoryError(), "MemoryError"),
+        (FloatingPointError("overflow"), "FloatingPointError: overflow"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_whatever_ends_a_rule_is_a_reason_and_the_others_go_on(error, reason, monkeypatch):
+    def fails(self, contender, splits):
+        if contender.name == "fa":
+            raise error
+        return ask(self, contender, splits)
+
+    ask = _Course.run
+    monkeypatch.setattr(_Course, "run", fails)
+    found = compared("fa", "bp")["contenders"]
+    assert found["fa"]["failed"] == reason
+    assert "test_accuracy" in found["bp"]["metrics"]
+    assert html.escape(reason) in Path("compare/index.html").read_text()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("no data"), RunError("the disk is full")])
+def test_what_would_end_every_rule_ends_the_comparison(error, monkeypatch):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(_Course, "run", fails)
+    with pytest.raises(type(error)):
+        compared("fa", "bp")
 
 
 def test_measuring_a_step_leaves_the_weights_as_they_are():
@@ -447,6 +483,7 @@ def test_recipes_take_the_place_of_rules(capsys):
         (["--network", "transformer"], "transformer"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--budget", "-1"], "--budget must be at least 0"),
+        (["--trial-epochs", "1"], "--trial-epochs is of the trials of --budget"),
         (["bp/digits-mlp", "--rules", "bp"], "there is no flag --rules"),
     ],
 )

@@ -59,7 +59,7 @@ class Output:
     budget: int = 0
     """Trials of the search for every rule; 0 takes the settings as they are."""
     trial_epochs: int | None = None
-    """Epochs of a trial; by default as many as the training has."""
+    """Epochs of a trial, with --budget; by default as many as the training has."""
     out: Path = Path("compare")
     """Folder of compare.json, the page and its pictures."""
     replace: bool = False

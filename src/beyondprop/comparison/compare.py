@@ -44,9 +44,10 @@ def compare(
 ) -> Results:
     """Tune and train each contender, measure what it costs, and write compare.json, pictures and a page.
 
-    A contender that cannot train the network, or whose loss becomes NaN, stands in the comparison with the reason, and
-    the others go on. Called again after an interruption it goes on from the checkpoints; what has finished is only
-    read. The page is there from the first contender on, and grows; that of a finished comparison stays until the end.
+    A contender that cannot train the network, whose loss becomes NaN, or that fails in any other way, stands in the
+    comparison with the reason, and the others go on. Called again after an interruption it goes on from the
+    checkpoints; what has finished is only read. The page is there from the first contender on, and grows; that of a
+    finished comparison stays until the end.
 
     Args:
         contenders: As `rule_contenders` or `recipe_contenders` make them.
@@ -72,6 +73,8 @@ def compare(
     check_fields(execution, *(contender.settings for contender in contenders))
     if budget:
         require_search(contenders)
+    elif trial_epochs is not None:
+        raise UserError("--trial-epochs is of the trials of --budget: give --budget too, or leave it out")
     if len({contender.settings.validation for contender in contenders}) > 1:
         raise UserError("the recipes hold different numbers of images out of training: give one --validation for all")
     about = {
@@ -95,12 +98,8 @@ def compare(
             outcomes += trained
         except (DataError, RunError):
             raise
-        except (
-            UserError,
-            RuntimeError,
-            NotImplementedError,
-        ) as error:  # torch's own: memory, a kernel that is not there
-            reason = str(error).strip().partition("\n")[0]
+        except Exception as error:  # whatever ends one rule, days of the others shall not go with it
+            reason = _reason(error)
             tell(f"{contender.name}: {reason}")
             found[contender.name] = {"recipe": contender.recipe.id, "failed": reason}
         if not outcomes:
@@ -123,6 +122,14 @@ def compare(
         raise UserError(f"nothing could be compared ({reasons})")
     write_document(out, DOCUMENT, document)
     return document
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says; of Python's own, which may say a word or nothing, with its name."""
+    said = str(error).strip().partition("\n")[0]
+    if isinstance(error, UserError | RuntimeError):  # torch's own: memory, a kernel that is not there
+        return said or type(error).__name__
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 @dataclass(frozen=True)

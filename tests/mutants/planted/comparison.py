@@ -134,6 +134,13 @@ MUTANTS = (
         ("tests/training/test_training_provenance.py",),
     ),
     Mutant(
+        "compare: an error of Python's own ends all",
+        "comparison/compare.py",
+        "except Exception as error:",
+        "except (UserError, RuntimeError) as error:",
+        (*COMPARED, "-k", "whatever_ends"),
+    ),
+    Mutant(
         "compare: rates of the digits on every data set",
         "recipes/compared.py",
         'for variant in (f"{dataset}-{network}", dataset, f"{dataset}-mlp", "digits", "digits-mlp"):',

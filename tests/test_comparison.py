@@ -139,6 +139,7 @@ def test_curves_angles_and_accuracies_are_those_of_the_runs():
     assert [point["accuracy"] for point in bp["curves"][0]] == [record["validation_accuracy"] for record in records]
     assert [point["images"] for point in bp["curves"][0]] == [1437 - 150, 2 * (1437 - 150)]
     assert [point["seconds"] for point in bp["curves"][0]] == [record["seconds"] for record in records]
+    assert (document["images"], document["training_images"]) == (1437, 1437 - 150)
     assert 0 < bp["curves"][0][-1]["seconds"] <= bp["train_seconds"]["values"][0]
     assert all(layer["angle"]["mean"] == pytest.approx(0, abs=1e-2) for layer in bp["alignment"].values())
     angles = [layer["angle"]["mean"] for layer in fa["alignment"].values()]
@@ -405,6 +406,16 @@ def test_where_steps_were_timed_is_told_beside_where_was_trained(monkeypatch):
     )
     del costs["environment"]  # as older documents are
     assert "Steps timed" not in write_page(document, draw_pictures(document))
+
+
+def test_the_network_of_every_rule_is_on_the_page():
+    document = compared("bp", "ep", "pcanet")
+    networks = {name: each["network"] for name, each in document["contenders"].items()}
+    assert networks["bp"].startswith("Sequential(")
+    assert networks["ep"].startswith("EquilibriumPropagation(")
+    assert networks["pcanet"].startswith("PCANet(")
+    page = Path("compare/index.html").read_text()
+    assert all(f"<h4>{name}</h4><pre>{html.escape(text)}</pre>" in page for name, text in networks.items())
 
 
 def test_the_page_grows_with_every_rule_that_has_finished(monkeypatch):

@@ -108,6 +108,7 @@ def compare(
             **about,
             "seeds": list(range(seeds)),
             "images": len(splits.train),
+            "training_images": len(splits.train) - contender.settings.validation,  # the same of all
             "contenders": found,
             "environment": environment_of(outcomes),
         }
@@ -149,7 +150,8 @@ class _Course:
         with use_processor(self.execution.threads):
             built = assemble(recipe, settings, self.execution, splits)
             stepped = isinstance(built.rule, Rule)
-            network, costs = str(getattr(built.rule, "network", "")), costs_of(built) if stepped else None
+            network = str(getattr(built.rule, "network", built.rule))  # some have several, or none that they name so
+            costs = costs_of(built) if stepped else None
         trials: list[dict[str, Any]] = []
         if self.budget and stepped:
             tuned = tune(

@@ -141,6 +141,20 @@ MUTANTS = (
         (*COMPARED, "-k", "whatever_ends"),
     ),
     Mutant(
+        "compare: held-out images are trained on",
+        "comparison/compare.py",
+        "len(splits.train) - contender.settings.validation",
+        "len(splits.train)",
+        (*COMPARED, "-k", "curves_angles"),
+    ),
+    Mutant(
+        "compare: no network of rules that name none",
+        "comparison/compare.py",
+        'getattr(built.rule, "network", built.rule)',
+        'getattr(built.rule, "network", "")',
+        (*COMPARED, "-k", "network_of_every_rule"),
+    ),
+    Mutant(
         "compare: rates of the digits on every data set",
         "recipes/compared.py",
         'for variant in (f"{dataset}-{network}", dataset, f"{dataset}-mlp", "digits", "digits-mlp"):',

@@ -8,9 +8,12 @@ import pytest
 
 from beyondprop.catalogue import SYSTEMS, find_recipe
 from beyondprop.recipe import Recipe
+from beyondprop.report.comparison_page import page_anew
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "results").glob("*/*.json"))
+
+COMPARISONS = sorted(path.parent for path in (ROOT / "results" / "compare").glob("*/compare.json"))
 
 
 def recipe_settings(recipe: Recipe) -> dict[str, object]:
@@ -30,6 +33,13 @@ def test_what_differs_from_the_recipe_is_told(path: Path):
         assert value == now[name] or name in recipe.variants or name.replace("_", " ") in told, (
             f"{name} was {value!r} and is {now[name]!r} now: run beyondprop reproduce {recipe.id} again"
         )
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda folder: folder.name)
+def test_a_comparisons_page_is_that_of_its_document(folder: Path):
+    again = f"beyondprop report {folder.relative_to(ROOT)} --page {folder.relative_to(ROOT)}/index.html"
+    written = (folder / "index.html").read_text(encoding="utf-8")
+    assert written == page_anew(folder), f"the page is older than the code or the document: {again}"
 
 
 def test_every_system_has_its_first_try():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from beyondprop.cli.arguments import parse
 from beyondprop.cli.output import aligned, note, say
 from beyondprop.errors import UserError
+from beyondprop.report.comparison_page import page_anew
+from beyondprop.report.other_tables import comparison_table
+from beyondprop.report.results import COMPARISON, read_comparison, read_results
 from beyondprop.report.runs_page import HEADS, find_runs, runs_rows, write_runs_page
-from beyondprop.report.tables import benchmark_tables, regenerate, tables
+from beyondprop.report.tables import benchmark_tables, comparison_tables, regenerate, tables, tables_of
 from beyondprop.training.atomic import write_file
 from beyondprop.training.run_folder import SETTINGS
 
@@ -20,13 +24,15 @@ a benchmark's file NAME.json <!-- benchmark-NAME:begin --> and <!-- benchmark-NA
 rule's page docs/rules/NAME.md <!-- page-NAME:begin --> and <!-- page-NAME:end -->.
 
 With a folder in the place of files it prints what stands in it: the runs in and below it, which --page writes as one
-page with their curves; or the result files of `beyondprop reproduce`, as a table.
+page with their curves; a comparison, or several, whose table is printed, and of one --page writes the page anew; or the
+result files of `beyondprop reproduce`, as tables.
 
 Examples:
   beyondprop report
   beyondprop report README.md docs/results.md
   beyondprop report runs --page runs.html
-  beyondprop report results
+  beyondprop report results/dfa
+  beyondprop report compare --page compare/index.html
 """
 
 
@@ -39,7 +45,7 @@ class Source:
     benchmarks: Path = Path("benchmarks/results")
     """Folder of the result files that the scripts of `benchmarks` write."""
     page: Path | None = None
-    """File of the page about folders of runs."""
+    """File of the page about a folder of runs, or about a comparison."""
 
 
 def run(argv: list[str]) -> None:
@@ -48,11 +54,14 @@ def run(argv: list[str]) -> None:
     folders = [path for path in map(Path, words) if path.is_dir()]
     if folders:
         if len(folders) < len(words):
-            raise UserError("name folders of runs or markdown files, not both at once")
-        _report_folders(folders, given.source.page)
+            raise UserError("name folders or markdown files, not both at once")
+        if given.source.page is not None and len(folders) > 1:
+            raise UserError("--page takes one folder: name the one above them")
+        for folder in folders:
+            _report_folder(folder, given.source.page)
         return
     if given.source.page is not None:
-        raise UserError("--page is of folders of runs: name at least one that is there")
+        raise UserError("--page is of a folder of runs or of a comparison: name one that is there")
     made = tables(given.source.results)
     if not words:
         say("\n\n".join(table for name, table in made.items() if not name.startswith("page-")))
@@ -67,20 +76,42 @@ def run(argv: list[str]) -> None:
         note(f"{path}: {'rewritten' if text != before[path] else 'unchanged'}")
 
 
-def _report_folders(folders: list[Path], page: Path | None) -> None:
-    if page is not None and len(folders) > 1:
-        raise UserError("--page takes one folder: name the one above them")
-    for folder in folders:
-        results = {} if any(folder.rglob(SETTINGS)) or page else tables(folder)
-        if any(folder.glob("*/*.json")) and results:
-            told = (table for name, table in results.items() if name != "systems" and not name.startswith("page-"))
-            say("\n\n".join(told))
-            continue
+def _report_folder(folder: Path, page: Path | None) -> None:
+    """Print what a folder holds, and write its page where one is asked for."""
+    if (folder / COMPARISON).exists():
+        say(comparison_table(read_comparison(folder / COMPARISON)))
+        _write(page, lambda: page_anew(folder))
+    elif any(folder.rglob(SETTINGS)):
         runs = find_runs(folder)
         say(aligned([HEADS, *runs_rows(runs, folder)], indent=""))
+        _write(page, lambda: write_runs_page(runs, folder))
+    else:
         if page is not None:
-            write_file(page, write_runs_page(runs, folder).encode())
-            note(f"{page}: written")
+            raise UserError(
+                f"{folder} holds no run and is no comparison: --page is of a folder of runs or a comparison"
+            )
+        made = _tables_in(folder)
+        if not made:
+            find_runs(folder)  # says what a folder may hold
+        say("\n\n".join(made.values()))
+
+
+def _tables_in(folder: Path) -> dict[str, str]:
+    """Tables of the comparisons or results of a folder of `results`, or of `results` itself."""
+    if any(folder.glob(f"*/{COMPARISON}")):
+        return {
+            name: f"{name.removeprefix('comparison-')}:\n\n{table}" for name, table in comparison_tables(folder).items()
+        }
+    if any(folder.glob("*/*.json")):
+        made = tables(folder)
+        return {name: made[name] for name in made if name != "systems" and not name.startswith("page-")}
+    return tables_of(read_results(folder, "*.json"))
+
+
+def _write(page: Path | None, make: Callable[[], str]) -> None:
+    if page is not None:
+        write_file(page, make().encode())
+        note(f"{page}: written")
 
 
 def _regenerated(path: Path, text: str, made: dict[str, str]) -> str:

@@ -18,6 +18,7 @@ from beyondprop.measure.alignment import alignment
 from beyondprop.recipe import Settings
 from beyondprop.report.comparison_page import PICTURES, draw_pictures, write_page
 from beyondprop.report.folder import refuse_other, save_page, write_document
+from beyondprop.report.results import COMPARISON
 from beyondprop.reproduce import environment_of, make_folder, seed_folder, spread
 from beyondprop.rule import Rule
 from beyondprop.training.assembly import LoadedRun, assemble, load_run
@@ -26,7 +27,6 @@ from beyondprop.training.execution import Execution
 from beyondprop.training.run_folder import read_metrics
 from beyondprop.training.runs import Outcome, use_processor
 
-DOCUMENT = "compare.json"
 Results = dict[str, Any]
 
 
@@ -85,7 +85,7 @@ def compare(
         "precision": execution.precision,
         "channels_last": execution.channels_last,
     }
-    refuse_other(out, DOCUMENT, {**about, "seeds": list(range(seeds))}, PICTURES, overwrite=overwrite)
+    refuse_other(out, COMPARISON, {**about, "seeds": list(range(seeds))}, PICTURES, overwrite=overwrite)
     make_folder(out, "--out")
     course = _Course(execution, seeds, budget, trial_epochs, progress, tell)
     splits = contenders[0].recipe.make_data(contenders[0].settings, 0)
@@ -113,7 +113,7 @@ def compare(
             "environment": environment_of(outcomes),
         }
         waiting = [each.name for each in contenders[number:]]
-        if waiting and (out / DOCUMENT).exists():
+        if waiting and (out / COMPARISON).exists():
             continue  # a comparison that came to its end keeps its page until this one has
         pictures = draw_pictures(document)
         # So far: a long one can be followed.
@@ -121,7 +121,7 @@ def compare(
     if not outcomes:
         reasons = "; ".join(f"{name}: {each['failed']}" for name, each in found.items())
         raise UserError(f"nothing could be compared ({reasons})")
-    write_document(out, DOCUMENT, document)
+    write_document(out, COMPARISON, document)
     return document
 
 

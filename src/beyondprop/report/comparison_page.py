@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib import colormaps
@@ -13,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from beyondprop.report.page import environment_line, head, image, settings_table, surroundings_line, table
+from beyondprop.report.results import COMPARISON, read_comparison
 from beyondprop.training.curves import png
 
 PICTURES = ("accuracy.png", "curves.png", "costs.png", "alignment.png")
@@ -98,6 +100,20 @@ def write_page(document: Mapping[str, Any], pictures: Mapping[str, bytes], waiti
         environment=environment_line(document),
         timed=_timed(contenders),
     )
+
+
+def page_anew(folder: Path) -> str:
+    """Write the page of a finished comparison anew, with the pictures that stand there; without them they are drawn.
+
+    Args:
+        folder: That holds compare.json.
+
+    Raises:
+        UserError: The document cannot be read, or is no comparison's.
+    """
+    document = read_comparison(folder / COMPARISON)
+    beside = {name: (folder / name).read_bytes() for name in PICTURES if (folder / name).exists()}
+    return write_page(document, beside if beside.keys() >= {*PICTURES[:2]} else draw_pictures(document))
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures

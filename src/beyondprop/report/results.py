@@ -9,6 +9,7 @@ from typing import Any
 from beyondprop.catalogue import SYSTEMS
 from beyondprop.errors import UserError
 
+COMPARISON = "compare.json"
 _FIELDS = {
     "recipe": str,
     "settings": dict,
@@ -22,6 +23,7 @@ _FIELDS = {
 
 OWN = ("nll",)  # what rules that measure themselves tell first
 
+_COMPARISON_FIELDS = {"dataset", "contenders", "seeds", "budget", "precision", "environment"}
 _ROW_FIELDS = {"case", "metric", "ours", "peer", "peer_value", "ratio"}
 
 
@@ -39,13 +41,17 @@ def read_result(path: Path) -> dict[str, Any]:
     return document
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
+def read_results(folder: Path, pattern: str = "*/*.json") -> list[dict[str, Any]]:
     """Read every result file, in the order of the catalogue; `file` is added to each document.
+
+    Args:
+        folder: Of result files.
+        pattern: Where they are in it; by default each in the folder of its system.
 
     Raises:
         UserError: One of them cannot be read, or is no result.
     """
-    results = [{**read_result(path), "file": path} for path in sorted(folder.glob("*/*.json"))]
+    results = [{**read_result(path), "file": path} for path in sorted(folder.glob(pattern))]
     order = [recipe.id for system in SYSTEMS for recipe in system.recipes]
     return sorted(results, key=lambda r: order.index(r["recipe"]) if r["recipe"] in order else len(order))
 
@@ -70,7 +76,7 @@ def read_comparison(path: Path) -> dict[str, Any]:
         UserError: It cannot be read, or is no comparison's.
     """
     document = _read_json(path)
-    if not isinstance(document, dict) or not document.keys() >= {"contenders", "seeds", "budget", "environment"}:
+    if not isinstance(document, dict) or not document.keys() >= _COMPARISON_FIELDS:
         raise UserError(f"{path} is no document of `beyondprop compare`: move it elsewhere")
     return document
 

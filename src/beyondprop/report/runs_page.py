@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from beyondprop.errors import RunError, UserError
 from beyondprop.report.figures import in_figures
 from beyondprop.report.page import head, image, table
-from beyondprop.training.run_folder import CURVES, RESULT, SETTINGS, read_metrics, read_settings
+from beyondprop.training.run_folder import CURVES, RESULT, SETTINGS, read_metrics, read_result, read_settings
 
 HEADS = ("Run", "Recipe", "Seed", "State", "Test", "Held out", "Epochs", "Training")
 LEADING = ("test_accuracy", "test_mse", "network_objective", "nll", "edge_auc")  # one of them stands in the table
@@ -48,7 +47,10 @@ def find_runs(folder: Path) -> list[Run]:
     folder = folder.resolve()
     runs = [_read(path.parent) for path in sorted(folder.rglob(SETTINGS))]
     if not runs:
-        raise UserError(f"{folder} holds no run: name a folder that `beyondprop train` has written, or one above such")
+        raise UserError(
+            f"{folder} holds no run, comparison or result: name a folder that `beyondprop train`, `compare` or "
+            "`reproduce` has written, or one above such"
+        )
     return runs
 
 
@@ -74,16 +76,16 @@ def write_runs_page(runs: Sequence[Run], root: Path) -> str:
 
 
 def _read(path: Path) -> Run:
-    result = path / RESULT
+    settings: dict[str, Any] = {}
     try:
-        finished = json.loads(result.read_bytes()) if result.exists() else None
         curves = (path / CURVES).read_bytes() if (path / CURVES).exists() else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore it, or move it elsewhere") from error
-    try:
-        return Run(path, read_settings(path), finished, read_metrics(path), curves)
-    except RunError as error:
-        return Run(path, {}, None, [], curves, damaged=str(error))
+        settings = read_settings(path)  # a damaged run is told by these, where they are whole
+        records, result = read_metrics(path), read_result(path)
+        if result is not None and not result.keys() >= {"metrics", "train_seconds"}:
+            raise RunError(f"{path / RESULT} is no result: remove it and resume")
+    except (OSError, RunError) as error:
+        return Run(path, settings, None, [], None, damaged=str(error))
+    return Run(path, settings, result, records, curves)
 
 
 def _row(run: Run, root: Path) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +62,52 @@ def tables(results: Path) -> dict[str, str]:
         UserError: A result file is damaged.
     """
     found = read_results(results)
-    classified = [result for result in found if "test_accuracy" in result["metrics"]]
-    predicted = [r for r in found if "test_mse" in r["metrics"] and "edge_auc" not in r["metrics"]]
     return {
-        "results": results_table(classified),
+        **{name: make(each) for name, (make, each) in _by_kind(found).items()},
         "summary": summary_table(found),
-        "sequence-results": errors_table(predicted),
-        "event-results": events_table([result for result in found if "gap_nll" in result["metrics"]]),
-        "solved-results": solved_table([result for result in found if "solved" in result["metrics"]]),
-        "intensity-results": intensities_table([r for r in found if "solved_by_intensity" in r["metrics"]]),
-        "network-results": networks_table([result for result in found if "edge_auc" in result["metrics"]]),
         "systems": systems_table(),
         **page_tables(found),
-    } | {
+        **comparison_tables(results / "compare"),
+    }
+
+
+def tables_of(found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Make the tables of some results alone, of each kind that is among them.
+
+    Args:
+        found: Documents of the result files, in the order of their rows.
+    """
+    return {name: make(each) for name, (make, each) in _by_kind(found).items() if each}
+
+
+def comparison_tables(folder: Path) -> dict[str, str]:
+    """Make a table of every comparison in a folder of such, by the name that its markers carry.
+
+    Args:
+        folder: Of folders that `beyondprop compare` has written.
+
+    Raises:
+        UserError: A document is damaged.
+    """
+    return {
         f"comparison-{path.parent.name}": comparison_table(read_comparison(path))
-        for path in sorted(results.glob("compare/*/compare.json"))
+        for path in sorted(folder.glob("*/compare.json"))
+    }
+
+
+def _by_kind(found: Sequence[dict[str, Any]]) -> dict[str, tuple[Callable[..., str], list[dict[str, Any]]]]:
+    """What makes each table of results, and the results that stand in it."""
+
+    def having(name: str, without: str = "") -> list[dict[str, Any]]:
+        return [result for result in found if name in result["metrics"] and without not in result["metrics"]]
+
+    return {
+        "results": (results_table, having("test_accuracy")),
+        "sequence-results": (errors_table, having("test_mse", without="edge_auc")),
+        "event-results": (events_table, having("gap_nll")),
+        "solved-results": (solved_table, having("solved")),
+        "intensity-results": (intensities_table, having("solved_by_intensity")),
+        "network-results": (networks_table, having("edge_auc")),
     }
 
 

@@ -293,9 +293,11 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        result: dict[str, Any] = json.loads(path.read_bytes())
+        result: Any = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}): remove it and resume") from error
+    if not isinstance(result, dict):
+        raise RunError(f"{path} is no result: remove it and resume")
     return result
 
 

@@ -212,6 +212,7 @@ def test_a_changed_byte_of_the_weights(export, one_line):
         ({"data": {"name": "digits"}}, ("'data' is missing or wrong",)),
         ({"stage": "none such"}, ("no stage 'none such'",)),
         ({"execution": {"warp": 9}}, ("'warp'",)),
+        ({"execution": {"seed": 7, "precision": "float7"}}, ("precision must be one of float32, bf16, not 'float7'",)),
     ],
 )
 def test_a_changed_description(changes, words, export, one_line):
@@ -280,3 +281,29 @@ def test_weights_that_the_description_does_not_tell_of(export, one_line):
 def test_samples_of_another_shape(export, one_line):
     with one_line(UserError, "dtp/digits takes samples of shape (1, 8, 8), not (1, 9, 9)"):
         load_exported(export).predict(torch.zeros(2, 1, 9, 9, dtype=torch.uint8))
+
+
+def test_pixels_on_another_scale(export, one_line):
+    """What scikit-learn's `load_digits` gives is floating point in 0..16."""
+    model, digits = load_exported(export), data.load("digits").test.images
+    both = "dtp/digits takes pixels as uint8 in 0..16 or as floating point in 0..1"
+    with one_line(UserError, f"{both}, and these are floating point in 0..16: scale them"):
+        model.predict(digits.double())
+    with one_line(UserError, both, "floating point in -1..1"):
+        model.predict(digits / 8 - 1)
+    with one_line(UserError, both, "uint8 in 0..240"):
+        model.predict(digits * 15)
+    expected = model.predict(digits)
+    torch.testing.assert_close(model.predict(digits / 16 * (1 + 1e-6)), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("given", [3, 0.5, torch.tensor(1.0)])
+def test_one_number_is_no_sample(given, export, one_line):
+    with one_line(UserError, "dtp/digits takes samples", "not the number"):
+        load_exported(export).predict(given)
+
+
+@pytest.mark.parametrize("given", [None, "five", [[1.0], [2.0, 3.0]]])
+def test_no_array_is_no_sample(given, export, one_line):
+    with one_line(UserError, "dtp/digits takes samples as an array of numbers"):
+        load_exported(export).predict(given)

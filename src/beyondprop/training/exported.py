@@ -25,12 +25,14 @@ from beyondprop.rule import Rule, evaluating
 from beyondprop.solver import Solver
 from beyondprop.training.assembly import LoadedRun, assemble_stored
 from beyondprop.training.checkpoint import Checkpoint
-from beyondprop.training.evaluation import autocast
+from beyondprop.training.evaluation import PRECISIONS, autocast
+from beyondprop.training.execution import Execution
 from beyondprop.training.run_folder import FILE, MOVABLE
 
 FORMAT = 1
 ABOUT, WEIGHTS = "export.json", "model.safetensors"
 OUTSIDE = (FILE, *(name.removeprefix("settings.") for name in MOVABLE if name.startswith("settings.")))
+ROUNDING = 1e-3  # by so much may resampled pixels leave 0..1
 MOST = 10**7  # samples, classes or pixels along a side of a data set that is described
 
 _PARTS: dict[str, type] = {
@@ -70,9 +72,9 @@ class Exported:
             Shape (N, ...), on the CPU.
 
         Raises:
-            UserError: x is of another shape than the data, or holds NaN.
+            UserError: x is no array of numbers, of another shape than the data, out of its range, or holds NaN.
         """
-        x, data = torch.as_tensor(x), self.built.splits.train
+        x, data = self._as_samples(x), self.built.splits.train
         if isinstance(data, SequenceSet):
             given: ImageSet = replace(
                 data, images=x.float(), labels=data.labels[:1].expand(len(x), *data.labels.shape[1:])
@@ -83,7 +85,29 @@ class Exported:
             if given.images.shape[1:] != data.images.shape[1:]:
                 shape, wanted = (tuple(images.shape[1:]) for images in (given.images, data.images))
                 raise UserError(f"{self.recipe.id} takes samples of shape {wanted}, not {shape}")
+            self._refuse_other_range(given, data.high)
         return scores_of(self.built, given)
+
+    def _as_samples(self, x: Any) -> Tensor:
+        try:
+            samples = torch.as_tensor(x)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{self.recipe.id} takes samples as an array of numbers ({error})") from error
+        if samples.ndim == 0:
+            raise UserError(f"{self.recipe.id} takes samples, the first dimension counting them, not the number {x}")
+        return samples
+
+    def _refuse_other_range(self, given: ImageSet, high: int | None) -> None:
+        """Pixels on another scale would be predicted, and wrongly. A set without a largest value has no range."""
+        if high is None:
+            return
+        most = given.high or 1
+        low, top = float(given.images.min()), float(given.images.max())
+        if low < -ROUNDING or top > most + ROUNDING:
+            raise UserError(
+                f"{self.recipe.id} takes pixels as uint8 in 0..{high} or as floating point in 0..1, and these are "
+                f"{'uint8' if given.high else 'floating point'} in {low:g}..{top:g}: scale them"
+            )
 
 
 def scores_of(run: LoadedRun, images: ImageSet) -> Tensor:
@@ -192,6 +216,9 @@ def read_about(folder: Path) -> dict[str, Any]:
         wrong = "weights"
     if wrong is not None:
         raise RunError(f"{path} is damaged: its {wrong!r} is missing or wrong; fetch the export again")
+    precision = about["execution"].get("precision", Execution.precision)
+    if precision not in PRECISIONS:
+        raise RunError(f"{path} is damaged: its precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     refuse_outside(path, about["settings"])
     return about
 

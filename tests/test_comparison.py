@@ -408,6 +408,14 @@ def test_where_steps_were_timed_is_told_beside_where_was_trained(monkeypatch):
     assert "Steps timed" not in write_page(document, draw_pictures(document))
 
 
+@pytest.mark.parametrize("counted", [0, 10**9])
+def test_costs_are_drawn_where_no_operation_is_counted(counted):
+    document = compared("bp", "drtp")
+    document["contenders"]["drtp"]["costs"]["operations"] = 0
+    document["contenders"]["bp"]["costs"]["operations"] = counted
+    assert draw_pictures(document)["costs.png"].startswith(b"\x89PNG")  # a warning would be an error
+
+
 def test_the_network_of_every_rule_is_on_the_page():
     document = compared("bp", "ep", "pcanet")
     networks = {name: each["network"] for name, each in document["contenders"].items()}

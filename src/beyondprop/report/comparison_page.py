@@ -197,8 +197,9 @@ def _draw_costs(contenders: Contenders) -> bytes:
     memory.set_title("most memory in a step (MiB)")
     operations.plot([cost["operations"] / 1e9 for cost in costs], rows, "o", color=DOT, markersize=6)
     operations.set_title("operations of a step (10⁹)")
-    for axes in (times, operations):  # dots, for a bar on a logarithmic scale begins nowhere
-        _logarithmic(axes)
+    _logarithmic(times)  # dots, for a bar on a logarithmic scale begins nowhere
+    if any(cost["operations"] for cost in costs):  # convolutions and products are counted, and a rule may have neither
+        _logarithmic(operations)
     times.set_yticks(rows, names)
     for axes in (times, memory, operations):
         axes.title.set_fontsize(10.5)

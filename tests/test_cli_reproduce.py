@@ -33,7 +33,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         seed = execution.seed
         folder.mkdir(parents=True, exist_ok=True)
         versions = {"torch": "2.13.0", "beyondprop": "0.1.0"}
-        about = {"versions": versions, "device": "cpu", "threads": 2}
+        about = {"versions": versions, "device": "cpu", "threads": 2, **({"cpu": "AMD EPYC"} if seed else {})}
         (folder / "result.json").write_text(json.dumps(about))
         metrics = {"test_accuracy": 0.9 + 0.02 * seed, "block_test_accuracy": [0.5, 0.5 + 0.1 * seed]}
         return Outcome(metrics, folder, 10.0 + seed, 100.0, 1000 * (seed + 1), ["aaa", "bbb"] if seed else ["aaa"])
@@ -64,9 +64,10 @@ def test_result_has_the_agreed_shape(folder: Path, trained: list[Path], capsys: 
     assert result["paper"] == {"test_accuracy": 0.9947, "source": "arXiv 2503.24322v1, Table 1"}
     assert result["cost"] == {"train_seconds": 10.5, "images_per_second": 100.0, "peak_memory_bytes": 2000}
     environment = result["environment"]
-    assert set(environment) == {"commit", "commits", "versions", "device", "threads"}
+    assert set(environment) == {"commit", "commits", "versions", "device", "threads", "cpu"}
     assert (environment["commit"], environment["commits"]) == ("bbb", ["aaa", "bbb"])
     assert (environment["device"], environment["threads"]) == ("cpu", 2)
+    assert environment["cpu"] == "AMD EPYC"  # as far as it was noted: older runs do not know theirs
     assert set(environment["versions"]) == {"torch", "beyondprop", "python"}
     out = capsys.readouterr().out
     assert "91.00 ± 1.41 %" in out
@@ -78,6 +79,7 @@ def test_json_is_the_file_and_where_it_is(folder: Path, trained: list[Path], cap
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document == {**read("elsewhere/bp/digits.json"), "file": "elsewhere/bp/digits.json"}
     assert document["paper"] is None
+    assert "cpu" not in document["environment"]
     assert document["metrics"]["test_accuracy"]["std"] == 0
 
 

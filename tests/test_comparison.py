@@ -386,7 +386,8 @@ def test_what_cuda_allocated_has_a_column_where_it_was_measured():
 
 def test_where_steps_were_timed_is_told_beside_where_was_trained(monkeypatch):
     """Called again, trainings are read and steps are timed anew, maybe on another machine."""
-    trained = compared("bp")["environment"]["commit"]
+    trained = compared("bp")["environment"]
+    assert trained["cpu"] == provenance.cpu_model()
     monkeypatch.setattr(provenance, "source_commit", lambda: "another commit")
     monkeypatch.setattr(provenance, "cpu_model", lambda: "Abacus <9>")
     document = compared("bp")
@@ -398,9 +399,9 @@ def test_where_steps_were_timed_is_told_beside_where_was_trained(monkeypatch):
         "threads": 1,
         "cpu": "Abacus <9>",
     }
-    assert document["environment"]["commit"] == trained
+    assert document["environment"] == trained
     page = Path("compare/index.html").read_text()
-    assert f"<p>Trained: commit {trained}, torch {torch.__version__}, cpu, " in page
+    assert f"<p>Trained: commit {trained['commit']}, torch {torch.__version__}, cpu, {trained['cpu']}, 1 thread" in page
     assert (
         f"<p>Steps timed: commit another commit, torch {torch.__version__}, cpu, Abacus &lt;9&gt;, 1 thread</p>" in page
     )

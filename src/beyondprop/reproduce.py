@@ -155,12 +155,14 @@ def environment_of(outcomes: list[Any]) -> dict[str, Any]:
     """Where the seeds were trained, as their run folders tell: some may have been trained long before, elsewhere."""
     runs = [json.loads((Path(outcome.folder) / "result.json").read_bytes()) for outcome in outcomes]
     commits = list(dict.fromkeys(commit for outcome in outcomes for commit in outcome.commits))
+    processors = list(dict.fromkeys(run["cpu"] for run in runs if "cpu" in run))  # older runs have not noted theirs
     return {
         "commit": commits[-1] if commits else None,
         "commits": commits,
         "versions": {**runs[-1]["versions"], "python": platform.python_version()},
         "device": ", ".join(dict.fromkeys(run["device"] for run in runs)),
         "threads": runs[-1]["threads"],
+        **({"cpu": ", ".join(processors)} if processors else {}),
     }
 
 

@@ -46,6 +46,19 @@ def test_a_single_seed_has_no_deviation() -> None:
     assert "±" in results_table([one | {"seeds": [0, 1]}])
 
 
+def test_hardware_tells_the_processor_where_it_was_noted() -> None:
+    one = a_result(file=Path("noprop-dt/mnist.json"))
+    assert "| CPU, 2 threads |" in summary_table([one])
+    known = {
+        **one["environment"],
+        "cpu": "AMD EPYC 7763 64-Core Processor, Intel(R) Xeon(R) CPU @ 2.20GHz",
+        "threads": 1,
+    }
+    assert "| AMD EPYC 7763, Intel Xeon, 1 thread |" in summary_table([one | {"environment": known}])
+    on_gpu = {**known, "device": "NVIDIA H200"}
+    assert "| NVIDIA H200 |" in summary_table([one | {"environment": on_gpu}])
+
+
 def write(folder: Path, name: str, document: dict[str, Any]) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,9 @@ from typing import Any
 
 _WORDS = {"Recipe", "Departures", "System", "Family", "Paper", "Recipes", "Case", "Measured", "Beside"}  # on the left
 
+# What stands around a model in a processor's name: marks, its clock, cores and kind.
+_AROUND_MODEL = re.compile(r"\((?:R|TM)\)| (?:CPU|Processor|\d+-Core Processor)\b| @.*", re.IGNORECASE)
+
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = _WORDS) -> str:
     """Set cells in columns.
@@ -46,3 +49,15 @@ def result_label(result: dict[str, Any]) -> str:
     """The recipe, with the suffix of its file where it has one."""
     extra = result["file"].stem.removeprefix(result["recipe"].split("/")[1]).removeprefix("-")
     return f"`{result['recipe']}`" + (f" ({extra})" if extra else "")
+
+
+def processor(model: str) -> str:
+    """Shorten a processor's name to its maker and model; of an unknown one it is a CPU.
+
+    >>> processor("AMD EPYC 7763 64-Core Processor"), processor("Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz")
+    ('AMD EPYC 7763', 'Intel Xeon Platinum 8375C')
+    >>> processor("AMD EPYC"), processor("")
+    ('AMD EPYC', 'CPU')
+    """
+    names = (" ".join(_AROUND_MODEL.sub("", name).split()) for name in model.split(", "))
+    return escaped(", ".join(names)) or "CPU"

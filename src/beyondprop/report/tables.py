@@ -10,7 +10,7 @@ from typing import Any
 from beyondprop.catalogue import SYSTEMS, Paper, System
 from beyondprop.errors import UserError
 from beyondprop.report.cells import Sources, accuracy, published, spread
-from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
+from beyondprop.report.markdown import duration, escaped, markdown_table, processor, result_label
 from beyondprop.report.other_tables import (
     comparison_table,
     errors_table,
@@ -199,7 +199,7 @@ def summary_table(results: Sequence[dict[str, Any]]) -> str:
             figures = (f"{told} {spread(result, name, '.4g', '.2g')}", "", "", str(len(result["seeds"])))
         else:
             figures = (accuracy(result), *published(result, sources), str(len(result["seeds"])))
-        hardware = where["device"] if where["device"] != "cpu" else f"CPU, {threads}"
+        hardware = where["device"] if where["device"] != "cpu" else f"{processor(where.get('cpu', ''))}, {threads}"
         rows.append((*begin, result_label(result), *figures, duration(result["cost"]["train_seconds"]), hardware))
     return sources.below(markdown_table(_SUMMARY_HEADS, rows, left=("System", "Paper", "Recipe", "Hardware")))
 

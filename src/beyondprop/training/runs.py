@@ -20,7 +20,7 @@ from beyondprop.training.assembly import LoadedRun, assemble, make_optimizer, ma
 from beyondprop.training.curves import draw_curves
 from beyondprop.training.execution import Execution
 from beyondprop.training.loop import FitResult, fit
-from beyondprop.training.provenance import device_name
+from beyondprop.training.provenance import cpu_model, device_name
 from beyondprop.training.run_folder import RunFolder
 from beyondprop.training.solving import solve
 from beyondprop.training.trainer import Team
@@ -183,6 +183,7 @@ def write_outcome(run: RunFolder, built: LoadedRun, about: dict[str, Any]) -> No
             "metrics": metrics,
             "device": device_name(built.device),
             "threads": torch.get_num_threads(),
+            "cpu": cpu_model(),
             **about,
         }
     )

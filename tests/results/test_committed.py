@@ -13,6 +13,7 @@ from beyondprop.report.comparison_page import page_anew
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "results").glob("*/*.json"))
 
+DIRTY = {"quaternion/lorenz.json", "network-inference/lorenz-64-noise-1.json"}  # from before they were refused
 COMPARISONS = sorted(path.parent for path in (ROOT / "results" / "compare").glob("*/compare.json"))
 
 
@@ -33,6 +34,16 @@ def test_what_differs_from_the_recipe_is_told(path: Path):
         assert value == now[name] or name in recipe.variants or name.replace("_", " ") in told, (
             f"{name} was {value!r} and is {now[name]!r} now: run beyondprop reproduce {recipe.id} again"
         )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_commit_that_trained_a_result_is_there(path: Path):
+    """A source with changes that were never committed cannot be looked up, nor the figures be had again from it."""
+    commit = json.loads(path.read_bytes())["environment"]["commit"]
+    known = f"{path.parent.name}/{path.name}" in DIRTY
+    assert str(commit).endswith("-dirty") == known, (
+        f"{commit}: commit the source and reproduce, or take it off the list"
+    )
 
 
 @pytest.mark.parametrize("folder", COMPARISONS, ids=lambda folder: folder.name)

@@ -159,7 +159,7 @@ def test_the_schedule_steps_once_a_batch(tmp_path):
 def test_any_iterable_of_pairs_is_taken(form):
     result = train(form(), epochs=3)
     assert (result.steps, result.images) == (12, 66)
-    assert result.images_per_second > 0
+    assert result.images_per_second == pytest.approx(result.images / result.seconds)
     assert all(0 <= record["train_accuracy"] <= 1 for record in result.epochs)
 
 
@@ -232,6 +232,16 @@ def test_evaluation_does_not_disturb_the_training():
         assert names == {"train_accuracy" if validation is None else "validation_accuracy"}
     assert same(ends[0], ends[1])
     assert same(ends[0], ends[2])
+
+
+def test_accuracy_is_that_of_the_held_out_samples():
+    """Held out are the training samples with other labels: what is right of those is wrong of these."""
+    x, y = samples()
+    rule = Backprop(mlp())
+    found = train([(x, y)], rule, epochs=1, validation=[(x, (y + 1) % 3)]).epochs[-1]["validation_accuracy"]
+    predicted = rule.eval()(x).argmax(dim=1)
+    assert found == pytest.approx((predicted == (y + 1) % 3).double().mean().item())
+    assert found != pytest.approx((predicted == y).double().mean().item())
 
 
 def test_regression_has_a_loss_and_no_accuracy():

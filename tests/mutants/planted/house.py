@@ -6,6 +6,7 @@ NOPROP_TESTS = ("tests/rules/local", "tests/networks")
 BATTERY = ("tests/test_battery.py",)
 RECIPES = ("tests/recipes",)
 TRAINING = ("tests/training",)
+LOOP = ("tests/training/test_training_loop.py",)
 AVERAGING = ("tests/training/test_training_averaging.py",)
 DATA = ("tests/data/test_data_augmentation.py", "tests/data/test_data_batches.py")
 PARALLEL = ("tests/parallel",)
@@ -42,6 +43,27 @@ BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 LOOP = ("tests/training/test_training_loop.py",)
 
 MUTANTS = (
+    Mutant(
+        "loop: batches in a second for samples in a second",
+        "training/loop.py",
+        "return self.images / max(",
+        "return self.steps / max(",
+        LOOP,
+    ),
+    Mutant(
+        "loop: held-out accuracy is that of the training samples",
+        "training/loop.py",
+        "Source(validation, device)",
+        "source",
+        LOOP,
+    ),
+    Mutant(
+        "loop: an optimizer that holds nothing is taken",
+        "training/loop.py",
+        "    _require_trainable(rule, optimizer)\n    device",
+        "    device",
+        LOOP,
+    ),
     Mutant(
         "cli: large tensors in small pages",
         "cli/__init__.py",

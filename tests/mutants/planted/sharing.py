@@ -6,12 +6,93 @@ ESTIMATORS = ("tests/estimators/test_rule_classifier.py", "-k", "not scikit_lear
 SOLVED = ("tests/estimators/test_solver_classifier.py", "-k", "not scikit_learns")
 EXPORTED = ("tests/training/test_training_exported.py", "-k", "not every_recipe")
 REBUILT = ("tests/training/test_training_exported.py", "-k", "every_recipe and (spike or noprop-dt or xor)")
+DECIDED = ("tests/estimators/test_threshold_classifier.py",)
+QUATERNION_RULE = ("tests/rules/signals/test_quaternion.py",)
+CARD = ("tests/report/test_model_card.py",)
 COMMAND = ("tests/test_cli_export.py",)
 CITED = ("tests/test_cli_cite.py",)
 RULE, NETWORK, BASE = (f"estimators/{name}.py" for name in ("rule", "network", "base"))
+THRESHOLD = "estimators/threshold.py"
 EXPORT, READING = "export.py", "training/exported.py"
 
 MUTANTS = (
+    Mutant(
+        "threshold estimator: predicted features keep their mean",
+        THRESHOLD,
+        "torch.tensor((checked - self.mean_) / self.scale_)",
+        "torch.tensor(checked / self.scale_)",
+        DECIDED,
+    ),
+    Mutant(
+        "threshold estimator: divided by the variance",
+        THRESHOLD,
+        "X.std(axis=0)",
+        "X.var(axis=0)",
+        DECIDED,
+    ),
+    Mutant(
+        "threshold estimator: two classes the other way round",
+        THRESHOLD,
+        "return outputs[:, 0]",
+        "return -outputs[:, 0]",
+        DECIDED,
+    ),
+    Mutant(
+        "threshold estimator: the given weight decay has no effect",
+        THRESHOLD,
+        "beta=self.beta",
+        "beta=1e-3",
+        DECIDED,
+    ),
+    Mutant(
+        "quaternion rule: the given loss has no effect",
+        "rules/signals/quaternion.py",
+        "to_quaternion(network).network, **options)",
+        "to_quaternion(network).network)",
+        QUATERNION_RULE,
+    ),
+    Mutant(
+        "quaternion rule: the network stays real",
+        "rules/signals/quaternion.py",
+        "cls(to_quaternion(network).network, ",
+        "cls(network, ",
+        QUATERNION_RULE,
+    ),
+    Mutant(
+        "quaternion rule: what cannot be converted is no reason",
+        "rules/signals/quaternion.py",
+        "return str(error)",
+        "return None",
+        QUATERNION_RULE,
+    ),
+    Mutant(
+        "card: switches the other way round",
+        "report/model_card.py",
+        'f"--{flag}" if value else f"--no-{flag}"',
+        'f"--no-{flag}" if value else f"--{flag}"',
+        CARD,
+    ),
+    Mutant(
+        "card: flags of what was not changed",
+        "report/model_card.py",
+        "_plain(v) != _plain(defaults[n])",
+        "_plain(v) == _plain(defaults[n])",
+        CARD,
+    ),
+    Mutant(
+        "card: every seed has the first one's figures",
+        "report/model_card.py",
+        'in_figures(name, run["metrics"].get(name))',
+        'in_figures(name, runs[0]["metrics"].get(name))',
+        CARD,
+    ),
+    Mutant(
+        "export: pixels on any scale are predicted",
+        READING,
+        "            self._refuse_other_range(given, data.high)\n",
+        "",
+        (*EXPORTED[:2], "scale"),
+    ),
     Mutant(
         "estimator: one epoch whatever is asked",
         RULE,

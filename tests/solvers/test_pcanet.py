@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA
 
 from beyondprop import data
 from beyondprop.errors import NonFiniteError, UserError
+from beyondprop.solvers.rescnet import pcanet as pcanet_module
 from beyondprop.solvers.rescnet.filters import patches_of
 from beyondprop.solvers.rescnet.pcanet import PCANet
 
@@ -132,3 +133,15 @@ def test_scores_are_made_a_few_samples_at_a_time(monkeypatch):
     monkeypatch.setattr(PCANet, "features", lambda self, x: seen.append(len(x)) or right(self, x))
     assert solver(x).shape == (120, 3)
     assert seen == [50, 50, 20]
+
+
+def test_a_large_batch_is_many_steps(monkeypatch):
+    monkeypatch.setattr(pcanet_module, "BATCH", 16)
+    x, y = images(40)
+    assert int(pcanet().fit(x, y, batch_size=40).steps) == 2 * 3  # two passes
+
+
+def test_pixels_may_be_whole_numbers():
+    x, y = images(40)
+    pixels = (16 * x + 100).clamp(0, 255).byte()
+    assert torch.equal(pcanet().fit(pixels, y)(pixels), pcanet().fit(pixels.float(), y)(pixels.float()))

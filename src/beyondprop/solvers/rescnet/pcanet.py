@@ -16,6 +16,8 @@ from beyondprop.solvers.rescnet.features import BITS, binary_codes, sliding_hist
 from beyondprop.solvers.rescnet.filters import PatchCovariance, principal_filters, respond
 from beyondprop.solvers.rescnet.images import CHUNK, check_images, image_shape
 
+BATCH = 128  # samples of a step of the classifier at most: of larger batches there would be too few steps
+
 
 class PCANet(Solver):
     r"""PCANet (Chan, Jia, Gao, Lu, Zeng, Ma, arXiv 1404.3606), of two stages.
@@ -137,11 +139,13 @@ class PCANet(Solver):
         """
         number, labels = self.passes.index(part), check_labels(y, self.classes)
         check_images(x, self.shape)
-        self._seen += len(x)
         if self._covariance is None:
-            self._step(self.features(x), labels, number - 2)
+            for few, theirs in zip(x.split(BATCH), labels.split(BATCH), strict=True):
+                self._seen += len(few)
+                self._step(self.features(few), theirs, number - 2)
             return
-        for some in x.split(CHUNK):
+        self._seen += len(x)
+        for some in x.to(self.filters[0].dtype).split(CHUNK):
             maps = some if number == 0 else respond(some, self.filters[0], None).flatten(0, 1).unsqueeze(1)
             for few in maps.split(8 * CHUNK):
                 self._covariance.add(few, self.filters[number].shape[-1])

@@ -47,7 +47,7 @@ class ThresholdNetwork(Solver):
         seed: Of the random directions and of pricing; None draws it from torch's generator.
 
     Attributes:
-        optimum: The convex program's optimal value over the training samples, summed over outputs, after `fit`.
+        optimum: The convex program's optimal value over the training samples, summed over outputs; NaN before `fit`.
         gap: Duality gap of it, proven: that of rounding for the closed form, else the sum of
             `ArrangementFit.certified_gap`.
         searched_gap: Gap to the optimum over all patterns that were looked at: the sum of `ArrangementFit.gap`; for the
@@ -99,6 +99,8 @@ class ThresholdNetwork(Solver):
             *(("amplitude", (0,)), ("output", (outputs, 0))),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        for figure in (self.optimum, self.gap, self.searched_gap):
+            figure.fill_(torch.nan)  # until there is one
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     @classmethod

@@ -154,8 +154,9 @@ def test_interrupted_run_tells_how_to_go_on(runs: Path, monkeypatch: pytest.Monk
 )
 @pytest.mark.usefixtures("runs")
 def test_the_way_to_go_on_is_told_once(
-    command: list[str], way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str], way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    monkeypatch.chdir(tmp_path)  # the results that are committed are not to be replaced
     monkeypatch.setattr(Backprop, "backward", lambda self, *_: os.kill(os.getpid(), signal.SIGINT) or torch.zeros(()))
     assert main([*command, *SMALL, "--quiet"]) == 130
     (line,) = capsys.readouterr().err.splitlines()

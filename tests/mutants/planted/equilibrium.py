@@ -340,8 +340,8 @@ MUTANTS = (
     Mutant(
         "equilibrium: a smaller network is the summary's row, for a figure stands beside it",
         "report/tables.py",
-        "return own and classified and more, published,",
-        "return published,",
+        "return own and classified and more, beside,",
+        "return beside,",
         ("tests/report/test_tables.py", "-k", "summary"),
     ),
 )

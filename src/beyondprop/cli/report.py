@@ -64,7 +64,7 @@ def run(argv: list[str]) -> None:
         raise UserError("--page is of a folder of runs or of a comparison: name one that is there")
     made = tables(given.source.results)
     if not words:
-        say("\n\n".join(table for name, table in made.items() if not name.startswith("page-")))
+        say(_printed(made))
         return
     made |= benchmark_tables(given.source.benchmarks)
     # All files are read and made anew before the first is written, so that an error leaves every one as it was.
@@ -93,7 +93,12 @@ def _report_folder(folder: Path, page: Path | None) -> None:
         made = _tables_in(folder)
         if not made:
             find_runs(folder)  # says what a folder may hold
-        say("\n\n".join(made.values()))
+        say(_printed(made))
+
+
+def _printed(made: dict[str, str]) -> str:
+    """Tables one after another, without those of rules' pages, which hold the same rows once more."""
+    return "\n\n".join(table for name, table in made.items() if not name.startswith("page-"))
 
 
 def _tables_in(folder: Path) -> dict[str, str]:
@@ -103,8 +108,7 @@ def _tables_in(folder: Path) -> dict[str, str]:
             name: f"{name.removeprefix('comparison-')}:\n\n{table}" for name, table in comparison_tables(folder).items()
         }
     if any(folder.glob("*/*.json")):
-        made = tables(folder)
-        return {name: made[name] for name in made if name != "systems" and not name.startswith("page-")}
+        return {name: table for name, table in tables(folder).items() if name != "systems"}
     return tables_of(read_results(folder, "*.json"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beyondprop.report.cells import spread
 from beyondprop.report.comparison_page import mean_angle, ranked
 from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
 
@@ -90,13 +91,12 @@ def errors_table(results: Sequence[dict[str, Any]]) -> str:
         return "No results yet."
     rows = []
     for result in results:
-        metrics, many = result["metrics"], len(result["seeds"]) > 1
-        error = metrics["test_mse"]
+        metrics = result["metrics"]
         floors = [f"{metrics[name]['mean']:.3g}" if name in metrics else "" for name in FLOORS]
         rows.append(
             (
                 result_label(result),
-                f"{error['mean']:.3g}" + (f" ± {error['std']:.1g}" if many else ""),
+                spread(result, "test_mse", ".3g", ".1g"),
                 *floors,
                 str(len(result["seeds"])),
                 str(result["settings"].get("epochs", "")),
@@ -152,14 +152,10 @@ def events_table(results: Sequence[dict[str, Any]]) -> str:
             right = [f"{100 * metrics[f'{name}_mark_accuracy']['mean']:.1f}" for name in ("constant", "repeat")]
             rows.append((f"{events}: {_CONSTANT}", *floors, right[0], "", "", "", ""))
             rows.append((f"{events}: {_REPEAT}", "", "", "", right[1], "", "", "", ""))
-        spread = [
-            f"{metrics[name]['mean']:{form}}" + (f" ± {metrics[name]['std']:.1g}" if len(result["seeds"]) > 1 else "")
-            for name, form in _IN_TIME.items()
-        ]
         rows.append(
             (
                 result_label(result),
-                *spread,
+                *(spread(result, name, form, ".1g") for name, form in _IN_TIME.items()),
                 f"{100 * metrics['mark_accuracy']['mean']:.1f}",
                 f"{metrics['ks_distance']['mean']:.3f}",
                 str(len(result["seeds"])),
@@ -220,7 +216,7 @@ def comparison_table(document: Mapping[str, Any]) -> str:
     rows: list[tuple[str, ...]] = []
     for name, each in ranked(document).items():
         accuracy, costs, angle = each["metrics"]["test_accuracy"], each["costs"], mean_angle(each)
-        spread = f" ± {100 * accuracy['std']:.2f}" if len(accuracy["values"]) > 1 else ""
+        deviation = f" ± {100 * accuracy['std']:.2f}" if len(accuracy["values"]) > 1 else ""
         step = memory = saved = operations = ""
         if costs:
             step = f"{1e3 * costs['step_seconds']['median']:.1f}"
@@ -230,7 +226,7 @@ def comparison_table(document: Mapping[str, Any]) -> str:
         rows.append(
             (
                 f"`{name}`",
-                f"{100 * accuracy['mean']:.2f}{spread}",
+                f"{100 * accuracy['mean']:.2f}{deviation}",
                 *(step, memory, saved, operations),
                 "" if angle is None else f"{angle:.0f}",
                 f"{each['chosen']['learning_rate']:g}" if "learning_rate" in each["chosen"] else "",

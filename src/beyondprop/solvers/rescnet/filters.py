@@ -53,9 +53,8 @@ def products(maps: Tensor, filters: Tensor, contrast: float | None) -> tuple[Ten
 def patch_scales(maps: Tensor, size: int, contrast: float) -> Tensor:
     """What `patches_of` multiplies each patch by, shape (batch, height, width), in float32 at least."""
     numbers = widened(maps)
-    moments = torch.stack(
-        [numbers.mean(dim=1), numbers.square().mean(dim=1)]
-    ).double()  # which no setting of torch rounds
+    moments = torch.stack([numbers.mean(dim=1), numbers.square().mean(dim=1)])
+    moments = moments.double()  # which no setting of torch rounds
     # Means along one side, then the other: products with bands are several times as fast as pooling one channel.
     down, across = (_window_means(side, size, moments) for side in maps.shape[2:])
     mean, square = down @ moments @ across.T

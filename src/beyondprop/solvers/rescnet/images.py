@@ -32,10 +32,15 @@ def check_images(x: Tensor, shape: tuple[int, ...]) -> None:
         raise UserError(f"images must have shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
 
 
-def widened(numbers: Tensor) -> Tensor:
-    """As they are summed: in float32 at least.
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """In which numbers are summed: float32 at least.
 
-    >>> widened(torch.zeros(1, dtype=torch.bfloat16)).dtype
-    torch.float32
+    >>> wide(torch.bfloat16), wide(torch.float64)
+    (torch.float32, torch.float64)
     """
-    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+    return torch.promote_types(dtype, torch.float32)
+
+
+def widened(numbers: Tensor) -> Tensor:
+    """Numbers as they are summed."""
+    return numbers.to(wide(numbers.dtype))

@@ -16,7 +16,7 @@ from beyondprop.errors import UserError
 from beyondprop.rule import check_labels
 from beyondprop.solver import Solver
 from beyondprop.solvers.rescnet.features import BITS, KINDS, Kind, feature_count
-from beyondprop.solvers.rescnet.images import CHUNK, check_images, image_shape, widened
+from beyondprop.solvers.rescnet.images import CHUNK, check_images, image_shape, wide, widened
 from beyondprop.solvers.rescnet.layer import Basis, FittedLayer
 from beyondprop.solvers.rescnet.ridge import RidgeClassifier
 from beyondprop.solvers.rescnet.store import Place, SampleStore
@@ -232,7 +232,7 @@ class ResCNet(Solver):
             blank = x.new_zeros(len(x), self.classes, dtype=self._wide)
             chunks = zip(x.to(self._dtype).split(CHUNK), blank.split(CHUNK), strict=True)
             scores = [deque(self._scores_by_depth(some, depth), maxlen=1) or [none] for some, none in chunks]
-        return torch.cat([last[0] for last in scores]).to(widened(x[:0]).dtype)
+        return torch.cat([last[0] for last in scores]).to(wide(x.dtype))
 
     def right_by_depth(self, x: Tensor, y: Tensor) -> Tensor:
         """How many of some images each depth has right, shape (L,); for pictures, not for choosing.
@@ -256,7 +256,7 @@ class ResCNet(Solver):
     @property
     def _wide(self) -> torch.dtype:
         """In which scores are added up."""
-        return torch.promote_types(self._dtype, torch.float32)
+        return wide(self._dtype)
 
     @property
     def _layout(self) -> torch.memory_format:

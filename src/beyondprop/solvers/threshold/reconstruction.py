@@ -93,9 +93,8 @@ def by_margin(x: Array, patterns: Array, directions: Array) -> HiddenLayers:
         if pattern.min() == pattern.max():
             bias[column] = 1.0 if pattern[0] else -1.0
             continue
-        if (
-            other := solved.get((1 - pattern).tobytes())
-        ) is not None:  # targets of ±1 have two patterns, one's opposite
+        other = solved.get((1 - pattern).tobytes())
+        if other is not None:  # targets of ±1 have two patterns, one the other's opposite
             second[:, column], bias[column] = -second[:, other], -bias[other]
             continue
         solved[pattern.tobytes()] = column

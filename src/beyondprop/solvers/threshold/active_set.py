@@ -35,18 +35,19 @@ def minimise(columns: Array, y: Array, beta: float, start: Array | None = None) 
     signs: Array = np.sign(weights[used])
     gram: Array = columns[:, used].T @ columns[:, used]
     for _ in range(STEPS * max(len(y), 10)):
-        residual = y - columns[:, used] @ weights[used]
-        pull = columns[:, used].T @ residual - beta * signs
+        chosen = columns[:, used]
+        residual = y - chosen @ weights[used]
+        pull = chosen.T @ residual - beta * signs
         if np.abs(pull).max(initial=0.0) <= UNSOLVED * beta:
             beyond = np.abs(columns.T @ residual)
             beyond[used] = 0.0
             new = int(beyond.argmax()) if len(beyond) else 0
             if not len(beyond) or beyond[new] <= beta * (1 + ROUNDING):
                 break
-            row = columns[:, used].T @ columns[:, new]
-            square = columns[:, new] @ columns[:, new]
-            gram = np.vstack([np.column_stack([gram, row]), np.append(row, square)])
-            used, signs = np.append(used, new), np.append(signs, np.sign(columns[:, new] @ residual))
+            column = columns[:, new]
+            row = chosen.T @ column
+            gram = np.vstack([np.column_stack([gram, row]), np.append(row, column @ column)])
+            used, signs = np.append(used, new), np.append(signs, np.sign(column @ residual))
             continue
         way, whole = _direction(gram, pull, beta)
         now = weights[used]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from threadpoolctl import threadpool_limits
 
 Array = NDArray[np.float64]
 
@@ -28,6 +29,11 @@ def minimise(columns: Array, y: Array, beta: float, start: Array | None = None) 
         beta: β, above 0.
         start: Weights to begin with, near the optimum of fewer columns, say; of more than n columns they are of no use.
     """
+    with threadpool_limits(1, "blas"):  # systems this small take many times as long where threads wait for each other
+        return _minimise(columns, y, beta, start)
+
+
+def _minimise(columns: Array, y: Array, beta: float, start: Array | None) -> Array:
     weights = np.zeros(columns.shape[1])
     if start is not None and np.count_nonzero(start) <= len(y):
         weights += start

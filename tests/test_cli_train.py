@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,73 @@ def test_each_run_has_a_folder_of_its_own_unless_resumed(runs: Path, calls: list
     assert names == ["seed-0", "seed-0-2", "seed-0-3", "seed-0-3", "seed-1"]
 
 
+@pytest.mark.usefixtures("calls")
+def test_who_resumes_what_is_not_there_is_told_that_it_begins_anew(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for flags in (["--out", str(tmp_path / "mistyped")], []):
+        assert main(["train", "bp/digits", "--resume", *flags]) == 0
+        assert capsys.readouterr().err.endswith("holds no run to go on with: this one begins anew\n")
+    there = runs / "bp" / "digits" / "seed-0"
+    (there / "settings.json").touch()
+    assert main(["train", "bp/digits", "--resume", "--out", str(there)]) == 0
+    assert "anew" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: 9 bytes\nframe"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+@pytest.mark.usefixtures("runs")
+def test_too_little_memory_is_told_in_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def ended(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Backprop, "backward", ended)
+    assert main(["train", "bp/digits", "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: there is not enough memory (")
+    assert "smaller --batch-size" in line
+
+
+@pytest.mark.usefixtures("runs")
+def test_other_errors_of_torch_are_raised_as_they_are(monkeypatch: pytest.MonkeyPatch):
+    def ended(*_: Any) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(Backprop, "backward", ended)
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        main(["train", "bp/digits", "--quiet"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"), [({"execution": {"seed": "a"}}, "--seed must be"), ({"settings": 3}, "damaged")]
+)
+def test_damaged_settings_are_told_when_evaluating(
+    damage: dict[str, Any], told: str, runs: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["train", "bp/digits", *SMALL, "--quiet"]) == 0
+    path = runs / "bp" / "digits" / "seed-0" / "settings.json"
+    whole = path.read_text()
+    path.write_text(json.dumps(json.loads(whole) | damage))
+    capsys.readouterr()
+    assert main(["evaluate", str(path.parent)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(path) in line
+    assert told in line
+    path.write_text(whole)
+    for checkpoint in path.parent.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    assert main(["evaluate", str(path.parent)]) == 2
+    assert "has lost its checkpoint: restore it, or train anew" in capsys.readouterr().err
+
+
 def test_interrupted_run_tells_how_to_go_on(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt("stopped after step 3")
@@ -143,6 +211,20 @@ def test_interrupted_run_tells_how_to_go_on(runs: Path, monkeypatch: pytest.Monk
     folder = runs / "bp" / "digits" / "seed-0"
     expected = f"stopped after step 3; go on with: beyondprop train bp/digits --epochs 2 --out {folder} --resume\n"
     assert capsys.readouterr().err == expected
+
+
+def test_several_trainings_need_not_have_been_before_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name, command in (("comparison.compare", ["compare"]), ("study.study", ["study"])):
+        monkeypatch.setattr(f"beyondprop.{name}", interrupted)
+        assert main([*command, "bp/digits", "dfa/digits"]) == 130
+        assert capsys.readouterr().err == "interrupted; the same command goes on from there\n"
 
 
 @pytest.mark.parametrize(

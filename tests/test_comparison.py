@@ -542,7 +542,10 @@ def test_a_report_of_runs_lists_finished_and_unfinished_ones(capsys):
             found = json.loads(result.read_bytes())
             seconds, held_out = found["train_seconds"], found["metrics"]["validation_accuracy"]
             assert f" {100 * found['metrics']['test_accuracy']:.2f} %" in row.partition("finished")[2][:12]
+        row, _, flags = row.partition(" --")  # what tells folders with numbers for names apart
         assert row.split()[-5:] == [f"{100 * held_out:.2f}", "%", "2", f"{seconds:.3g}", "s"]
+        assert "epochs 2" in flags
+        assert "seed" not in flags
     page = Path("runs.html").read_text()
     outside = Outside()
     outside.feed(page)

@@ -103,6 +103,24 @@ def test_solver_goes_over_the_data_in_its_passes_and_returns_itself():
     assert torch.equal(twin(x), solver(x))
 
 
+def test_a_solver_predicts_nothing_before_its_last_pass_has_ended(one_line):
+    x, y = torch.randn(25, 3), torch.zeros(25)
+    solver = Deviations()
+    for part in (None, "mean"):
+        if part:
+            solver.run_pass(part, [(x, y)])
+        with one_line(UserError, "Deviations has been fitted to nothing yet: call fit first"):
+            solver(x)
+    solver.run_pass("spread", [(x, y)])
+    assert solver(x).isfinite().all()
+    with pytest.raises(NonFiniteError):
+        solver.fit(x / 0, y)
+    with pytest.raises(UserError, match="batches are empty"):
+        solver.run_pass("mean", [])
+    with one_line(UserError, "fitted to nothing yet"):  # what a pass had begun to change may be half of another fit
+        solver(x)
+
+
 def test_batches_of_any_kind_fit_alike():
     x, y = torch.randn(25, 3), torch.zeros(25)
     pairs = list(zip(x.split(7), y.split(7), strict=True))

@@ -28,10 +28,28 @@ class Solver(nn.Module, ABC):
     Attributes:
         passes: Names of the passes, in order; one for each time that the data are gone over.
         classifies: As of a `Rule`.
+        fitted: Whether the last pass has come to its end; before that nothing is predicted.
     """
 
     passes: tuple[str, ...] = ("solve",)
     classifies: ClassVar[bool] = True
+    fitted: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("fitted", torch.tensor(False))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Predict, as `forward` says.
+
+        Raises:
+            UserError: There is nothing yet to predict by.
+        """
+        if not self.fitted:
+            raise UserError(
+                f"{type(self).__name__} has been fitted to nothing yet: call fit first, or load what was fitted"
+            )
+        return super().__call__(*args, **kwargs)
 
     @classmethod
     def supports_classifier(cls, network: nn.Module, example: Tensor) -> str | None:
@@ -162,6 +180,7 @@ class Solver(nn.Module, ABC):
             raise UserError(f"{name} has no pass {part!r}: its passes are {self.passes}")
         empty = True
         with torch.no_grad():
+            self.fitted.fill_(False)
             self.begin(part)
             for batch in batches:
                 if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -173,6 +192,7 @@ class Solver(nn.Module, ABC):
             if empty:
                 raise UserError(f"pass {part!r} of {name} has nothing to fit to: the batches are empty")
             self.conclude(part)
+            self.fitted.fill_(part == self.passes[-1])
 
     def _check(self, x: Tensor, y: Tensor) -> None:
         """Refuse what no solver can take in."""

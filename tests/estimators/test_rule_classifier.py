@@ -134,7 +134,22 @@ def test_each_call_of_partial_fit_draws_anew(iris, recorded):
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
-@pytest.mark.parametrize(("validation", "count"), [(30, 30), (0.2, 30), (0, 0)])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation": 1.5}, "validation must be a fraction below 1, or a whole number"),
+        ({"validation": -1}, "validation must be a number of at least 0"),
+        ({"optimizer": "adam"}, "optimizer must be a class such as torch.optim.Adam, or a function, not 'adam'"),
+        ({"network": nn.Linear(4, 5)}, "network gives scores of shape (4, 5) for 4 samples, and y has 3 classes"),
+        ({"network": lambda features, _: nn.Linear(features, 2)}, "y has 3 classes: give it as many outputs"),
+    ],
+)
+def test_refuses_in_one_line(options, message, iris, one_line):
+    with one_line(UserError, message):
+        RuleClassifier("bp", **options).fit(*iris)
+
+
+@pytest.mark.parametrize(("validation", "count"), [(30, 30), (30.0, 30), (0.2, 30), (0, 0)])
 def test_holds_out_and_tells_of_every_epoch(validation, count, iris, recorded):
     X, y = iris
     model = RuleClassifier(Recorder, epochs=3, batch_size=150, validation=validation, random_state=0).fit(X, y)

@@ -1,12 +1,13 @@
 """The card of an export: what its words are made of. That it tells all is tested with exports."""
 
-from beyondprop.report.model_card import _data, _flags, _results
+from beyondprop.report.changes import changed_flags
+from beyondprop.report.model_card import _data, _results
 
 
 def test_flags_are_those_of_changed_settings_alone():
     defaults = {"on": False, "off": True, "widths": (1,), "steps": 2, "epochs": 3, "same": [1, 2]}
     settings = {"on": True, "off": False, "widths": [4, 5], "steps": None, "epochs": 3, "same": (1, 2), "gone": 7}
-    assert _flags(settings, defaults) == " --on --no-off --widths 4 5 --steps auto"
+    assert changed_flags(settings, defaults) == "--on --no-off --widths 4 5 --steps auto"
 
 
 def test_every_seed_has_its_own_figures_and_a_dash_where_it_has_none():

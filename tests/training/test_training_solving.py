@@ -4,15 +4,14 @@ import json
 import os
 import re
 import signal
-import sys
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from small_training import Killed, metrics, same
 from torch import nn
 
+import beyondprop.cli.train  # noqa: F401  # before the catalogue knows but one recipe, which it would take over
 from beyondprop import cli, parallel
 from beyondprop.data import Splits, image_set
 from beyondprop.errors import NonFiniteError, RunError, UserError
@@ -84,7 +83,7 @@ def splits(monkeypatch):
     noise = torch.randint(0, 90, (240, 6, 6), generator=generator)
     images = (patterns[labels] * 160 + noise).to(torch.uint8)
     splits = Splits(image_set(images[:160], labels[:160]), image_set(images[160:], labels[160:]))
-    monkeypatch.setitem(sys.modules, "beyondprop.catalogue", SimpleNamespace(find_recipe={RECIPE.id: RECIPE}.get))
+    monkeypatch.setattr("beyondprop.catalogue.find_recipe", {RECIPE.id: RECIPE}.get)
     monkeypatch.setattr("beyondprop.data.load", lambda _: splits)
     return splits
 

@@ -64,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         note(f"error: {' '.join(str(error).split())}")
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0] or "Python has none left"
+        note(f"error: there is not enough memory ({reason}): choose a smaller --batch-size or network")
+        return 2
     except KeyboardInterrupt as interrupt:
         note(str(interrupt) or "interrupted")
         return INTERRUPTED
@@ -71,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has had enough (`| head`). Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory has run out, on a processor or on an accelerator, whose errors torch has no common class for."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in said or "out of memory" in said
 
 
 def _dispatch(argv: list[str]) -> None:

@@ -22,9 +22,16 @@ def note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def told_how_to_go_on(interrupt: KeyboardInterrupt, way: str) -> KeyboardInterrupt:
-    """The interruption of a training, with the command line's own way to go on in place of the library's."""
-    so_far = interrupt.args[0] if interrupt.args else "interrupted before the first checkpoint"
+def told_how_to_go_on(interrupt: KeyboardInterrupt, way: str, *, several: bool = False) -> KeyboardInterrupt:
+    """The interruption of a training, with the command line's own way to go on in place of the library's.
+
+    Args:
+        interrupt: What was raised.
+        way: To go on.
+        several: Whether there are several trainings: it need not have come in the first checkpoint's time.
+    """
+    untold = "interrupted" if several else "interrupted before the first checkpoint"
+    so_far = interrupt.args[0] if interrupt.args else untold
     return KeyboardInterrupt(f"{so_far}; {way}" if way else so_far)
 
 

@@ -65,7 +65,7 @@ def run(argv: list[str]) -> None:
             progress=not output.quiet,
         )
     except KeyboardInterrupt as interrupt:
-        raise told_how_to_go_on(interrupt, "the same command goes on from there") from None
+        raise told_how_to_go_on(interrupt, "the same command goes on from there", several=True) from None
     if output.json:
         say_json({**result, "file": str(path)})
     elif not output.quiet:

@@ -13,6 +13,11 @@ def look_for_run(word: str) -> Path | None:
     return next((folder for folder in (Path(word), runs_root() / word) if folder.is_dir()), None)
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a training has begun in a folder."""
+    return (folder / "settings.json").exists()
+
+
 def find_run(word: str) -> Path:
     """The same.
 

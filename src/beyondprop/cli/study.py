@@ -74,7 +74,7 @@ def run(argv: list[str]) -> None:
             tell=(lambda _line: None) if output.quiet else note,
         )
     except KeyboardInterrupt as interrupt:
-        raise told_how_to_go_on(interrupt, "the same command goes on from there") from None
+        raise told_how_to_go_on(interrupt, "the same command goes on from there", several=True) from None
     if output.json:
         say_json({**document, "folder": str(output.out)})
     elif not output.quiet:

@@ -12,7 +12,8 @@ from beyondprop import parallel, training
 from beyondprop.catalogue import find_recipe
 from beyondprop.checks import check
 from beyondprop.cli.arguments import parse, some_settings, split_recipe, with_examples
-from beyondprop.cli.output import in_figures, in_words, say, say_json, told_how_to_go_on
+from beyondprop.cli.output import in_figures, in_words, note, say, say_json, told_how_to_go_on
+from beyondprop.cli.runs import holds_run
 from beyondprop.errors import UserError
 from beyondprop.reproduce import runs_root
 from beyondprop.training.execution import Execution
@@ -80,6 +81,8 @@ def run(argv: list[str]) -> None:
         _run_share(recipe, given, place, flags)
         return
     folder = output.out or default_folder(recipe_id, given.execution.seed, resume=output.resume)
+    if output.resume and not holds_run(folder):
+        note(f"{folder} holds no run to go on with: this one begins anew")
     again = ["beyondprop", "train", recipe_id, *flags]
     again += [] if output.out else ["--out", str(folder)]
     again += [] if output.resume else ["--resume"]

@@ -20,7 +20,7 @@ from beyondprop.data import Batches, ImageSet
 from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.estimators.base import ScoringClassifier
 from beyondprop.networks.classifiers import perceptron
-from beyondprop.rule import Rule, evaluating
+from beyondprop.rule import Rule, evaluating, without_trace
 from beyondprop.solver import Solver
 from beyondprop.training.assembly import resolve_device
 from beyondprop.training.sources import device_of
@@ -50,6 +50,7 @@ class NetworkClassifier(ScoringClassifier):
         """
         self._shape = X.shape[1:]
         network, example = self._make_network(), torch.from_numpy(X[:EXAMPLES])
+        self._refuse_other_outputs(network, example)
         options = dict(self.options or {})
         if not options and (reason := kind.supports_classifier(network, example)):  # options may change what it can
             raise UnsupportedNetworkError(reason)
@@ -74,6 +75,16 @@ class NetworkClassifier(ScoringClassifier):
         for width in widths:
             check_whole(1, network=width)
         return perceptron(self._shape, classes, hidden=widths)
+
+    def _refuse_other_outputs(self, network: nn.Module, example: Tensor) -> None:
+        with without_trace(network), torch.random.fork_rng(devices=[]):
+            scores = network(example.to(device_of(network)))
+        expected = (len(example), len(self.classes_))
+        if isinstance(scores, Tensor) and tuple(scores.shape) != expected:
+            raise UserError(
+                f"network gives scores of shape {tuple(scores.shape)} for {len(example)} samples, and y has "
+                f"{expected[1]} classes: give it as many outputs"
+            )
 
     def _batches(self, X: NDArray[np.float32], labels: NDArray[np.int64], *, shuffle: bool) -> Batches:
         """Batches on the device; the order comes from torch's generator."""

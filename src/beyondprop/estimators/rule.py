@@ -98,10 +98,8 @@ class RuleClassifier(NetworkClassifier):
         labels = self._indices(y)
         with self._random_numbers() as seed:
             held_out = None
-            if self.validation:
-                X, held_out_x, labels, held_out_y = train_test_split(
-                    X, labels, test_size=self.validation, random_state=seed
-                )
+            if share := _share(self.validation):
+                X, held_out_x, labels, held_out_y = train_test_split(X, labels, test_size=share, random_state=seed)
                 held_out = self._batches(held_out_x, held_out_y, shuffle=False)
             self._begin(X)
             batches = self._batches(X, labels, shuffle=True)
@@ -156,6 +154,10 @@ class RuleClassifier(NetworkClassifier):
         """Make the rule and its optimizer."""
         check_whole(1, epochs=self.epochs)
         check_number(above=True, learning_rate=self.learning_rate)
+        if self.optimizer is not None and not callable(self.optimizer):
+            raise UserError(
+                f"optimizer must be a class such as torch.optim.Adam, or a function, not {self.optimizer!r}"
+            )
         self.rule_: Rule = self._make(class_of(self.rule, Rule, "SolverClassifier"), X)
         optimizer = (self.optimizer or AdamW)(self.rule_.parameter_groups(), lr=self.learning_rate)
         if not isinstance(optimizer, Optimizer):
@@ -172,3 +174,15 @@ class RuleClassifier(NetworkClassifier):
 
     def _scores(self, X: Any) -> NDArray[Any]:
         return self._scores_of(self.rule_, X)
+
+
+def _share(validation: float) -> float:
+    """What is held out as scikit-learn takes it: a fraction, or a number that is an int.
+
+    >>> _share(0.2), _share(30.0)
+    (0.2, 30)
+    """
+    check_number(validation=validation)
+    if validation >= 1 and validation != int(validation):
+        raise UserError(f"validation must be a fraction below 1, or a whole number of samples, not {validation}")
+    return int(validation) if validation >= 1 else validation

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from beyondprop.catalogue import find_recipe, find_system
+from beyondprop.report.changes import as_json, changed_flags
 from beyondprop.report.figures import in_figures, in_words
 from beyondprop.report.markdown import markdown_table
 
@@ -29,6 +30,8 @@ def write_card(about: dict[str, Any], *, picture: str | None) -> str:
     system = find_system(recipe.id.partition("/")[0])
     paper, data, settings = system.paper, about["data"], about["settings"]
     defaults = asdict(recipe.settings)
+    changed = changed_flags(settings, defaults)
+    flags = f" {changed}" if changed else ""
     link = f"[{paper.title}]({paper.url})" if paper.url else paper.title
     inputs = "inputs as its recipe makes them" if data is None else f"uint8, shape (N, {_listed(data['shape'])})"
     if data is not None and data["dtype"] != "uint8":
@@ -36,7 +39,7 @@ def write_card(about: dict[str, Any], *, picture: str | None) -> str:
     parts = [
         f"---\nlibrary_name: beyondprop\ntags:\n- beyondprop\n- {system.id}\n- {recipe.dataset}\n---",
         f"# {system.name} on {recipe.dataset}",
-        f"Trained by beyondprop with the recipe `{recipe.id}`: {recipe.summary}. The "
+        f"Trained by beyondprop with the recipe `{recipe.id}`: {recipe.summary}. {_changes(changed)}The "
         f"rule is that of {link} ({paper.authors}, {paper.year}).",
         LOADING.format(inputs=inputs),
         f"## Results\n\nFigures of the last epoch, by seed; the weights here are those of seed {seed}.",
@@ -45,9 +48,9 @@ def write_card(about: dict[str, Any], *, picture: str | None) -> str:
     if picture is not None:
         parts.append(f"![Losses and accuracy of seed {seed} while it was trained]({picture})")
     parts += ["## Data", _data(recipe.dataset, data, settings)]
-    changed = [f"- {departure}" for departure in about["departures"]]
-    if changed:
-        parts += ["## Departures from the paper", "\n".join(changed)]
+    departures = [f"- {departure}" for departure in about["departures"]]
+    if departures:
+        parts += ["## Departures from the paper", "\n".join(departures)]
     rows = [(f"`{name}`", f"`{value}`", _default(value, defaults.get(name))) for name, value in settings.items()]
     parts += ["## Settings", table(("setting", "value", "the recipe's own"), rows)]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
@@ -59,11 +62,15 @@ def write_card(about: dict[str, Any], *, picture: str | None) -> str:
         f"{about['execution']['precision']}. Commits of the library: {commits}. The weights are "
         f"{len(about['weights']['tensors'])} tensors.",
         "To train it anew:",
-        f"```sh\nbeyondprop train {recipe.id}{_flags(settings, defaults)} --seed {seed}\n```",
+        f"```sh\nbeyondprop train {recipe.id}{flags} --seed {seed}\n```",
         "## Citation",
         f"```bibtex\n{paper.bibtex}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _changes(changed: str) -> str:
+    return f"Of its settings these were changed: `{changed}`. " if changed else ""
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -88,28 +95,8 @@ def _data(name: str, data: dict[str, Any] | None, settings: dict[str, Any]) -> s
     )
 
 
-def _flags(settings: dict[str, Any], defaults: dict[str, Any]) -> str:
-    """Flags that change what is not the recipe's own."""
-    changed = {n: v for n, v in settings.items() if n in defaults and _plain(v) != _plain(defaults[n])}
-    words = []
-    for name, value in changed.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, list | tuple):
-            words.append(" ".join([f"--{flag}", *map(str, value)]))
-        else:
-            words.append(f"--{flag} {'auto' if value is None else value}")
-    return "".join(f" {word}" for word in words)
-
-
 def _default(value: Any, default: Any) -> str:
-    return "" if _plain(value) == _plain(default) else f"`{default}`"
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it."""
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+    return "" if as_json(value) == as_json(default) else f"`{default}`"
 
 
 def _listed(shape: list[int]) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from beyondprop.catalogue import find_recipe
 from beyondprop.errors import RunError, UserError
+from beyondprop.report.changes import changed_flags
 from beyondprop.report.figures import in_figures
 from beyondprop.report.page import head, image, table
 from beyondprop.training.run_folder import CURVES, RESULT, SETTINGS, read_metrics, read_result, read_settings
 
-HEADS = ("Run", "Recipe", "Seed", "State", "Test", "Held out", "Epochs", "Training")
+HEADS = ("Run", "Recipe", "Seed", "State", "Test", "Held out", "Epochs", "Training", "Changed settings")
 LEADING = ("test_accuracy", "test_mse", "network_objective", "nll", "edge_auc")  # one of them stands in the table
 
 
@@ -103,7 +105,18 @@ def _row(run: Run, root: Path) -> tuple[str, ...]:
         "–" if held_out is None else in_figures("accuracy", held_out),
         str(epochs[-1]["epoch"]) if epochs else "–",
         "–" if seconds is None else f"{seconds:.3g} s",
+        _changed(run.settings),
     )
+
+
+def _changed(settings: Mapping[str, Any]) -> str:
+    """What tells a run from others of its recipe, whose folders may have numbers for names."""
+    try:
+        recipe = find_recipe(settings["recipe"])
+    except (KeyError, UserError):  # of a loop of one's own, or of a recipe that is gone
+        return ""
+    chosen = settings.get("settings")
+    return changed_flags(chosen, asdict(recipe.settings)) if isinstance(chosen, dict) else ""
 
 
 def _name(run: Run, root: Path) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 
+from beyondprop.checks import check_fields
 from beyondprop.data import Batches, ImageSet, Splits, Statistics, hold_out
 from beyondprop.errors import RunError, UserError
 from beyondprop.recipe import Experiment, Recipe, Settings, SolverSettings
@@ -21,7 +22,7 @@ from beyondprop.solver import Solver
 from beyondprop.training import checkpoint
 from beyondprop.training.evaluation import autocast, evaluate
 from beyondprop.training.execution import Execution
-from beyondprop.training.run_folder import read_settings
+from beyondprop.training.run_folder import SETTINGS, read_result, read_settings
 
 
 @dataclass
@@ -144,6 +145,8 @@ def load_run(
     run = assemble_stored(path, stored, device=device)
     saved = checkpoint.load(path)
     if saved is None:
+        if read_result(path) is not None:
+            raise RunError(f"{path} has lost its checkpoint: restore it, or train anew in another folder")
         raise RunError(f"{path} holds no checkpoint yet: train first")
     saved.restore_model(run.rule)
     if isinstance(run.rule, Solver):
@@ -176,8 +179,8 @@ def assemble_stored(
         raise RunError(f"{path} was not trained from a recipe: build its network and load the checkpoint's weights")
     recipe = find_recipe(stored["recipe"])
     settings, execution = (
-        _restored(recipe.settings, stored["settings"], path),
-        _restored(Execution(), stored["execution"], path),
+        _restored(recipe.settings, stored.get("settings"), path),
+        _restored(Execution(), stored.get("execution"), path),
     )
     return assemble(recipe, settings, execution if device is None else replace(execution, device=device), splits)
 
@@ -251,10 +254,21 @@ def make_scheduler(optimizer: Optimizer, name: str, steps: int, stages: int = 1)
     raise UserError(f"lr_schedule must be constant, one-cycle, cosine or linear, not {name!r}")
 
 
-def _restored(defaults: Any, stored: dict[str, Any], folder: Path) -> Any:
-    """A settings object from JSON, which knows lists only where the dataclass has tuples."""
+def _restored(defaults: Any, stored: Any, folder: Path) -> Any:
+    """A settings object from JSON, which knows lists only where the dataclass has tuples.
+
+    Raises:
+        RunError: They are damaged, or those of another version.
+    """
+    if not isinstance(stored, dict):
+        raise RunError(f"{folder / SETTINGS} is damaged: restore it, or start anew in another folder")
     unknown = stored.keys() - {f.name for f in fields(defaults)}
     if unknown:
         raise RunError(f"{folder} was made by another version: it has a setting {sorted(unknown)[0]!r}")
     values = {n: tuple(v) if isinstance(getattr(defaults, n), tuple) else v for n, v in stored.items()}
-    return replace(defaults, **values)
+    restored = replace(defaults, **values)
+    try:
+        check_fields(restored)
+    except UserError as error:
+        raise RunError(f"{folder / SETTINGS} is damaged ({error}): restore it, or start anew elsewhere") from error
+    return restored

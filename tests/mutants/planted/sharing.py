@@ -67,16 +67,16 @@ MUTANTS = (
     ),
     Mutant(
         "card: switches the other way round",
-        "report/model_card.py",
+        "report/changes.py",
         'f"--{flag}" if value else f"--no-{flag}"',
         'f"--no-{flag}" if value else f"--{flag}"',
         CARD,
     ),
     Mutant(
         "card: flags of what was not changed",
-        "report/model_card.py",
-        "_plain(v) != _plain(defaults[n])",
-        "_plain(v) == _plain(defaults[n])",
+        "report/changes.py",
+        "as_json(v) != as_json(defaults[n])",
+        "as_json(v) == as_json(defaults[n])",
         CARD,
     ),
     Mutant(

@@ -312,11 +312,13 @@ def batched_by_vmap(made: str) -> Iterator[None]:
         made: What can be made with `at_once=1` instead: "rule" or "device".
 
     Raises:
-        UnsupportedNetworkError: vmap cannot run it.
+        UnsupportedNetworkError: vmap cannot run it. Other errors of torch, of wrong shapes or types, pass as they are.
     """
     try:
         yield
     except RuntimeError as error:
+        if not any(word in str(error) for word in ("vmap", "batching rule", "BatchedTensor")):
+            raise
         reason = str(error).strip().partition("\n")[0]
         raise UnsupportedNetworkError(
             f"torch.vmap cannot evaluate the network ({reason}): make the {made} with at_once=1"

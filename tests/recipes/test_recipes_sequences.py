@@ -40,7 +40,7 @@ def test_every_sequence_recipe_trains(recipe, tmp_path):
     assert (tmp_path / "run" / "curves.png").exists()
 
 
-@pytest.mark.parametrize("variant", ["copying", "mackey-glass", "mackey-glass-forecast"])
+@pytest.mark.parametrize("variant", ["copying", "adding", "mackey-glass", "mackey-glass-forecast"])
 def test_back_propagation_has_the_same_network_and_data(variant):
     ours, theirs = find_recipe(f"node-perturbation/{variant}"), find_recipe(f"bp/{variant}")
     shared = {f.name for f in dataclasses.fields(theirs.settings)} - {"learning_rate"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -54,7 +55,7 @@ def check_device(device: object) -> None:
     missing = [name for name in ("size", "write", "present", "read") if not hasattr(device, name)]
     if missing:
         raise UserError(f"{type(device).__name__} is no device: it has no {', '.join(missing)}")
-    if not isinstance(size := getattr(device, "size"), int) or size < 1:  # noqa: B009  # mypy knows no such attribute
+    if not isinstance(size := getattr(device, "size"), Integral) or size < 1:  # noqa: B009  # mypy knows no such attribute
         raise UserError(f"the size of {type(device).__name__} must be its number of parameters, got {size!r}")
 
 

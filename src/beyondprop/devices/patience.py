@@ -83,8 +83,8 @@ class Patience:
 
         def ask() -> Tensor:
             self._write(parameters)
-            self.device.present(x, y)
-            return torch.as_tensor(self.device.read(perturbations))
+            self.device.present(x.clone(), y.clone())  # what a driver changes in place must not be asked next time
+            return torch.as_tensor(self.device.read(perturbations.clone()))
 
         for reread in itertools.count():
             costs = self._persist(ask)
@@ -94,7 +94,7 @@ class Patience:
                     f"the device gave costs of shape {got} for {wanted} perturbations: it must give ({wanted},)"
                 )
             fault = self._fault(costs)
-            if fault is None or not _finite(x, parameters):  # whose fault it is, the rule will say
+            if fault is None or not _finite(x, y, parameters):  # whose fault it is, the rule will say
                 return costs
             if reread == self.rereads:
                 raise DeviceError(f"{fault}; it was read {reread + 1} times")
@@ -127,7 +127,7 @@ class Patience:
             parameters = parameters.detach().cpu().clone()
         if self._written is None or not torch.equal(parameters, self._written):
             self._written = None
-            self.device.write(parameters)
+            self.device.write(parameters.clone())
             self._written = parameters
 
     def _persist(self, ask: Callable[[], Tensor]) -> Tensor:

@@ -83,8 +83,9 @@ class RemoteDevice:
                 f"no device answers at {self.address} ({error}): is `beyondprop device` running?"
             ) from error
         answer = self._exchange(self._connection, Kind.HELLO, [protocol.text_array(self._token)])
-        about = [int(number) for array in answer for number in array.flatten()[:3]]
-        if len(about) != 3 or min(about[0], about[2]) < 1:
+        whole = [array for array in answer if array.dtype == torch.int64]
+        about = [int(number) for array in whole for number in array.flatten()[:3]]
+        if len(about) != 3 or not 1 <= about[0] <= protocol.LIMIT or about[2] < 1:
             raise self._lost(f"the greeting of {self.address} cannot be understood")
         size, shows_outputs, limit = about
         if self.size not in (0, size):

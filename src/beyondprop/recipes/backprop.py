@@ -13,7 +13,7 @@ from beyondprop.recipes.classifiers import ClassifierSettings, Rates, builder, c
 from beyondprop.recipes.noprop.blocks import BlockSettings, block_choices, make_blocks, make_embedding, published
 from beyondprop.recipes.recurrent_echo import BASELINES as ECHOED
 from beyondprop.recipes.regularized_inversion import BASELINES as THROUGH_TIME
-from beyondprop.recipes.sequences import CopyingSettings, MackeyGlassSettings, SequenceSettings
+from beyondprop.recipes.sequences import AddingSettings, CopyingSettings, MackeyGlassSettings, SequenceSettings
 from beyondprop.recipes.sequences import builder as sequence_builder
 from beyondprop.recipes.spike_timing import BASELINES as SPIKING
 
@@ -152,6 +152,14 @@ RECIPES = (
         CopyingSettings(epochs=30, length=5, delay=1, hidden=12, learning_rate=0.16),
         sequence_builder(through_time),
         data=CopyingSettings.data,
+    ),
+    Recipe(
+        "bp/adding",
+        "back-propagation through time, the network of node-perturbation/adding",
+        "adding",
+        AddingSettings(epochs=30),
+        sequence_builder(through_time),
+        data=AddingSettings.data,
     ),
     Recipe(
         "bp/mackey-glass",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from beyondprop.recipe import Experiment, Recipe, Schedule, Settings
+from beyondprop.recipe import Experiment, Published, Recipe, Schedule, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -186,7 +186,13 @@ def data_of(variant: str) -> str:
 
 
 def baseline(
-    recipe: Recipe, rate: float, *, epochs: int | None = None, name: str = "", weight_decay: float | None = None
+    recipe: Recipe,
+    rate: float,
+    *,
+    epochs: int | None = None,
+    name: str = "",
+    weight_decay: float | None = None,
+    published: Published | None = None,
 ) -> Recipe:
     """Make the recipe of back-propagation end to end through the network of another recipe.
 
@@ -196,6 +202,7 @@ def baseline(
         epochs: Where they are others.
         name: Its variant: by default that of the recipe with the system's id behind it, such as `mnist-ff`.
         weight_decay: Where it is another.
+        published: What a paper has for it.
     """
     system, variant = recipe.id.split("/")
     given = {f.name: getattr(recipe.settings, f.name) for f in fields(NetworkSettings)}
@@ -213,6 +220,7 @@ def baseline(
         recipe.dataset,
         NetworkSettings(**given),
         builder("beyondprop.rules.signals.backprop:Backprop"),
+        lambda _settings: published,
     )
 
 

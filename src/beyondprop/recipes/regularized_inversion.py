@@ -207,6 +207,7 @@ def by_inversion(network: nn.Module, loss: Any, settings: ThroughTime) -> Rule:
         regularisation=settings.regularisation,
         targets=settings.targets,
         mode=settings.mode,
+        clip=settings.clip or None,
     )
 
 
@@ -214,7 +215,8 @@ def by_learned_inverse(network: nn.Module, loss: Any, settings: ThroughTime) -> 
     """Put target propagation with a learned inverse around a network."""
     from beyondprop.rules.signals.learned_inversion import TPTT
 
-    return TPTT(network, loss, target_step=settings.recurrent_step, noise=settings.noise, mode=settings.mode)
+    options: dict[str, Any] = {"clip": settings.clip} if settings.clip else {}
+    return TPTT(network, loss, target_step=settings.recurrent_step, noise=settings.noise, mode=settings.mode, **options)
 
 
 def by_gradient(network: nn.Module, loss: Any, _settings: ThroughTime) -> Rule:
@@ -233,12 +235,20 @@ def choices(settings: ThroughTime) -> tuple[str, ...]:
     return (*clipped, *gru, *rows, "epochs of ours")
 
 
+def choices_of_inversion(settings: ThroughTime) -> tuple[str, ...]:
+    """The same, and where the inverse divides."""
+    steady = settings.clip == 0 and settings.cell == "tanh" and settings.targets == "linearised"
+    bounded = ("slopes that divide bounded so that targets cannot grow (released code: 0.002)",) if steady else ()
+    return (*choices(settings), *bounded)
+
+
 def recipe(system: str, variant: str, summary: str, settings: ThroughTime, make_rule: Any) -> Recipe:
     """Make a recipe; its data set is the one whose name the variant begins with, or drawn by its settings."""
     drawn = getattr(type(settings), "data", None)
     dataset = variant if drawn else next(n for n in ("digits", "fashion-mnist", "mnist") if variant.startswith(n))
     named = {Order: "temporal-order", Adding: "marked-mean", Characters: "text"}.get(type(settings), dataset)
-    return Recipe(f"{system}/{variant}", summary, named, settings, builder(make_rule), choices=choices, data=drawn)
+    told = choices_of_inversion if make_rule is by_inversion else choices
+    return Recipe(f"{system}/{variant}", summary, named, settings, builder(make_rule), choices=told, data=drawn)
 
 
 # Step sizes and r as the released code has them (exp/paper_conv_plots.py); epochs are ours. An epoch of the drawn tasks

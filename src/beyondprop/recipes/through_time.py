@@ -37,6 +37,8 @@ class ThroughTime(Settings):
     """Recurrent layers, one above the other."""
     regularisation: float = 1.0
     """r, of the inverse."""
+    clip: float = 0.0
+    """How near to the ends of its range a state counts as where the inverse divides; 0 keeps targets from growing."""
     targets: Literal["linearised", "difference", "plain"] = "linearised"
     """How targets go back in time."""
     mode: Literal["through_time", "local"] = "through_time"

@@ -38,6 +38,7 @@ UNNAMED = {
     "settings.encoder": "paper",
     "settings.encoder_width": 64,
     "settings.stuck_after": 256,
+    "settings.clip": 0.001,
 }
 
 

@@ -702,4 +702,18 @@ MUTANTS = (
         '"params": params}',
         L_DRL,
     ),
+    Mutant(
+        "inversion: slopes may be half as large as targets that do not grow need",
+        "rules/signals/regularized_inversion.py",
+        "min(0.5 / math.sqrt(regularisation), STEEPEST)",
+        "min(0.25 / math.sqrt(regularisation), STEEPEST)",
+        ("tests/rules/signals/test_regularized_inversion.py", "-k", "do_not_grow"),
+    ),
+    Mutant(
+        "inversion: the released code's clip is the default",
+        "rules/signals/regularized_inversion.py",
+        "            self.clip = steady_clip(regularisation)\n",
+        "            pass\n",
+        ("tests/rules/signals/test_regularized_inversion.py", "-k", "do_not_grow"),
+    ),
 )

@@ -371,6 +371,46 @@ def test_nan_in_the_data_is_the_datas_fault():
     assert device.counts["read"] == 1
 
 
+def test_nan_in_the_targets_is_the_datas_fault_too():
+    device = Counting(loss=nn.MSELoss())
+    x, y = batches(1)[0]
+    with pytest.raises(NonFiniteError):
+        chip_rule(device).backward(x, torch.full((len(y), 2), torch.nan))
+    assert device.counts["read"] == 1
+
+
+def test_a_driver_may_change_what_it_is_given():
+    """What is asked again after a failure is the same question."""
+
+    class InPlace(Counting):
+        def write(self, parameters):
+            super().write(parameters)
+            parameters.zero_()
+
+        def present(self, x, y):
+            super().present(x.clone(), y.clone())
+            x.zero_()
+
+        def read(self, perturbations):
+            given = perturbations.clone()
+            perturbations.add_(1.0)
+            return super().read(given)
+
+    def fault(name, count):
+        return OSError("gone") if (name, count) in {("read", 2), ("read", 5)} else None
+
+    assert torch.equal(train(chip_rule(InPlace(fault))), undisturbed())
+
+
+@pytest.mark.parametrize("state", [None, "idle"])
+def test_a_state_that_is_no_method_is_no_simulators(state):
+    device = Counting()
+    device.state = state
+    rule = chip_rule(device)
+    train(rule, 1)
+    assert rule.state_dict()
+
+
 class Mute:
     """All that a device must have, and a cost that is a cross-entropy."""
 

@@ -96,6 +96,7 @@ def test_a_saved_code_goes_on_where_it_stopped():
         ({"norm": 0.0}, "norm"),
         ({"tau_p": 0}, "tau_p"),
         ({"frequencies": (0.3, 0.2)}, "frequencies"),
+        ({"frequencies": (0.3, 0.5)}, "frequencies"),
     ],
 )
 def test_what_is_out_of_range_is_refused(options, message):

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.measure.memory import peak_saved_bytes
-from beyondprop.rules.perturbation.forward_gradient import ForwardGradient
+from beyondprop.rules.perturbation.forward_gradient import ForwardGradient, layers_into_relu
 
 
 class Attending(nn.Module):
@@ -310,6 +310,47 @@ def test_variance_falls_with_the_batch_as_in_the_paper():
     assert -0.5 < slope["weights"] < 0
 
 
+def test_units_that_a_relu_switches_off_hear_no_noise():
+    """Their gradient is zero and so is their estimate; the others' varies less, and stays right on average."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3)).double()
+    x, y = torch.randn(1, 6).double(), torch.tensor([1])
+    off = [network[:place](x)[0] <= 0 for place in (1, 3)]
+    assert all(0 < part.sum() < 24 for part in off)
+    true = true_gradient(network, x, y)
+    drawn = {}
+    for relu in (nn.ReLU, type("Other", (nn.ReLU,), {})):  # whose kind tells nothing of where it is zero
+        network[1], network[3] = relu(), relu()
+        rule, estimates = ForwardGradient(network), []
+        for _ in range(300):
+            rule.zero_grad()
+            rule.backward(x, y)
+            estimates.append(gradient_of(rule))
+            if relu is nn.ReLU:
+                assert not any(network[layer].bias.grad[part].any() for layer, part in zip((0, 2), off, strict=True))
+        drawn[relu] = torch.stack(estimates)
+    along = drawn[nn.ReLU] @ true / true.square().sum()
+    assert (along.mean() - 1).abs() < 5 * along.std() / len(along) ** 0.5
+    masked, plain = (each.var(dim=0).sum() for each in drawn.values())
+    assert masked < 0.7 * plain
+
+
+def test_a_layer_that_is_used_elsewhere_too_is_not_gated():
+    """Behind its other use there is no ReLU: the estimate has to stay unbiased."""
+    shared = nn.Linear(4, 4).double()
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Sequential(shared, nn.ReLU()), nn.Sequential(shared, nn.Tanh())
+
+        def forward(self, x):
+            return self.second(self.first(x))
+
+    assert len(layers_into_relu(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)))) == 1
+    assert not layers_into_relu(Twice())
+
+
 def test_each_sample_has_a_signal_of_its_own():
     """What one sample adds does not depend on the labels of the others, given the noise."""
     network, x, y = make("perceptron")
@@ -439,9 +480,11 @@ class Reader(nn.Module):
 
 def test_weights_of_an_lstm_by_all_directions_give_its_gradient():
     torch.manual_seed(0)
+    fused = torch._C._get_mkldnn_enabled()
     network, x, y = Reader().double(), torch.randn(3, 4, 2).double(), torch.tensor([0, 1, 1])
     count = sum(p.numel() for p in network.parameters())
     ForwardGradient(network, perturb="weights", directions=count, orthogonal=True).backward(x, y)
+    assert torch._C._get_mkldnn_enabled() == fused  # or all later convolutions would be slow
     expected = torch.autograd.grad(nn.functional.cross_entropy(network(x), y), list(network.parameters()))
     for p, gradient in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient)

@@ -166,6 +166,7 @@ def gradient_norm(network, **options):
         (nn.Linear(4, 3), r"nn\.Sequential, not Linear"),
         (nn.Sequential(nn.Flatten()), "nothing to perturb"),
         (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), r"layer 1 \(BatchNorm1d\) mixes samples"),
+        (nn.Sequential(nn.Conv1d(2, 3, 1), nn.InstanceNorm1d(3, track_running_stats=True)), "move its statistics"),
         (nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.1)), r"layer 1 \(Dropout\)"),
         (nn.Sequential(nn.Linear(4, 3), nn.RReLU()), r"layer 1 \(RReLU\)"),
         (nn.Sequential(nn.TransformerEncoderLayer(4, 2, dropout=0.5)), r"\(MultiheadAttention\)"),

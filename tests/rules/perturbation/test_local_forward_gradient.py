@@ -1,5 +1,7 @@
 """Forward gradients of local losses: exact over a basis, beside replicated losses written out; no reverse graph."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -331,6 +333,19 @@ def test_blocks_without_tangents_of_their_own_are_differentiated(gradient, losse
     assert (along.mean() - 1).abs() < 5 * along.std() / len(along) ** 0.5
     for name in set(true) - set(trunk):
         torch.testing.assert_close(draws[0][name], true[name])
+
+
+def test_statistics_of_a_block_move_once_along_weights_too():
+    network = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, CLASSES))
+    x, y = torch.randn(6, 4), torch.arange(6) % CLASSES
+    moved = {}
+    for gradient in ("forward-weights", "backprop"):
+        rule = LocalForwardGradient.for_classifier(deepcopy(network), x, CLASSES, gradient=gradient)
+        rule.backward(x, y)
+        moved[gradient] = [buffer for name, buffer in rule.named_buffers() if "running" in name]
+        assert len(moved[gradient]) == 2
+    for forward, plain in zip(*moved.values(), strict=True):
+        torch.testing.assert_close(forward, plain)
 
 
 def test_a_classifier_is_cut_into_blocks_with_heads():

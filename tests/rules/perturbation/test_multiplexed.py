@@ -375,3 +375,11 @@ def test_a_loss_that_gives_no_one_cost_is_told(at_once):
     rule = MGD(network(), nn.CrossEntropyLoss(reduction="none"), at_once=at_once)
     with pytest.raises(UserError, match=r"a scalar, got shape \(6,\)"):
         rule.backward(x, y)
+
+
+def test_errors_that_are_not_vmaps_are_torchs_own():
+    """To evaluate one after another would be no way out."""
+    rule = MultiplexedGradientDescent(nn.Linear(4, 3), F.cross_entropy)
+    with pytest.raises(RuntimeError, match="Expected size") as caught:
+        rule.backward(torch.randn(5, 6), torch.arange(5) % 3)
+    assert not isinstance(caught.value, UserError)

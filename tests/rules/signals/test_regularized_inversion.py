@@ -173,7 +173,7 @@ def test_linearised_targets_are_the_first_order_of_difference_targets():
     gaps = []
     for g in (1e-3, 1e-4):
         v, w = (
-            TPRI(network, target_step=g, regularisation=R, targets=how).targets(x, y)["rnn.l0"]
+            TPRI(network, target_step=g, regularisation=R, targets=how, clip=CLIP).targets(x, y)["rnn.l0"]
             for how in ("linearised", "difference")
         )
         gaps.append((v - w).norm())
@@ -244,6 +244,25 @@ def test_slopes_are_the_derivative_of_torchs_own_step(cell):
             if keep is not None:
                 expected = expected + torch.diag(keep[0, sample])
             torch.testing.assert_close(jacobian[sample, :, sample], expected)
+
+
+@pytest.mark.parametrize("regularisation", [0.5, 1.0, 10.0, 1000.0])
+def test_targets_do_not_grow_on_their_way_back(regularisation):
+    """Whatever the weights are, also where W's singular values are the worst, √r, and units are saturated."""
+    network, x, y = made()
+    generator = torch.Generator().manual_seed(3)
+    recurrent, size = network.rnn.weight_hh_l0, network.rnn.hidden_size
+    rotation = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=recurrent.dtype)).Q
+    grown = {}
+    for clip in (None, 1e-3):
+        with torch.no_grad():
+            recurrent.copy_(rotation * regularisation**0.5)
+        rule = TPRI(network, loss_of, target_step=G, regularisation=regularisation, clip=clip)
+        states = network.rnn(3 * x)[0]
+        moved = (rule.targets(3 * x, y)["rnn.l0"] - states).norm(dim=2).detach()
+        grown[clip] = float((moved[:, :-1] / moved[:, 1:]).max())
+    assert grown[None] <= 1 + 1e-6
+    assert grown[1e-3] > 2, grown
 
 
 def test_saturated_units_ask_no_more_than_the_clip_allows():

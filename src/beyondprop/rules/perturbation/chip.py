@@ -96,7 +96,8 @@ class ChipMGD(MultiplexedGradientDescent):
             raise UserError(f"initial must hold the device's {device.size} parameters, got {tuple(initial.shape)}")
         # The device has the loss. This one is there for those who measure a rule by its outputs.
         loss = nn.CrossEntropyLoss()
-        kind = OnSimulator if hasattr(device, "state") else OnDevice
+        simulated = all(callable(getattr(device, name, None)) for name in ("state", "restore"))
+        kind = OnSimulator if simulated else OnDevice
         super().__init__(kind(Patience(device, **(patience or {})), initial.detach().clone()), loss, **options)
         self.classes = classes
 

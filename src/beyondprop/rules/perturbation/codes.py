@@ -58,8 +58,8 @@ class PerturbationCode(nn.Module):
         check_number(norm=norm, above=True)
         check_whole(1, tau_p=tau_p)
         low, high = frequencies
-        if not 0 < low < high <= 0.5:
-            raise UserError(f"frequencies must rise within 0..0.5 cycles a step, got {frequencies}")
+        if not 0 < low < high < 0.5:  # at 0.5 a sinusoid's power would be its phase's
+            raise UserError(f"frequencies must rise within 0..0.5 cycles a step, and stay below 0.5, got {frequencies}")
         self.kind, self.size, self.norm, self.tau_p = kind, size, norm, tau_p
         self.register_buffer("time", torch.zeros((), dtype=torch.long))
         self.period = {"sequential": size, "walsh": 1 << max(size - 1, 0).bit_length()}.get(kind, 0)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -185,7 +186,8 @@ class ForwardGradient(NetworkRule):
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) + number)
             draw: Callable[[Tensor], Tensor] = partial(self.noise, generator=generator)
             draw = draw if frame is None else frame.drawing(draw)
-            with forward_ad.dual_level(), watched(self.network, draw) as calls:
+            # Orthogonal directions would no longer be orthogonal without some of their parts.
+            with forward_ad.dual_level(), watched(self.network, draw, gated=frame is None) as calls:
                 with _LinearByHand():
                     scores = self.network(x)
                 losses = self._losses(scores, x, y)
@@ -288,14 +290,17 @@ def _dual_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 @contextmanager
-def watched(network: nn.Module, draw: Callable[[Tensor], Tensor]) -> Iterator[list[Call]]:
+def watched(network: nn.Module, draw: Callable[[Tensor], Tensor], *, gated: bool = True) -> Iterator[list[Call]]:
     """Let the output of every layer move along noise of its own, and note what it was called with.
 
     Args:
         network: Evaluated in the context, in dual numbers.
         draw: Makes noise of the shape of a layer's output.
+        gated: Whether units that a ReLU behind them switches off stay where they are: they have no gradient, and their
+            noise would be nothing else (Ren et al., Section 3).
     """
     calls: list[Call] = []
+    into_relu = layers_into_relu(network) if gated else set()
     states: list[GeneratorState] = []
     devices = cuda_devices(network)
 
@@ -307,6 +312,8 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor]) -> Iterator[li
         value = output[0] if isinstance(output, tuple) else output
         primal, tangent = forward_ad.unpack_dual(value)
         noise = draw(primal)
+        if module in into_relu:
+            noise.mul_(primal > 0)
         plain = [forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for a in args]
         named = {k: forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for k, a in kwargs.items()}
         calls.append(Call(module, plain, named, noise, state))
@@ -319,6 +326,17 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor]) -> Iterator[li
             hooks.callback(layer.register_forward_pre_hook(before).remove)
             hooks.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
         yield calls
+
+
+def layers_into_relu(network: nn.Module) -> set[nn.Module]:
+    """Layers whose output goes into a ReLU and nowhere else, as far as sequences of modules tell."""
+    children = [child for module in network.modules() for child in module.children()]
+    found = set[nn.Module]()
+    for module in network.modules():
+        if type(module).forward is nn.Sequential.forward:
+            own = list(module.children())
+            found |= {layer for layer, behind in pairwise(own) if type(behind) is nn.ReLU}
+    return {layer for layer in found if sum(layer is child for child in children) == 1}
 
 
 def watched_layers(network: nn.Module) -> list[nn.Module]:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
 from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.division import Division
+from beyondprop.rules.perturbation.perturbed import refuse_narrow
 
 Perturbed = Literal["weights", "nodes"]
 
@@ -72,7 +74,7 @@ class LayerwisePerturbation(NetworkRule):
         norm: float = 1e-2,
         normalise: bool = True,
         cost_noise: float = 0.0,
-        at_once: int = 1024,
+        at_once: int = 512,
     ) -> None:
         super().__init__(network, loss)
         if perturb not in ("weights", "nodes"):
@@ -99,6 +101,11 @@ class LayerwisePerturbation(NetworkRule):
         for name, module in network.named_modules():
             if isinstance(module, _BatchNorm):
                 return f"layer {name} ({type(module).__name__}) mixes samples of a batch: use GroupNorm or LayerNorm"
+            if isinstance(module, _InstanceNorm) and module.track_running_stats:
+                return (
+                    f"layer {name} ({type(module).__name__}) would move its statistics by every perturbed copy: make "
+                    "it with track_running_stats=False"
+                )
             drops = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
             if isinstance(module, nn.RReLU) or (isinstance(drops, float) and drops > 0):
                 return f"layer {name} ({type(module).__name__}) would drop others in every perturbed copy: leave it out"
@@ -113,6 +120,7 @@ class LayerwisePerturbation(NetworkRule):
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Perturb one layer after another, and ask how each sample's loss has changed."""
         del phase
+        refuse_narrow(dict(self.network.named_parameters()))
         estimate = self._weights if self.perturb == "weights" else self._nodes
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # wiggles are below bfloat16's rounding
             layers = flattened(self.network)

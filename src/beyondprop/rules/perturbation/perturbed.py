@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -107,6 +107,7 @@ class PerturbedNetwork(NetworkRule):
             UnsupportedNetworkError: vmap cannot run the network.
         """
         parameters = {name: self.network.get_parameter(name) for name in self._names}
+        refuse_narrow(parameters)
         buffers = dict(self.network.named_buffers())
 
         def cost(flat: Tensor, buffers: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -170,3 +171,18 @@ class PerturbedNetwork(NetworkRule):
         parts = gradient.split([p.numel() // self.copies for p in parameters], dim=1)
         for parameter, part in zip(parameters, parts, strict=True):
             add_gradient(parameter, part.reshape(parameter.shape))
+
+
+def refuse_narrow(parameters: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that cannot be moved by as little as perturbations are.
+
+    Raises:
+        UserError: One of those that are trained has fewer bits than float32.
+    """
+    for name, parameter in parameters.items():
+        if parameter.requires_grad and torch.finfo(parameter.dtype).bits < 32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise UserError(
+                f"parameter {name} is {kind}, in which perturbations and what they change are lost to rounding: keep "
+                "the network in float32 by network.float()"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,23 @@ from beyondprop.rules.signals.ridge_inverse import ridge_inverse, unsquashed
 from beyondprop.rules.signals.time_recursion import pull_back
 
 Targets = Literal["linearised", "difference", "plain"]
+LEAST_CLIP = 1e-3
+STEEPEST = 0.75  # the slope of a state that is clipped to half of its range
+
+
+def steady_clip(regularisation: float) -> float:
+    """How near to ±1 a tanh unit's state may count as, so that displacements do not grow on their way back in time.
+
+    No singular value of (WᵀW + r I)⁻¹ Wᵀ, which is σ / (σ² + r), is above 1 / (2 √r), whatever W is. Divided by slopes
+    of that size or more, a displacement stays as long as it was or becomes shorter. The slope of a clipped state is
+    1 - (1 - clip)². For r below 4/9 states would be clipped to less than half of their range, and are not: W alone
+    decides then. (A derivation of ours.)
+
+    >>> round(steady_clip(10.0), 4), round(steady_clip(1.0), 4), steady_clip(0.0), steady_clip(1e12)
+    (0.0825, 0.2929, 0.5, 0.001)
+    """
+    slope = min(0.5 / math.sqrt(regularisation), STEEPEST) if regularisation else STEEPEST
+    return max(1 - math.sqrt(1 - slope), LEAST_CLIP)
 
 
 class TPRI(RecurrentTargets):
@@ -33,7 +51,9 @@ class TPRI(RecurrentTargets):
     not. `parameter_groups` keeps the two apart: with SGD, the recurrent layer moves by (learning rate) g.
 
     Args:
-        network, loss, target_step, mode, clip: As of `RecurrentTargets`.
+        network, loss, target_step, mode: As of `RecurrentTargets`.
+        clip: Likewise. None takes for linearised targets of tanh units the smallest by which no target is further from
+            its state than the one after it (`steady_clip`), and 0.001 elsewhere; the released code has 0.001.
         regularisation: r, at least 0. Orthogonal W gives Wᵀ / (1 + r).
         targets: How a displacement goes back. `"linearised"`: d_{t-1} = ∂f⁻¹(h_t) d_t, as above. `"difference"`:
             f⁻¹(h_t + d_t) - f⁻¹(h_t), whose first order this is. `"plain"`: v_{t-1} = f⁻¹(v_t), also where h is not its
@@ -65,9 +85,9 @@ class TPRI(RecurrentTargets):
         regularisation: float = 1.0,
         targets: Targets = "linearised",
         mode: Mode = "through_time",
-        clip: float = 1e-3,
+        clip: float | None = None,
     ) -> None:
-        super().__init__(network, loss, target_step=target_step, mode=mode, clip=clip)
+        super().__init__(network, loss, target_step=target_step, mode=mode, clip=LEAST_CLIP if clip is None else clip)
         if not regularisation >= 0:
             raise UserError(f"regularisation must be at least 0, not {regularisation}")
         if targets not in get_args(Targets):
@@ -77,6 +97,8 @@ class TPRI(RecurrentTargets):
             raise UserError(f"targets={targets!r} needs an nn.RNN: layer {name} (GRU) has linearised ones alone")
         if targets == "plain" and module.num_layers > 1:
             raise UserError(f"targets='plain' needs one layer: layer {name} has {module.num_layers}")
+        if clip is None and targets == "linearised" and kind_of(module) == "tanh":
+            self.clip = steady_clip(regularisation)
         self.regularisation, self.how = regularisation, targets
 
     def prepare(self, layer: Layer, number: int) -> Any:

@@ -384,6 +384,15 @@ def test_what_cuda_allocated_has_a_column_where_it_was_measured():
     assert "<td>–</td>" in page.partition("allocated by CUDA")[2]  # of drtp
 
 
+def test_who_holds_more_parameters_than_others_is_told():
+    document = compared("bp", "drtp")
+    same = document["contenders"]["bp"]["costs"]["parameters"]
+    document["contenders"]["drtp"]["costs"]["parameters"] = same
+    assert "different numbers of parameters" not in write_page(document, draw_pictures(document))
+    document["contenders"]["drtp"]["costs"]["parameters"] = 1_234_567
+    assert f"numbers of parameters: bp {same:,}, drtp 1,234,567." in write_page(document, draw_pictures(document))
+
+
 def test_where_steps_were_timed_is_told_beside_where_was_trained(monkeypatch):
     """Called again, trainings are read and steps are timed anew, maybe on another machine."""
     trained = compared("bp")["environment"]

@@ -88,6 +88,7 @@ def write_page(document: Mapping[str, Any], pictures: Mapping[str, bytes], waiti
         curves=image(pictures, "curves.png", "Accuracy against epochs, seconds and images"),
         costs=_picture(pictures, "costs.png", "Time and memory of a step by rule"),
         cost_table=_costs(contenders),
+        sizes=_sizes(contenders),
         alignment=_picture(pictures, "alignment.png", "Angles to back-propagation's gradient by layer"),
         angles=_angles(contenders),
         trials=_trials(contenders) if budget else "",
@@ -297,6 +298,18 @@ def _costs(contenders: Contenders) -> str:
     return table(heads, rows) if rows else ""
 
 
+def _sizes(contenders: Contenders) -> str:
+    """Who holds more or fewer parameters than others, whose accuracies then are of other networks."""
+    held = {name: each["costs"]["parameters"] for name, each in contenders.items() if each["costs"]}
+    if len(set(held.values())) < 2:
+        return ""
+    told = ", ".join(f"{html.escape(name)} {count:,}" for name, count in sorted(held.items(), key=lambda one: one[1]))
+    return (
+        f"<p>Rules hold different numbers of parameters: {told}. Feedback weights, classifiers of single layers and "
+        "blocks that a rule brings with it are counted; most rules predict by the one network that is named below.</p>"
+    )
+
+
 def _timed(contenders: Contenders) -> str:
     """Where steps were timed, if it was noted: trainings that were only read may have run elsewhere."""
     places = [each["costs"]["environment"] for each in contenders.values() if "environment" in (each["costs"] or {})]
@@ -349,6 +362,7 @@ network is made does not by itself make it less. Kept for backward is what autog
 rules have none. Operations are those of matrix products and convolutions, a multiplication and an addition counting as
 two.</p>
 {costs}
+{sizes}
 <details><summary>In numbers (memory in MiB)</summary>{cost_table}</details>
 <h2>How far from the gradient?</h2>
 <p>After the last epoch, on one batch of training images: the angle between what a rule would subtract from a layer's

@@ -18,3 +18,12 @@ def in_figures(name: str, value: float | None) -> str:
     if value is None:
         return "-"
     return f"{100 * value:.2f} %" if "accuracy" in name else f"{value:.4g}"
+
+
+def in_threads(count: int) -> str:
+    """A number of threads for reading.
+
+    >>> in_threads(1), in_threads(2)
+    ('1 thread', '2 threads')
+    """
+    return f"{count} thread{'s' * (count != 1)}"

@@ -7,6 +7,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beyondprop.report.figures import in_threads
+
 HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -84,5 +86,5 @@ def surroundings_line(where: Mapping[str, Any]) -> str:
     machine = [where["device"], *([where["cpu"]] if where.get("cpu") else [])]
     return (
         f"commit {where['commit']}, torch {where['versions']['torch']}, {', '.join(machine)}, "
-        f"{where['threads']} thread{'s' * (where['threads'] != 1)}"
+        f"{in_threads(where['threads'])}"
     )

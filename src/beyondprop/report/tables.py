@@ -10,6 +10,7 @@ from typing import Any
 from beyondprop.catalogue import SYSTEMS, Paper, System
 from beyondprop.errors import UserError
 from beyondprop.report.cells import Sources, accuracy, published, spread
+from beyondprop.report.figures import in_threads
 from beyondprop.report.markdown import duration, escaped, markdown_table, processor, result_label
 from beyondprop.report.other_tables import (
     comparison_table,
@@ -193,7 +194,7 @@ def summary_table(results: Sequence[dict[str, Any]]) -> str:
             continue
         result = max(own, key=_says)  # the first of equals
         where = result["environment"]
-        threads = f"{where['threads']} thread{'s' * (where['threads'] != 1)}"
+        threads = in_threads(where["threads"])
         if "test_accuracy" not in result["metrics"]:
             name, told = OTHER_FIGURES.get(system.id, ("test_mse", "test MSE"))
             figures = (f"{told} {spread(result, name, '.4g', '.2g')}", "", "", str(len(result["seeds"])))
@@ -233,8 +234,8 @@ def benchmark_table(document: dict[str, Any]) -> str:
         for row in document["rows"]
     ]
     where = document["environment"]
-    threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
-    measured = f"Measured with torch {where['torch']} on {where['cpu']}, {where['device']}, {threads}."
+    place = f"{where['cpu']}, {where['device']}, {in_threads(where['threads'])}"
+    measured = f"Measured with torch {where['torch']} on {place}."
     return f"{markdown_table(_BENCHMARK_HEADS, rows)}\n\n{measured}"
 
 

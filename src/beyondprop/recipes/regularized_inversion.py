@@ -255,8 +255,8 @@ def recipe(system: str, variant: str, summary: str, settings: ThroughTime, make_
 
 
 # Step sizes and r as the released code has them (exp/paper_conv_plots.py), but for 120 steps, whose targets grew beyond
-# all bounds with its r of 1; there surges are clipped lower, too, or what is half solved is lost. Epochs are ours. An epoch of the drawn tasks
-# is 100 steps; MNIST's has 3750.
+# all bounds with its r of 1; there surges are clipped lower, too, or what is half solved is lost. Epochs are ours: one
+# of the drawn tasks is 100 steps, of MNIST 3750.
 TASKS: dict[str, tuple[str, ThroughTime]] = {
     "digits": (
         "the digits row by row",

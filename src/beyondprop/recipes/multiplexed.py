@@ -212,7 +212,14 @@ FASHION = LayerwiseSettings(
     learning_rate=3e-3,
 )
 SMALL = LayerwiseSettings(
-    network="small-conv", hidden=64, activation="relu", optimizer="adam", weight_decay=0.0, batch_size=1000, epochs=10
+    network="small-conv",
+    hidden=64,
+    activation="relu",
+    optimizer="adam",
+    weight_decay=0.0,
+    batch_size=100,
+    epochs=1,
+    learning_rate=3e-3,
 )
 PARITIES = (
     Recipe(

@@ -317,7 +317,7 @@ def batched_by_vmap(made: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not any(word in str(error) for word in ("vmap", "batching rule", "BatchedTensor")):
+        if not any(word in str(error).lower() for word in ("vmap", "batching rule", "batchedtensor")):
             raise
         reason = str(error).strip().partition("\n")[0]
         raise UnsupportedNetworkError(

@@ -138,6 +138,7 @@ def test_columns_without_numbers_are_left_out(tmp_path):
         ("a,b\nNA,1\n2,2\n3,3\n", "line 2, column a: 'NA' is no finite number"),
         ("1.5,2\n1,2\n3,4\n", "line 1: numbers where column names are expected"),
         ("a\nx\n", "no column holds finite numbers"),
+        ("a;b\n1;2\n3;4\n", "commas between them, not ';'"),
         ("a,b\n1,2\n3,4\n", "has 2 rows: training and test part need at least 49 each"),
     ],
 )
@@ -152,7 +153,7 @@ def test_unusable_files_are_told_in_one_line(tmp_path, text, said):
 
 def test_other_files_and_columns_are_refused(tmp_path):
     path = write(tmp_path / "flat.csv", "a,b\n" + "1,5\n2,5\n" * 200)
-    with pytest.raises(DataError, match="column b is constant"):
+    with pytest.raises(DataError, match="column b is constant .* choose others by --columns, such as a"):
         csv_forecast(path)
     with pytest.raises(DataError, match="no column 'c': it has a, b"):
         csv_forecast(path, columns=("c",))

@@ -102,6 +102,16 @@ def test_a_chip_may_move(tmp_path, capsys):
         run(dataclasses.replace(there, chip=server.address), folder, resume=True)
 
 
+def test_settings_of_the_simulated_chip_beside_another_are_told_of(caplog):
+    with DeviceServer(simulated_chip(RECIPE.settings, (1, 8, 8), 10)).running() as server:
+        there = dataclasses.replace(RECIPE.settings, chip=server.address)
+        RECIPE.build(there, data.load("digits"))
+        assert not caplog.records
+        RECIPE.build(dataclasses.replace(there, noise=0.5, hidden=64, norm=0.2), data.load("digits"))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("--hidden, --noise: of the simulated chip alone, without effect")
+
+
 def test_no_chip_at_the_address_is_told(one_line):
     with one_line(DeviceError, "127.0.0.1:9", "beyondprop device"):
         RECIPE.build(dataclasses.replace(SMALL, chip="127.0.0.1:9"), data.load("digits"))

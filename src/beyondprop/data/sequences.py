@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,6 +201,7 @@ def read_csv(path: Path | str, *, columns: tuple[str, ...] = ()) -> tuple[list[s
         )
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"{path} names the column {repeated!r} twice: rename one")
+    _refuse_other_separators(path, names)
     if absent := next((name for name in columns if name not in names), None):
         raise DataError(f"{path} has no column {absent!r}: it has {', '.join(names)}")
     for line, row in rows[1:]:
@@ -218,6 +219,11 @@ def read_csv(path: Path | str, *, columns: tuple[str, ...] = ()) -> tuple[list[s
                 raise DataError(f"{where}: {row[place]!r} is no finite number: mend it or drop the row")
             values[index, column] = number
     return wanted, torch.from_numpy(values)
+
+
+def _refuse_other_separators(path: Path | str, names: Sequence[str]) -> None:
+    if len(names) == 1 and (mark := next((mark for mark in ";\t|" if mark in names[0]), None)):
+        raise DataError(f"{path} has no commas in its first line: values must have commas between them, not {mark!r}")
 
 
 def _columns_of_numbers(names: list[str], rows: list[list[str]]) -> list[str]:
@@ -262,13 +268,16 @@ def csv_forecast(
     split = math.floor(len(values) * (1 - test_fraction))
     if min(split, len(values) - split) < window + ahead:
         raise DataError(
-            f"{path} has {len(values)} rows: training and test part need at least {window + ahead} each "
-            f"(a window of {window} and {ahead} ahead)"
+            f"{path} has {len(values)} rows: training and test part need at least {window + ahead} each (a window of "
+            f"{window} and {ahead} ahead), and {test_fraction:.0%} are the test part: shorten the window, or add rows"
         )
     mean, deviation = values[:split].mean(dim=0), values[:split].std(dim=0, correction=0)
     if not deviation.all():
         constant = names[int((deviation == 0).int().argmax())]
-        raise DataError(f"{path}: column {constant} is constant in the training rows: choose others by their names")
+        others = " ".join(name for name, spread in zip(names, deviation, strict=True) if spread)
+        raise DataError(
+            f"{path}: column {constant} is constant in the training rows: choose others by --columns, such as {others}"
+        )
     scaled = ((values - mean) / deviation).float()
     parts = (scaled[:split], scaled[split:])
     sets = (

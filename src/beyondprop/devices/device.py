@@ -53,8 +53,12 @@ def check_device(device: object) -> None:
         UserError: Something is missing, or it has no parameters.
     """
     missing = [name for name in ("size", "write", "present", "read") if not hasattr(device, name)]
+    if isinstance(device, type):
+        raise UserError(f"{device.__name__} is a class: make a device of it first")
     if missing:
         raise UserError(f"{type(device).__name__} is no device: it has no {', '.join(missing)}")
+    if idle := [name for name in ("write", "present", "read") if not callable(getattr(device, name))]:
+        raise UserError(f"{type(device).__name__} is no device: its {', '.join(idle)} cannot be called")
     if not isinstance(size := getattr(device, "size"), Integral) or size < 1:  # noqa: B009  # mypy knows no such attribute
         raise UserError(f"the size of {type(device).__name__} must be its number of parameters, got {size!r}")
 

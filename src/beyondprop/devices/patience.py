@@ -84,7 +84,7 @@ class Patience:
         def ask() -> Tensor:
             self._write(parameters)
             self.device.present(x.clone(), y.clone())  # what a driver changes in place must not be asked next time
-            return torch.as_tensor(self.device.read(perturbations.clone()))
+            return _numbers(self.device.read(perturbations.clone()), "read")
 
         for reread in itertools.count():
             costs = self._persist(ask)
@@ -118,7 +118,7 @@ class Patience:
 
         def ask() -> Tensor:
             self._write(parameters)
-            return torch.as_tensor(predict(x.cpu()))
+            return _numbers(predict(x.cpu()), "predict")
 
         return self._persist(ask)
 
@@ -202,3 +202,15 @@ class Patience:
 
 def _finite(*tensors: Tensor) -> bool:
     return all(bool(t.isfinite().all()) for t in tensors)
+
+
+def _numbers(answer: object, name: str) -> Tensor:
+    """What a driver has given, as a tensor.
+
+    Raises:
+        UserError: It is none, as where a `return` was forgotten.
+    """
+    try:
+        return torch.as_tensor(answer)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"the device's {name} gave {answer!r:.60}: it must return numbers") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class ChipSettings(NetworkSettings):
 
 
 DEFAULT = "mgd/digits-chip"
+
+logger = logging.getLogger("beyondprop.devices")
 
 CHIP_FIELDS = (
     *("network", "hidden", "depth", "activation", "batch_norm"),
@@ -151,6 +154,11 @@ def _device(settings: ChipSettings, splits: Splits) -> Device:
     from beyondprop.devices import RemoteDevice
 
     if settings.chip:
+        own = RECIPES[0].settings
+        idle = [name for name in CHIP_FIELDS if getattr(settings, name) != getattr(own, name)]
+        if idle:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+            logger.warning("%s: of the simulated chip alone, without effect on the one at %s", flags, settings.chip)
         return RemoteDevice(settings.chip, token=read_token(settings.token_file), timeout=settings.timeout)
     return simulated_chip(settings, splits.train.images.shape[1:], splits.train.classes)
 

@@ -144,5 +144,5 @@ RECIPES = (
         "the Mackey-Glass series, its value 15 steps ahead",
         MackeyGlass(epochs=40, batch_size=25, samples=8),
     ),
-    recipe("csv", "a column of your own CSV file, one row ahead (--file FILE)", CSV(epochs=30)),
+    recipe("csv", "a column of your own CSV file, one row ahead (--file FILE)", CSV(epochs=60, batch_size=4)),
 )

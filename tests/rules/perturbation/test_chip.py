@@ -411,6 +411,24 @@ def test_a_state_that_is_no_method_is_no_simulators(state):
     assert rule.state_dict()
 
 
+def test_what_a_driver_forgets_is_told_in_one_line(one_line):
+    class Forgetting(Counting):
+        def read(self, perturbations):
+            super().read(perturbations)
+
+    x, y = batches(1)[0]
+    with one_line(UserError, "the device's read gave None: it must return numbers"):
+        chip_rule(Forgetting()).backward(x, y)
+    with one_line(UserError, "Counting is a class: make a device of it first"):
+        ChipMGD(Counting)
+    deaf = Counting()
+    deaf.read = None
+    with one_line(UserError, "its read cannot be called"):
+        ChipMGD(deaf)
+    with one_line(UserError, "spread must be a number"):
+        ChipMGD(Counting(), spread=math.nan)
+
+
 class Mute:
     """All that a device must have, and a cost that is a cross-entropy."""
 

@@ -383,3 +383,18 @@ def test_errors_that_are_not_vmaps_are_torchs_own():
     with pytest.raises(RuntimeError, match="Expected size") as caught:
         rule.backward(torch.randn(5, 6), torch.arange(5) % 3)
     assert not isinstance(caught.value, UserError)
+
+
+def test_what_vmap_cannot_run_is_told_with_the_way_out(one_line):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.read = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.read(self.rnn(x)[0][:, -1])
+
+    x, y = torch.randn(5, 7, 3), torch.arange(5) % 3
+    with one_line(UnsupportedNetworkError, "make the rule with at_once=1"):
+        MultiplexedGradientDescent(Reader()).backward(x, y)
+    assert MultiplexedGradientDescent(Reader(), at_once=1).backward(x, y).isfinite()

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from beyondprop.checks import check_number
 from beyondprop.devices.device import Device, check_device, outputs_of
 from beyondprop.devices.module import ModuleDevice
 from beyondprop.devices.patience import Patience
@@ -90,6 +91,7 @@ class ChipMGD(MultiplexedGradientDescent):
         **options: Any,
     ) -> None:
         check_device(device)
+        check_number(spread=spread)
         if initial is None:
             initial = spread * (2 * torch.rand(device.size) - 1)
         if initial.shape != (device.size,):

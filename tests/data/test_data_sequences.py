@@ -153,7 +153,7 @@ def test_unusable_files_are_told_in_one_line(tmp_path, text, said):
 
 def test_other_files_and_columns_are_refused(tmp_path):
     path = write(tmp_path / "flat.csv", "a,b\n" + "1,5\n2,5\n" * 200)
-    with pytest.raises(DataError, match="column b is constant .* choose others by --columns, such as a"):
+    with pytest.raises(DataError, match=r"column b is constant .* choose others by --columns, such as a"):
         csv_forecast(path)
     with pytest.raises(DataError, match="no column 'c': it has a, b"):
         csv_forecast(path, columns=("c",))

@@ -987,8 +987,8 @@ MUTANTS = (
     Mutant(
         "forward gradient: a layer used twice is gated",
         "rules/perturbation/forward_gradient.py",
-        "for child in children) == 1}",
-        "for child in children) >= 1}",
+        "for other in own) == 1}",
+        "for other in own) >= 1}",
         ("tests/rules/perturbation/test_forward_gradient.py", "-k", "used_elsewhere"),
     ),
     Mutant(

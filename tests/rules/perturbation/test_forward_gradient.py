@@ -349,6 +349,10 @@ def test_a_layer_that_is_used_elsewhere_too_is_not_gated():
 
     assert len(layers_into_relu(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)))) == 1
     assert not layers_into_relu(Twice())
+    relu, tanh, other = nn.ReLU(), nn.Tanh(), nn.Linear(4, 4).double()
+    assert not layers_into_relu(nn.Sequential(shared, relu, shared))
+    assert not layers_into_relu(nn.Sequential(tanh, shared, tanh, relu))
+    assert layers_into_relu(nn.Sequential(shared, relu, other, relu)) == {shared, other}
 
 
 def test_each_sample_has_a_signal_of_its_own():

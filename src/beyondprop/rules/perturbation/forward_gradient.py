@@ -330,13 +330,16 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor], *, gated: bool
 
 def layers_into_relu(network: nn.Module) -> set[nn.Module]:
     """Layers whose output goes into a ReLU and nowhere else, as far as sequences of modules tell."""
-    children = [child for module in network.modules() for child in module.children()]
-    found = set[nn.Module]()
-    for module in network.modules():
-        if type(module).forward is nn.Sequential.forward:
-            own = list(module.children())
-            found |= {layer for layer, behind in pairwise(own) if type(behind) is nn.ReLU}
-    return {layer for layer in found if sum(layer is child for child in children) == 1}
+    # `children()` would name a module that stands in two places but once, and so put others side by side.
+    places = [list(module._modules.values()) for module in network.modules()]
+    found = {
+        layer
+        for module, own in zip(network.modules(), places, strict=True)
+        if type(module).forward is nn.Sequential.forward
+        for layer, behind in pairwise(own)
+        if layer is not None and type(behind) is nn.ReLU
+    }
+    return {layer for layer in found if sum(layer is other for own in places for other in own) == 1}
 
 
 def watched_layers(network: nn.Module) -> list[nn.Module]:

@@ -147,7 +147,8 @@ class Patience:
 
     def _pause(self, number: int, what: str, most: int) -> None:
         wait = min(self.pause * 2 ** (number - 1), self.longest) if number else 0.0
-        logger.warning("%s again in %.1f s, %d of %d", what, wait, number + 1, most)
+        when = f"in {wait:.1f} s" if wait else "at once"
+        logger.warning("%s again %s, %d of %d", what, when, number + 1, most)
         time.sleep(wait)
 
     def _in_time(self, ask: Callable[[], Tensor]) -> Tensor:

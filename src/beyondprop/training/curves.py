@@ -283,10 +283,10 @@ def _smooth(values: list[float]) -> list[float]:
     keep = math.exp(-1 / max(1.0, len(values) / 50))
 
     def run(sequence: list[float]) -> list[float]:
-        mean, out = sequence[0], []
-        for value in sequence:
-            mean = keep * mean + (1 - keep) * value
-            out.append(mean)
+        total, weight, out = 0.0, 0.0, []
+        for value in sequence:  # weighted by what was seen so far: the first value counts like the others
+            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+            out.append(total / weight)
         return out
 
     return run(run(values)[::-1])[::-1]

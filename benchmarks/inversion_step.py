@@ -44,6 +44,7 @@ COMMIT = "c7e7c10e3382773b634c183a977f125147aa9419"
 PEER = "vroulet/tpri@c7e7c10"
 BURST = 5  # steps of a side in a round: the first of them finds caches and memory as the other side has left them
 G, R, CPU = 1e-2, 1.0, torch.device("cpu")
+CLIP = 1e-3  # as the peer has it
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,13 @@ def sides(shape: Shape, hidden: int, peer: Any) -> dict[str, Callable[[], object
         twin = SequenceReader(shape.inputs, shape.classes, hidden=hidden, cell=cell)  # type: ignore[arg-type]
         twin.load_state_dict(network.state_dict())
         made |= {
-            f"tp-ri {cell}": TPRI(network, loss, target_step=G, regularisation=R),
+            f"tp-ri {cell}": TPRI(network, loss, target_step=G, regularisation=R, clip=CLIP),
             f"bp {cell}": Backprop(twin, loss),
         }
     network = made["tp-ri tanh"].network
     local = SequenceReader(shape.inputs, shape.classes, hidden=hidden)
     local.load_state_dict(network.state_dict())
-    made["local tanh"] = TPRI(local, loss, target_step=G, regularisation=R, mode="local")
+    made["local tanh"] = TPRI(local, loss, target_step=G, regularisation=R, clip=CLIP, mode="local")
     steps = {name: step_of(rule, x, y) for name, rule in made.items()}
     if peer is not None:
         theirs = peer(shape.inputs, hidden, shape.classes)

@@ -30,6 +30,7 @@ def models(classes=2, mean_gap=0.8):
     torch.manual_seed(1)
     options = {"mean_gap": mean_gap, "longest_gap": 40.0}
     hawkes = HawkesMLE(classes, decays=(0.7, 3.0), **options)
+    hawkes.fitted.fill_(True)  # its first parameters will do
     hawkes.base.uniform_(0.2, 0.6)
     hawkes.excitation.uniform_(0.05, 0.2)
     found = {

@@ -22,7 +22,7 @@ from beyondprop.solver import Solver
 from beyondprop.training import checkpoint
 from beyondprop.training.evaluation import autocast, evaluate
 from beyondprop.training.execution import Execution
-from beyondprop.training.run_folder import SETTINGS, read_result, read_settings
+from beyondprop.training.run_folder import read_result, read_settings
 
 
 @dataclass
@@ -261,7 +261,7 @@ def _restored(defaults: Any, stored: Any, folder: Path) -> Any:
         RunError: They are damaged, or those of another version.
     """
     if not isinstance(stored, dict):
-        raise RunError(f"{folder / SETTINGS} is damaged: restore it, or start anew in another folder")
+        raise RunError(f"{folder} cannot be built with its settings: they are damaged; restore them, or start anew")
     unknown = stored.keys() - {f.name for f in fields(defaults)}
     if unknown:
         raise RunError(f"{folder} was made by another version: it has a setting {sorted(unknown)[0]!r}")
@@ -270,5 +270,5 @@ def _restored(defaults: Any, stored: Any, folder: Path) -> Any:
     try:
         check_fields(restored)
     except UserError as error:
-        raise RunError(f"{folder / SETTINGS} is damaged ({error}): restore it, or start anew elsewhere") from error
+        raise RunError(f"{folder} cannot be built with its settings ({error}): restore them, or start anew") from error
     return restored

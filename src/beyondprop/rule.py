@@ -317,12 +317,17 @@ def batched_by_vmap(made: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not any(word in str(error).lower() for word in ("vmap", "batching rule", "batchedtensor")):
+        if not is_of_vmap(error):
             raise
         reason = str(error).strip().partition("\n")[0]
         raise UnsupportedNetworkError(
             f"torch.vmap cannot evaluate the network ({reason}): make the {made} with at_once=1"
         ) from error
+
+
+def is_of_vmap(error: RuntimeError) -> bool:
+    """Whether an error tells what `torch.vmap` cannot run, and not what would fail without it as well."""
+    return any(word in str(error).lower() for word in ("vmap", "batching rule", "batchedtensor"))
 
 
 @contextmanager

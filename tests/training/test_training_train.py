@@ -19,7 +19,7 @@ from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training import Execution, evaluate, load_run, runs, train
 from beyondprop.training.assembly import make_optimizer, make_scheduler
 from beyondprop.training.checkpoint import load
-from beyondprop.training.curves import draw_accuracy_by_steps, draw_curves
+from beyondprop.training.curves import _smooth, draw_accuracy_by_steps, draw_curves
 from beyondprop.training.runs import flushes_denormals, use_processor
 
 EXECUTION = Execution(device="cpu", seed=2)
@@ -357,3 +357,10 @@ def test_the_training_figures_are_of_samples_from_all_over_the_set(monkeypatch):
         assert set(runs._final_metrics(built)) == {"test_accuracy", "train_accuracy"}
     assert torch.equal(seen[1], many.images[::3])
     assert torch.equal(seen[3], few.images)
+
+
+def test_smoothed_losses_count_the_first_like_the_others():
+    assert _smooth([2.0] * 30) == pytest.approx([2.0] * 30)
+    high = _smooth([100.0] + [1.0] * 499)  # over about ten losses
+    assert high[0] < 30  # half of the first loss and more, were it counted as all that came before
+    assert high[60:] == pytest.approx([1.0] * 440, abs=0.3)

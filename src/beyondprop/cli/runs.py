@@ -15,7 +15,9 @@ def look_for_run(word: str) -> Path | None:
 
 def holds_run(folder: Path) -> bool:
     """Whether a training has begun in a folder."""
-    return (folder / "settings.json").exists()
+    from beyondprop.training.run_folder import SETTINGS  # noqa: PLC0415  # it imports torch
+
+    return (folder / SETTINGS).exists()
 
 
 def find_run(word: str) -> Path:

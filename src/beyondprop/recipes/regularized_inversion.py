@@ -215,9 +215,16 @@ def by_inversion(network: nn.Module, loss: Any, settings: ThroughTime) -> Rule:
 def by_learned_inverse(network: nn.Module, loss: Any, settings: ThroughTime) -> Rule:
     """Put target propagation with a learned inverse around a network."""
     from beyondprop.rules.signals.learned_inversion import TPTT
+    from beyondprop.rules.signals.recurrent_targets import CLIP
 
-    options: dict[str, Any] = {"clip": settings.clip} if settings.clip else {}
-    return TPTT(network, loss, target_step=settings.recurrent_step, noise=settings.noise, mode=settings.mode, **options)
+    return TPTT(
+        network,
+        loss,
+        target_step=settings.recurrent_step,
+        noise=settings.noise,
+        mode=settings.mode,
+        clip=settings.clip or CLIP,
+    )
 
 
 def by_gradient(network: nn.Module, loss: Any, _settings: ThroughTime) -> Rule:

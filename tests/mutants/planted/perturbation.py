@@ -987,8 +987,8 @@ MUTANTS = (
     Mutant(
         "forward gradient: a layer used twice is gated",
         "rules/perturbation/forward_gradient.py",
-        "for other in own) == 1}",
-        "for other in own) >= 1}",
+        "uses[layer] == 1}",
+        "uses[layer] >= 1}",
         ("tests/rules/perturbation/test_forward_gradient.py", "-k", "used_elsewhere"),
     ),
     Mutant(
@@ -1022,7 +1022,7 @@ MUTANTS = (
     Mutant(
         "vmap: every error of torch is called its own",
         "rule.py",
-        'if not any(word in str(error).lower() for word in ("vmap", "batching rule", "batchedtensor")):',
+        "if not is_of_vmap(error):",
         "if False:",
         ("tests/rules/perturbation/test_multiplexed.py", "-k", "not_vmaps"),
     ),
@@ -1039,5 +1039,33 @@ MUTANTS = (
         "getattr(settings, name) != getattr(own, name)",
         "False",
         ("tests/recipes/test_recipes_chip.py", "-k", "beside_another"),
+    ),
+    Mutant(
+        "patience: what is no number ends as torch's own error",
+        "devices/patience.py",
+        "except (TypeError, ValueError, RuntimeError) as error:\n        raise UserError(f\"the device's",
+        "except ZeroDivisionError as error:\n        raise UserError(f\"the device's",
+        ("tests/rules/perturbation/test_chip.py", "-k", "driver_forgets"),
+    ),
+    Mutant(
+        "csv: other separators are one column's name",
+        "data/sequences.py",
+        "    _refuse_other_separators(path, names)\n",
+        "",
+        ("tests/data/test_data_sequences.py", "-k", "unusable_files"),
+    ),
+    Mutant(
+        "csv: constant columns are proposed",
+        "data/sequences.py",
+        "strict=True) if spread)",
+        "strict=True) if not spread)",
+        ("tests/data/test_data_sequences.py", "-k", "other_files_and_columns"),
+    ),
+    Mutant(
+        "curves: the first loss counts as many",
+        "training/curves.py",
+        "total, weight, out = 0.0, 0.0, []",
+        "total, weight, out = sequence[0], 1.0, []",
+        ("tests/training/test_training_train.py", "-k", "smoothed"),
     ),
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -339,7 +340,8 @@ def layers_into_relu(network: nn.Module) -> set[nn.Module]:
         for layer, behind in pairwise(own)
         if layer is not None and type(behind) is nn.ReLU
     }
-    return {layer for layer in found if sum(layer is other for own in places for other in own) == 1}
+    uses = Counter(chain.from_iterable(places))
+    return {layer for layer in found if uses[layer] == 1}
 
 
 def watched_layers(network: nn.Module) -> list[nn.Module]:

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from beyondprop.errors import UnsupportedNetworkError
 from beyondprop.layers.decorrelation import Decorrelation
 from beyondprop.networks.recurrent import Recurrent, StateLinear
-from beyondprop.rule import add_gradient, without_trace
+from beyondprop.rule import add_gradient, is_of_vmap, without_trace
 from beyondprop.rules.perturbation.linear import by_hand, products
 
 SIGNS = torch.tensor([[1.0 if byte >> bit & 1 else -1.0 for bit in range(8)] for byte in range(256)])
@@ -121,7 +121,7 @@ def roll_out(
                 moves, {**weights, **buffers}, [] if states is None else [states]
             )
         except RuntimeError as error:
-            if "vmap" not in str(error):
+            if not is_of_vmap(error):
                 raise
             reason = str(error).strip().partition("\n")[0]
             raise UnsupportedNetworkError(f"the network's evaluations cannot be batched: {reason}") from error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from beyondprop.errors import UserError
 from beyondprop.rule import descend, without_trace
 from beyondprop.rules.signals.recurrent_layers import Layer, Linearised, recurrent_layer, weights_of
-from beyondprop.rules.signals.recurrent_targets import Mode, RecurrentTargets
+from beyondprop.rules.signals.recurrent_targets import CLIP, Mode, RecurrentTargets
 
 
 class TPTT(RecurrentTargets):
@@ -48,7 +48,7 @@ class TPTT(RecurrentTargets):
         target_step: float = 1e-2,
         noise: float = 0.0,
         mode: Mode = "through_time",
-        clip: float = 1e-3,
+        clip: float = CLIP,
     ) -> None:
         super().__init__(network, loss, target_step=target_step, mode=mode, clip=clip)
         if not noise >= 0:

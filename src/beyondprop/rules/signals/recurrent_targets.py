@@ -29,6 +29,7 @@ from beyondprop.rules.signals.recurrent_layers import (
 from beyondprop.rules.signals.time_recursion import pull_back, weight_gradients
 
 Mode = Literal["local", "through_time"]
+CLIP = 1e-3  # of the released code of TP-RI
 
 
 class RecurrentTargets(NetworkRule):
@@ -57,7 +58,7 @@ class RecurrentTargets(NetworkRule):
         *,
         target_step: float = 1e-2,
         mode: Mode = "through_time",
-        clip: float = 1e-3,
+        clip: float = CLIP,
     ) -> None:
         super().__init__(network, loss)
         if mode not in get_args(Mode):

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from beyondprop.errors import UserError
 from beyondprop.rules.signals.recurrent_layers import Layer, Linearised, kind_of, recurrent_layer
-from beyondprop.rules.signals.recurrent_targets import Mode, RecurrentTargets
+from beyondprop.rules.signals.recurrent_targets import CLIP, Mode, RecurrentTargets
 from beyondprop.rules.signals.ridge_inverse import ridge_inverse, unsquashed
 from beyondprop.rules.signals.time_recursion import pull_back
 
 Targets = Literal["linearised", "difference", "plain"]
-LEAST_CLIP = 1e-3
 STEEPEST = 0.75  # the slope of a state that is clipped to half of its range
 
 
@@ -32,7 +31,7 @@ def steady_clip(regularisation: float) -> float:
     (0.0825, 0.2929, 0.5, 0.001)
     """
     slope = min(0.5 / math.sqrt(regularisation), STEEPEST) if regularisation else STEEPEST
-    return max(1 - math.sqrt(1 - slope), LEAST_CLIP)
+    return max(1 - math.sqrt(1 - slope), CLIP)
 
 
 class TPRI(RecurrentTargets):
@@ -87,7 +86,7 @@ class TPRI(RecurrentTargets):
         mode: Mode = "through_time",
         clip: float | None = None,
     ) -> None:
-        super().__init__(network, loss, target_step=target_step, mode=mode, clip=LEAST_CLIP if clip is None else clip)
+        super().__init__(network, loss, target_step=target_step, mode=mode, clip=CLIP if clip is None else clip)
         if not regularisation >= 0:
             raise UserError(f"regularisation must be at least 0, not {regularisation}")
         if targets not in get_args(Targets):

@@ -22,6 +22,7 @@ from beyondprop.report.comparison_page import draw_pictures, ranked, write_page
 from beyondprop.rules.signals.feedback_alignment import FeedbackAlignment
 from beyondprop.training import provenance
 from beyondprop.training.assembly import assemble
+from beyondprop.training.curves import png
 from beyondprop.training.execution import Execution
 from beyondprop.training.run_folder import read_metrics, read_settings
 
@@ -35,6 +36,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
     for module in ("curves", "runs"):  # each run's own curves take longer than all else
         monkeypatch.setattr(f"beyondprop.training.{module}.draw_curves", lambda *_: b"")
+    monkeypatch.setattr("beyondprop.report.comparison_page.png", lambda *_: b"")  # and then the page's pictures
     return tmp_path
 
 
@@ -419,8 +421,9 @@ def test_where_steps_were_timed_is_told_beside_where_was_trained(monkeypatch):
 
 
 @pytest.mark.parametrize("counted", [0, 10**9])
-def test_costs_are_drawn_where_no_operation_is_counted(counted):
+def test_costs_are_drawn_where_no_operation_is_counted(counted, monkeypatch):
     document = compared("bp", "drtp")
+    monkeypatch.setattr("beyondprop.report.comparison_page.png", png)
     document["contenders"]["drtp"]["costs"]["operations"] = 0
     document["contenders"]["bp"]["costs"]["operations"] = counted
     assert draw_pictures(document)["costs.png"].startswith(b"\x89PNG")  # a warning would be an error

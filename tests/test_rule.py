@@ -7,6 +7,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import Rule, check_labels, first_nonfinite_layer, without_trace
+from beyondprop.rules.local.mono_forward import MonoForward
+from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.solver import Solver
 
 
@@ -90,6 +92,31 @@ def test_float64_inputs_of_float32_weights_are_refused_with_what_to_do(one_line)
     rule.backward(x.float(), y, "network")
     rule.backward(x.long(), y, "network")  # such as words
     rule.double().backward(x, y, "feedback")
+
+
+def test_errors_of_torch_are_noted_with_what_was_given():
+    rule = Backprop(nn.Linear(3, 2))
+    y = torch.tensor([0, 1])
+    with pytest.raises(RuntimeError) as caught:
+        rule.backward(torch.zeros(2, 4), y)
+    assert caught.value.__notes__ == ["Backprop was given float32 of shape (2, 4) as x and int64 of shape (2,) as y"]
+    with pytest.raises(RuntimeError) as caught:
+        rule.backward(torch.zeros(2, 3, dtype=torch.uint8), y)
+    assert caught.value.__notes__[0].endswith("as y: images of whole numbers become x.float() / 255")
+
+
+def test_an_example_of_one_sample_is_told(one_line):
+    with one_line(UserError, "shape (3,) is that of one sample: give x[:1]"):
+        MonoForward(nn.Sequential(nn.Linear(3, 2)), torch.zeros(3), 2)
+
+
+def test_classes_that_count_from_one_are_told(one_line):
+    with one_line(UserError, "0..2, got 3: they count from 0, so subtract 1"):
+        check_labels(torch.tensor([1, 2, 3]), 3)
+    for wrong in ([0, 1, 3], [1, 2, 4], [-1, 2, 2]):
+        with pytest.raises(UserError, match=r"labels must lie in 0\.\.2") as caught:
+            check_labels(torch.tensor(wrong), 3)
+        assert "subtract" not in str(caught.value)
 
 
 def test_solver_goes_over_the_data_in_its_passes_and_returns_itself():

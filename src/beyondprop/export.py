@@ -14,7 +14,7 @@ from torch import Tensor
 
 from beyondprop.errors import RunError
 from beyondprop.report.model_card import write_card
-from beyondprop.training.assembly import LoadedRun, load_run
+from beyondprop.training.assembly import LoadedRun, load_run, require_recipe
 from beyondprop.training.atomic import disk_errors, write_folder
 from beyondprop.training.checkpoint import safe_tensors
 from beyondprop.training.exported import (
@@ -58,6 +58,7 @@ def export_run(folder: str | os.PathLike[str], out: str | os.PathLike[str], *, r
     source, target = Path(folder), Path(out)
     refuse_occupied(target, replace=replace)
     stored = read_settings(source)
+    require_recipe(source, stored)
     refuse_outside(source, stored["settings"])
     result = read_result(source)
     if result is None:

@@ -162,8 +162,12 @@ class Rule(nn.Module, ABC):
             )
         refuse_double(x, self)
         torch.clear_autocast_cache()  # of weights before a step, where one autocast stands around several
-        with torch.enable_grad():
-            return self.assign_credit(x, y, phase).detach()
+        try:
+            with torch.enable_grad():
+                return self.assign_credit(x, y, phase).detach()
+        except RuntimeError as error:  # such as torch's of shapes and types, whose own numbers are those of a layer
+            error.add_note(f"{name} was given {_described(x)} as x and {_described(y)} as y{_way_out(x, self)}")
+            raise
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Name the groups of parameters that want settings of their own, ready for an optimizer."""
@@ -187,9 +191,9 @@ def check_labels(y: Tensor, classes: int) -> Tensor:
         raise UserError(f"labels must be class indices of shape (batch,), got {y.dtype} of shape {tuple(y.shape)}")
     low, high = (int(bound) for bound in y.aminmax())
     if low < 0 or high >= classes:
-        raise UserError(
-            f"labels must lie in 0..{classes - 1}, got {low if low < 0 else high}: check the data or `classes`"
-        )
+        wrong = low if low < 0 else high
+        mend = "they count from 0, so subtract 1, or " if wrong == classes and low > 0 else ""
+        raise UserError(f"labels must lie in 0..{classes - 1}, got {wrong}: {mend}check the data or `classes`")
     return y.long()
 
 
@@ -208,6 +212,17 @@ def refuse_double(x: Tensor, module: nn.Module) -> None:
             f"x is float64 and the weights of {type(module).__name__} are float32: give x.float() (NumPy's numbers are "
             "float64)"
         )
+
+
+def _described(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}"
+
+
+def _way_out(x: Tensor, module: nn.Module) -> str:
+    """Say what integers can be made of; layers such as `nn.Embedding` are right to take them as they are."""
+    weights = next(module.parameters(), None)
+    whole = weights is not None and weights.is_floating_point() and not (x.is_floating_point() or x.is_complex())
+    return ": images of whole numbers become x.float() / 255" if whole else ""
 
 
 def descend(loss: Tensor, where: str) -> None:
@@ -279,10 +294,14 @@ def check_example(example: Tensor, network: nn.Module) -> None:
     """Refuse what is no input batch.
 
     Raises:
-        UserError: The example is no tensor, or float64 where the network is float32.
+        UserError: The example is no tensor, or one sample, or float64 where the network is float32.
     """
     if not isinstance(example, Tensor) or example.ndim == 0:
         raise UserError(f"example must be a tensor, one input batch, not {type(example).__name__}")
+    if example.ndim == 1 and example.is_floating_point():
+        raise UserError(
+            f"example must be one input batch, and shape {tuple(example.shape)} is that of one sample: give x[:1]"
+        )
     refuse_double(example, network)
 
 

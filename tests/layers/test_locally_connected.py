@@ -1,8 +1,11 @@
 """Local receptive fields against a loop over places."""
 
+import math
+
 import pytest
 import torch
 
+from beyondprop.errors import UserError
 from beyondprop.layers.locally_connected import LocallyConnected2d
 
 
@@ -46,3 +49,21 @@ def test_smallest_and_largest_field(field):
     colour = LocallyConnected2d((4, 4, 4), 8, field)  # torch's bound: one over the root of a filter's inputs
     bound = 1 / (2 * field)
     assert 0.9 * bound < colour.weight.abs().max() <= bound
+
+
+def test_weights_and_biases_begin_within_a_fields_bound():
+    layer = LocallyConnected2d((2, 9, 9), 8, 5)
+    bound = 1 / math.sqrt(2 * 25)
+    for p in layer.parameters():
+        assert 0.9 * bound < p.detach().abs().max() <= bound
+
+
+@pytest.mark.parametrize("field", [4, 0, -3, 3.0])
+def test_fields_lie_around_a_place(field):
+    with pytest.raises(UserError, match="field must be"):
+        LocallyConnected2d((2, 5, 4), 3, field)
+
+
+def test_images_of_another_shape_are_refused():
+    with pytest.raises(UserError, match=r"images of shape \(2, 5, 4\), got \(5, 4, 2\)"):
+        make()(torch.randn(1, 5, 4, 2).double())

@@ -162,7 +162,7 @@ def test_products_stay_in_float32_under_autocast():
     (x, y), network = samples(dtype=torch.float32), blocks(torch.float32)
     solver = CascadedLeastSquares(network, x[:2], CLASSES, ridge=1e-3, memory=0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        features = [f.flatten(1) for f in solver.fit(x, y)._features(x, 2)]
+        features = [f.flatten(1) for f in solver.fit(x, y).cascade.eval().features(x)]
         predicted = solver(x)
     assert predicted.dtype == torch.float32
     for weight, f in zip(weights(solver), features, strict=True):

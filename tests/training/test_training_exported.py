@@ -174,6 +174,13 @@ def test_what_takes_more_from_its_data_is_not_exported(run, tmp_path, monkeypatc
     assert not (tmp_path / "export").exists()
 
 
+def test_a_loop_of_ones_own_is_not_exported(tmp_path, one_line):
+    with training.RunFolder(tmp_path / "run", {"hidden": 8}):
+        pass
+    with one_line(RunError, "was not trained from a recipe"):
+        export_run(tmp_path / "run", tmp_path / "export")
+
+
 def test_state_that_is_no_tensor_is_not_exported(run, tmp_path, monkeypatch, one_line):
     monkeypatch.setattr("beyondprop.export.safe_tensors", lambda state: (state, {"network._extra_state": "a chip's"}))
     with one_line(RunError, "'network._extra_state'", "no dense, real tensor"):

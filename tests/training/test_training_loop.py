@@ -27,6 +27,7 @@ from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.rules.signals.l_drl import LDRL
 from beyondprop.rules.signals.target_propagation import DTP
+from beyondprop.solvers.least_squares import LeastSquares
 from beyondprop.training import Interrupted, RunFolder, fit
 from beyondprop.training.checkpoint import load
 from beyondprop.training.tracking import Sums, Totals
@@ -90,6 +91,40 @@ def test_an_optimizer_of_another_network_is_refused():
     stranger = torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1)
     with pytest.raises(UserError, match=r"rule\.parameters\(\)"):
         fit(Backprop(network), batches, optimizer=stranger, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda ps: [torch.optim.SGD(ps, 0.1)], "groups of one optimizer"),
+        (lambda ps: torch.optim.LBFGS(ps), "steps without a closure, not LBFGS"),
+    ],
+)
+def test_optimizers_that_the_loop_cannot_step_are_refused(made, words, one_line):
+    rule = Backprop(mlp())
+    with one_line(UserError, words):
+        fit(rule, as_list(), optimizer=made(rule.parameters()), epochs=1, progress=False)
+
+
+def test_a_scheduler_that_waits_for_figures_and_a_solver_are_refused(one_line):
+    rule = Backprop(mlp())
+    optimizer = torch.optim.SGD(rule.parameters(), 0.1)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    with one_line(UserError, "ReduceLROnPlateau"):
+        fit(rule, as_list(), optimizer=optimizer, scheduler=plateau, epochs=1, progress=False)
+    with one_line(UserError, "LeastSquares is no rule", "fit_batches"):
+        fit(LeastSquares(3, 2), as_list(), optimizer=optimizer, epochs=1, progress=False)
+
+
+def test_tensors_that_no_group_holds_are_named(caplog):
+    rule = Backprop(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    rule.network[0].bias.requires_grad_(False)  # chosen, and no mistake
+    batches = [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))]
+    for parameters, told in ((rule.network[2:].parameters(), ["1 of the rule's"]), (rule.parameters(), [])):
+        caplog.clear()
+        fit(rule, batches, optimizer=torch.optim.SGD(parameters, 0.1), epochs=1, progress=False)
+        assert [record.getMessage()[:15] for record in caplog.records] == told
+        assert all("(network.0.weight)" in record.getMessage() for record in caplog.records)
 
 
 def test_it_equals_the_loop_a_user_would_write():
@@ -385,6 +420,7 @@ def test_a_signal_saves_and_resuming_gives_the_same_bits(tmp_path, one_line, num
     assert issubclass(Interrupted, KeyboardInterrupt)
     assert signal.getsignal(number) is former
     assert load(tmp_path / "run").step == 6
+    assert (tmp_path / "run" / "curves.png").exists()  # of what there is, for a look at it
     resumed = Training()
     resumed.run(tmp_path / "run", checkpoint_seconds=1e9)
     assert same(resumed.state(), whole.state())

@@ -15,6 +15,7 @@ from beyondprop.cli.several import chosen_settings, shared_settings, split_words
 from beyondprop.errors import UserError
 from beyondprop.recipe import Recipe, Settings
 from beyondprop.recipes.classifiers import NetworkName
+from beyondprop.report.figures import in_percent
 from beyondprop.training.execution import Execution
 
 RULES = "bp,fa,dfa,drtp,mono-forward,cafo,ff,ep"
@@ -152,7 +153,7 @@ def _summarise(document: dict[str, Any], out: Path) -> None:
         rows.append(
             (
                 name,
-                f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} %",
+                f"{in_percent(accuracy)} %",
                 f"{1e3 * costs['step_seconds']['median']:.1f} ms" if costs else "-",
                 f"{costs['memory_bytes']['total'] / 2**20:.1f} MiB" if costs else "-",
                 f"{each['train_seconds']['mean']:.3g} s",

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from beyondprop.checks import check_whole
+from beyondprop.errors import UserError
+
 
 class LocallyConnected2d(nn.Module):
     """Local receptive fields with weights of their own, as in Forward-Forward (Hinton, arXiv 2212.13345, Section 4).
@@ -24,6 +27,9 @@ class LocallyConnected2d(nn.Module):
         out_channels: Of the output.
         field: Side of a receptive field, odd.
 
+    Raises:
+        UserError: `field` is even or below 1; in `forward`, an image has another shape.
+
     >>> LocallyConnected2d((3, 8, 8), 4, 5)(torch.randn(2, 3, 8, 8)).shape
     torch.Size([2, 4, 8, 8])
     """
@@ -33,6 +39,9 @@ class LocallyConnected2d(nn.Module):
 
     def __init__(self, image: tuple[int, int, int], out_channels: int, field: int) -> None:
         super().__init__()
+        check_whole(1, out_channels=out_channels, field=field)
+        if field % 2 == 0:
+            raise UserError(f"field must be odd, for it lies around a place: got {field}")
         channels, height, width = image
         self.image, self.out_channels, self.field = image, out_channels, field
         places = torch.arange(height * width).view(height, width)
@@ -57,6 +66,8 @@ class LocallyConnected2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return shape (batch, out_channels, height, width) for x of shape (batch, channels, height, width)."""
+        if x.shape[1:] != self.image:
+            raise UserError(f"the layer is made for images of shape {self.image}, got {tuple(x.shape[1:])}")
         channels, height, width = self.image
         count = height * width
         dense = self.weight.new_zeros(self.out_channels, count, channels * count)

@@ -201,8 +201,8 @@ def expecting_the_others() -> Iterator[None]:
 def _divisible(rule: nn.Module) -> Divisible:
     if not hasattr(rule, "train_only"):
         raise UserError(
-            f"{type(rule).__name__} cannot be shared out among processes: its layers do not learn alone (the blocks of "
-            "noprop-dt do), and it makes no evaluations that could be divided (those of mgd can)"
+            f"{type(rule).__name__} cannot be shared out among processes: blocks are (those of noprop-dt) that need no "
+            "output of another one, and evaluations that can be divided (those of mgd)"
         )
     return cast(Divisible, rule)
 

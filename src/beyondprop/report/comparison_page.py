@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from beyondprop.report.figures import in_percent
 from beyondprop.report.page import environment_line, head, image, settings_table, surroundings_line, table
 from beyondprop.report.results import COMPARISON, read_comparison
 from beyondprop.training.curves import png
@@ -132,7 +133,8 @@ def _logarithmic(axes: Axes) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     subs = (1.0,) if high > 300 * low else (1.0, 3.0) if high > 10 * low else (1.0, 2.0, 5.0)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    short = high < 4 * low  # numbers of one decade stand closer than they can be read
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4) if short else LogLocator(subs=subs))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -240,12 +242,6 @@ def _picture(pictures: Mapping[str, bytes], name: str, what: str) -> str:
     return image(pictures, name, what) if name in pictures else ""
 
 
-def _percent(spread: Mapping[str, Any] | None) -> str:
-    if spread is None:
-        return "–"
-    return f"{100 * spread['mean']:.2f}" + (f" ± {100 * spread['std']:.2f}" if len(spread["values"]) > 1 else "")
-
-
 def _summary(contenders: Contenders) -> str:
     heads = ("", "test accuracy, %", "held-out, %", "training, s a seed", "step, ms", "memory, MiB", "mean angle, °")
     rows = []
@@ -256,8 +252,8 @@ def _summary(contenders: Contenders) -> str:
         rows.append(
             [
                 name,
-                _percent(each["metrics"]["test_accuracy"]),
-                _percent(each["metrics"].get("validation_accuracy")),
+                in_percent(each["metrics"]["test_accuracy"]),
+                in_percent(each["metrics"].get("validation_accuracy")),
                 f"{each['train_seconds']['mean']:.3g}",
                 *(step, memory, "–" if angle is None else f"{angle:.0f}"),
             ]

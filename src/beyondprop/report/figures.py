@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def in_words(name: str) -> str:
     """A figure's name for reading.
@@ -18,6 +21,19 @@ def in_figures(name: str, value: float | None) -> str:
     if value is None:
         return "-"
     return f"{100 * value:.2f} %" if "accuracy" in name else f"{value:.4g}"
+
+
+def in_percent(accuracy: Mapping[str, Any] | None) -> str:
+    """A mean in per cent, with its deviation over seeds where there are several; a dash where there is none.
+
+    >>> in_percent({"mean": 0.5, "std": 0.01, "values": [0.49, 0.51]})
+    '50.00 ± 1.00'
+    >>> in_percent({"mean": 0.5, "std": 0.0, "values": [0.5]})
+    '50.00'
+    """
+    if accuracy is None:
+        return "–"
+    return f"{100 * accuracy['mean']:.2f}" + (f" ± {100 * accuracy['std']:.2f}" if len(accuracy["values"]) > 1 else "")
 
 
 def in_threads(count: int) -> str:

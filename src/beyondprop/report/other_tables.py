@@ -7,6 +7,7 @@ from typing import Any
 
 from beyondprop.report.cells import spread
 from beyondprop.report.comparison_page import mean_angle, ranked
+from beyondprop.report.figures import in_percent
 from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
 
 FLOORS = {  # what needs no network with memory
@@ -216,7 +217,6 @@ def comparison_table(document: Mapping[str, Any]) -> str:
     rows: list[tuple[str, ...]] = []
     for name, each in ranked(document).items():
         accuracy, costs, angle = each["metrics"]["test_accuracy"], each["costs"], mean_angle(each)
-        deviation = f" ± {100 * accuracy['std']:.2f}" if len(accuracy["values"]) > 1 else ""
         step = memory = saved = operations = ""
         if costs:
             step = f"{1e3 * costs['step_seconds']['median']:.1f}"
@@ -226,7 +226,7 @@ def comparison_table(document: Mapping[str, Any]) -> str:
         rows.append(
             (
                 f"`{name}`",
-                f"{100 * accuracy['mean']:.2f}{deviation}",
+                in_percent(accuracy),
                 *(step, memory, saved, operations),
                 "" if angle is None else f"{angle:.0f}",
                 f"{each['chosen']['learning_rate']:g}" if "learning_rate" in each["chosen"] else "",

@@ -100,13 +100,21 @@ def _row(run: Run, root: Path) -> tuple[str, ...]:
         _name(run, root),
         str(run.settings.get("recipe", "–")),
         str(run.settings.get("execution", {}).get("seed", "–")),
-        f"damaged ({run.damaged})" if run.damaged else "finished" if run.result else "unfinished",
+        _state(run),
         "–" if leading is None else in_figures(leading, metrics[leading]),
         "–" if held_out is None else in_figures("accuracy", held_out),
         str(epochs[-1]["epoch"]) if epochs else "–",
         "–" if seconds is None else f"{seconds:.3g} s",
         _changed(run.settings),
     )
+
+
+def _state(run: Run) -> str:
+    if run.damaged:
+        return f"damaged ({run.damaged})"
+    if run.result:
+        return "finished"
+    return "unfinished" if "recipe" in run.settings else "–"  # a loop of one's own does not tell that it has ended
 
 
 def _changed(settings: Mapping[str, Any]) -> str:

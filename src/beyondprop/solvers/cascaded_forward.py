@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rule import check_labels, without_trace
-from beyondprop.rules.local.blockwise import finished, hidden_layers
+from beyondprop.rules.local.blockwise import finished, hidden_layers, outputs_in_turn
 from beyondprop.rules.local.cascaded_forward import CascadedForward
 from beyondprop.rules.local.linear_predictor import LinearPredictor
 from beyondprop.solver import Solver
@@ -89,15 +89,7 @@ class CascadedLeastSquares(Solver):
     def supports_classifier(cls, network: nn.Module, example: Tensor) -> str | None:
         """A sequence whose batch norms keep statistics."""
         del example
-        if reason := CascadedForward.supports(network):
-            return reason
-        for name, module in network.named_modules():
-            if isinstance(module, _BatchNorm) and module.running_mean is None:
-                return (
-                    f"layer {name} normalises by the batch that is to be predicted, for it keeps no statistics: make "
-                    "it with track_running_stats=True"
-                )
-        return None
+        return CascadedForward.supports(network)
 
     @classmethod
     def for_classifier(cls, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Self:
@@ -131,14 +123,16 @@ class CascadedLeastSquares(Solver):
         check_labels(y, self.cascade.classes)
         if self._pooled is not None:
             wanted = x[: self._pooled.missing]
-            with self._pooled.noting(len(wanted)):
-                self._features(wanted, self._norms[self.passes.index(part)][0] + 1)
+            with self._pooled.noting(len(wanted)), finished(self.cascade.network):
+                for block in self.cascade.blocks[: self._norms[self.passes.index(part)][0] + 1]:
+                    wanted = block(wanted)
             return self._pooled.missing == 0
-        features = self._features(x, max(self._sums) + 1)
         one_hot = targets(y, self.cascade.classes)
-        for index, sums in self._sums.items():
-            with _of_block(index):
-                sums.add(features[index], one_hot)
+        with finished(self.cascade.network):  # whatever mode the user has left it in
+            for index, output in enumerate(outputs_in_turn(self.cascade.blocks[: max(self._sums) + 1], x)):
+                if index in self._sums:
+                    with _of_block(index):
+                        self._sums[index].add(output, one_hot)
         return False
 
     def conclude(self, part: str) -> None:
@@ -161,25 +155,16 @@ class CascadedLeastSquares(Solver):
         Returns:
             Logarithms of the mean of the predictors' probabilities, shape (batch, classes).
         """
-        features = self._features(x, len(self.cascade.blocks))
         said = []
-        with torch.autocast(x.device.type, enabled=False):
-            for index, given in enumerate(features):
+        with finished(self.cascade.network):
+            for index, output in enumerate(outputs_in_turn(self.cascade.blocks, x)):
                 predictor = self._predictor(index)
-                said.append(predictor.probabilities(predictor(given.to(predictor.linear.weight.dtype))))
+                with torch.autocast(x.device.type, enabled=False):
+                    said.append(predictor.probabilities(predictor(output.to(predictor.linear.weight.dtype))))
         return torch.stack(said).mean(dim=0).clamp(min=1e-30).log()
 
     def _predictor(self, index: int) -> LinearPredictor:
         return cast(LinearPredictor, self.cascade.predictors[index])
-
-    def _features(self, x: Tensor, count: int) -> list[Tensor]:
-        """What the first `count` blocks give, in evaluation mode, whatever mode the user has left them in."""
-        found = []
-        with finished(self.cascade.network):
-            for block in self.cascade.blocks[:count]:
-                x = block(x)
-                found.append(x)
-        return found
 
 
 class PooledStatistics:

@@ -158,6 +158,16 @@ def load_run(
     return run
 
 
+def require_recipe(path: Path, stored: dict[str, Any]) -> None:
+    """Refuse a run of a loop of the user's own, which no recipe describes.
+
+    Raises:
+        RunError: It is one.
+    """
+    if "recipe" not in stored:
+        raise RunError(f"{path} was not trained from a recipe: build its network and load the checkpoint's weights")
+
+
 def assemble_stored(
     path: Path, stored: dict[str, Any], *, device: str | None = None, splits: Splits | None = None
 ) -> LoadedRun:
@@ -175,8 +185,7 @@ def assemble_stored(
     """
     from beyondprop.catalogue import find_recipe  # noqa: PLC0415  # the catalogue stands above training
 
-    if "recipe" not in stored:
-        raise RunError(f"{path} was not trained from a recipe: build its network and load the checkpoint's weights")
+    require_recipe(path, stored)
     recipe = find_recipe(stored["recipe"])
     settings, execution = (
         _restored(recipe.settings, stored.get("settings"), path),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from beyondprop.checks import check
 from beyondprop.errors import UserError
@@ -20,6 +22,8 @@ from beyondprop.training.run_folder import RunFolder
 from beyondprop.training.sources import Source, device_of
 from beyondprop.training.tracking import Tracker
 from beyondprop.training.trainer import Pass, Team, Trainer
+
+logger = logging.getLogger("beyondprop.training")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def fit(
             function). Moved to the rule's device.
         optimizer: Any, over the rule's parameters.
         epochs: Passes over the data; `rule.passes` tells how many of them each stage takes.
-        scheduler: Of the learning rate, one step a batch, without arguments.
+        scheduler: Of the learning rate, one step a batch, without arguments. It goes on through all of the rule's
+            stages: `len(rule.passes(epochs))` times the number of batches.
         validation: As `batches`; measured at the end of every epoch. Without it, the accuracy is measured on about the
             first thousand training samples and called train accuracy.
         inference: Options of `rule(x, **inference)` where accuracy is measured.
@@ -121,7 +126,7 @@ def fit(
     if not checkpoint_seconds >= 0:
         raise UserError(f"checkpoint_seconds must be at least 0, not {checkpoint_seconds}")
     check(alignment_every=alignment_every, gauss_newton_every=gauss_newton_every)
-    _require_trainable(rule, optimizer)
+    _require_trainable(rule, optimizer, scheduler)
     device = device_of(rule)
     source, plan = Source(batches, device), [Pass(*one) for one in rule.passes(epochs)]
     total_steps = None if source.length is None else source.length * len(plan)
@@ -155,11 +160,32 @@ def fit(
     return FitResult(totals.step, totals.images, totals.seconds, totals.peak_memory_bytes, epoch_records)
 
 
-def _require_trainable(rule: Rule, optimizer: Optimizer) -> None:
-    """Refuse an optimizer that would move nothing, as one made from the network that was copied into the rule."""
+def _require_trainable(rule: Rule, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
+    """Refuse what cannot step: a solver, and optimizers and schedulers that want more than `step()` or move nothing.
+
+    An optimizer that holds none of the rule's parameters is mostly one of the network that was copied into the rule. If
+    it holds only some, the others may have been left out by mistake, and are named.
+    """
+    if not isinstance(rule, Rule):
+        raise UserError(f"{type(rule).__name__} is no rule that an optimizer steps: a solver has `fit_batches`")
+    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
+        raise UserError(
+            f"optimizer must be one of torch's that steps without a closure, not {type(optimizer).__name__}: parts "
+            "with settings of their own are groups of one optimizer, see rule.parameter_groups()"
+        )
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise UserError("ReduceLROnPlateau waits for a figure at each step: take a scheduler of steps alone")
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(id(parameter) in held for parameter in rule.parameters() if parameter.requires_grad):
+    left_out = [name for name, p in rule.named_parameters() if p.requires_grad and id(p) not in held]
+    if len(left_out) == sum(parameter.requires_grad for parameter in rule.parameters()):
         raise UserError(
             "the optimizer holds none of the rule's trainable parameters: make it from rule.parameters(), not from the "
             "network's, and leave some of them trainable"
+        )
+    if left_out:
+        logger.warning(
+            "%d of the rule's trainable tensors are in no group of the optimizer and stay as they are (%s%s)",
+            len(left_out),
+            ", ".join(left_out[:3]),
+            ", …" if len(left_out) > 3 else "",
         )

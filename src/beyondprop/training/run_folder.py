@@ -325,7 +325,7 @@ def refuse_other_settings(path: Path, wanted: dict[str, Any], present: dict[str,
         if name not in MOVABLE and new.get(name) != old.get(name):
             raise RunError(
                 f"{path} holds another run: its {name} is {old.get(name)!r}, not {new.get(name)!r}: "
-                "give the same settings, or choose another folder"
+                f"give the same settings (they stand in its {SETTINGS}), or choose another folder"
             )
 
 

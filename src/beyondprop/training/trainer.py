@@ -97,6 +97,7 @@ class Trainer:
         except Interrupted:
             if not self.in_step:
                 self._save()
+            self.tracker.draw(final=True)
             saved = f"checkpoint of step {self.saved_step} stands" if self.in_step else "checkpoint is saved"
             message = f"interrupted after {self.totals.step} steps; the {saved}"
             raise Interrupted(message) from None

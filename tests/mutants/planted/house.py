@@ -60,7 +60,7 @@ MUTANTS = (
     Mutant(
         "loop: an optimizer that holds nothing is taken",
         "training/loop.py",
-        "    _require_trainable(rule, optimizer)\n    device",
+        "    _require_trainable(rule, optimizer, scheduler)\n    device",
         "    device",
         LOOP,
     ),

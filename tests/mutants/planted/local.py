@@ -3,9 +3,9 @@
 from mutant import Mutant
 
 LOCAL = "rules/local"
+FF_TRAINING = ("tests/rules/local/test_forward_forward_training.py",)
 BLOCKWISE = ("tests/rules/local/test_blockwise.py",)
 LOCAL_LOSSES = ("tests/rules/local/test_local_losses.py",)
-FF = ("tests/rules/local/test_forward_forward.py",)
 CAFO = ("tests/rules/local/test_cascaded_forward.py",)
 
 MUTANTS = (
@@ -94,76 +94,6 @@ MUTANTS = (
         LOCAL_LOSSES,
     ),
     Mutant(
-        "ff: sign of the positive pass",
-        f"{LOCAL}/forward_forward.py",
-        "pull, push = (threshold - positive)",
-        "pull, push = (positive - threshold)",
-        FF,
-    ),
-    Mutant(
-        "ff: no threshold on the negative pass",
-        f"{LOCAL}/forward_forward.py",
-        "(negative - threshold).clamp",
-        "negative.clamp",
-        FF,
-    ),
-    Mutant(
-        "ff: the true class drawn as a wrong one",
-        f"{LOCAL}/forward_forward.py",
-        "torch.randint_like(y, 1, self.classes)",
-        "torch.randint_like(y, 0, self.classes)",
-        FF,
-    ),
-    Mutant(
-        "ff: hard negatives without the root",
-        f"{LOCAL}/forward_forward.py",
-        "likely = goodness.sqrt() + 1e-12",
-        "likely = goodness + 1e-12",
-        FF,
-    ),
-    Mutant(
-        "ff: threshold not scaled with the width",
-        f"{LOCAL}/forward_forward.py",
-        '(self.shapes[k].numel() if self.goodness == "sum" else 1)',
-        "1",
-        FF,
-    ),
-    Mutant(
-        "ff: peer average never moves",
-        f"{LOCAL}/forward_forward.py",
-        "        average.copy_(present.detach())\n",
-        "        pass\n",
-        FF,
-    ),
-    Mutant(
-        "symba: scale forgotten",
-        f"{LOCAL}/symba.py",
-        "wrong = self.alpha * (negative - positive)",
-        "wrong = negative - positive",
-        FF,
-    ),
-    Mutant(
-        "symba: sign",
-        f"{LOCAL}/symba.py",
-        "self.alpha * (negative - positive)",
-        "self.alpha * (positive - negative)",
-        FF,
-    ),
-    Mutant(
-        "overlay: old pixels stay",
-        f"{LOCAL}/label_input.py",
-        "marked = self._replaced(x, 0.0)",
-        "marked = x.clone()",
-        FF,
-    ),
-    Mutant(
-        "patterns: neutral is the first class",
-        f"{LOCAL}/label_input.py",
-        "self.patterns.mean(dim=0)",
-        "self.patterns[0]",
-        FF,
-    ),
-    Mutant(
         "predictor: not a mean",
         f"{LOCAL}/linear_predictor.py",
         "            error /= len(y)\n",
@@ -227,23 +157,6 @@ MUTANTS = (
         CAFO,
     ),
     Mutant(
-        "ff: the readout moves statistics",
-        "rules/local/forward_forward.py",
-        "            with finished(self):\n                outputs",
-        "            with torch.no_grad():\n                outputs",
-        FF,
-    ),
-    Mutant(
-        "ff: hard negatives may be the true class",
-        "rules/local/forward_forward.py",
-        "likely.scatter(1, y[:, None], 0.0)",
-        "likely",
-        FF,
-    ),
-    Mutant(
-        "symba: the first block does not count", "rules/local/symba.py", '"skip_first": False', '"skip_first": True', FF
-    ),
-    Mutant(
         "cwcomp: goodness under autocast",
         "rules/local/class_channels.py",
         "enabled=False",
@@ -269,6 +182,76 @@ MUTANTS = (
         "rules/local/blockwise.py",
         "children_of(self.network) != [child for block in self._blocks for child in block]",
         "not self._blocks",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "cafo-dfa: blocks in the middle learn nothing",
+        f"{LOCAL}/cascaded_feedback.py",
+        "enumerate(outputs[:-1])",
+        "enumerate(outputs[:-1][:1])",
+        CAFO,
+    ),
+    Mutant(
+        "cafo-dfa: all blocks have the first one's feedback",
+        f"{LOCAL}/cascaded_feedback.py",
+        'getattr(self, f"feedback_{k}")',
+        'getattr(self, "feedback_0")',
+        CAFO,
+    ),
+    Mutant(
+        "cafo: norms that read the test batch are taken",
+        f"{LOCAL}/cascaded_forward.py",
+        "isinstance(module, _BatchNorm) and module.running_mean is None",
+        "False",
+        CAFO,
+    ),
+    Mutant(
+        "cafo: a block overwrites features before they are read",
+        f"{LOCAL}/cascaded_forward.py",
+        "zip(self.predictors, outputs_in_turn(self.blocks, x), strict=True)",
+        "zip(self.predictors, list(outputs_in_turn(self.blocks, x)), strict=True)",
+        CAFO,
+    ),
+    Mutant(
+        "cafo: kept features are overwritten",
+        f"{LOCAL}/cascaded_forward.py",
+        "[output.clone() for output",
+        "[output for output",
+        CAFO,
+    ),
+    Mutant(
+        "blockwise: blocks that are done get no direction",
+        f"{LOCAL}/blockwise.py",
+        "x if enter is None or index == 0 else",
+        "x if enter is None or index == 0 or not trained else",
+        FF_TRAINING,
+    ),
+    Mutant(
+        "predsim: similarity under autocast",
+        f"{LOCAL}/predsim.py",
+        "            with torch.autocast(h.device.type, enabled=False):\n                loss = loss",
+        "            with torch.autocast(h.device.type, enabled=True):\n                loss = loss",
+        LOCAL_LOSSES,
+    ),
+    Mutant(
+        "predsim: classifiers begin anywhere",
+        f"{LOCAL}/predsim.py",
+        "            nn.init.zeros_(self.classify.weight)\n",
+        "            pass\n",
+        LOCAL_LOSSES,
+    ),
+    Mutant(
+        "local losses: layers in closures never learn",
+        f"{LOCAL}/local_losses.py",
+        "if held := _held_layer(local):",
+        "if held := None:",
+        BLOCKWISE,
+    ),
+    Mutant(
+        "blockwise: hooks of the network are passed over",
+        f"{LOCAL}/blockwise.py",
+        "if network._forward_hooks or network._forward_pre_hooks:",
+        "if network._forward_hooks:",
         BLOCKWISE,
     ),
 )

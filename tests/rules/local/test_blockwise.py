@@ -79,6 +79,20 @@ def test_what_is_no_sequence_is_refused_by_name():
         PredSim(nn.Sequential(shared, nn.ReLU(), shared), torch.zeros(2, 4), 4)
 
 
+@pytest.mark.parametrize("rule_class", [MonoForward, ForwardForward, CascadedForwardDFA])
+def test_hooks_that_would_not_run_are_refused(rule_class):
+    network = perceptron()
+    network.register_forward_pre_hook(lambda _, inputs: inputs)
+    with pytest.raises(UnsupportedNetworkError, match="without the network's own hooks"):
+        make(rule_class, network)
+
+
+@pytest.mark.parametrize("blocks", [3, [0.0, 2.0], "024"])
+def test_blocks_of_another_kind_are_refused(blocks):
+    with pytest.raises(UserError, match="blocks must be a list of children's positions"):
+        MonoForward(perceptron(), batch()[0], 3, blocks=blocks)
+
+
 def test_a_network_of_ones_own_modules_is_cut_between_them():
     network = nn.Sequential(Residual(), nn.ReLU(), Residual(), nn.ReLU(), nn.Linear(4, 3))
     rule = PredSim(network, torch.zeros(2, 4), 3)
@@ -263,6 +277,11 @@ def test_a_network_without_its_output_layer_is_no_classifier():
         PredSim(perceptron()[:-1], batch()[0], 3)
 
 
+def _hidden_head(shape, classes):
+    head = nn.Linear(shape.numel(), classes).double()
+    return lambda h, y: nn.functional.cross_entropy(head(h), y)
+
+
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
@@ -270,6 +289,8 @@ def test_a_network_without_its_output_layer_is_no_classifier():
         (lambda _shape, _classes: lambda h, _y: h.mean(dim=1), r"block 1 must give a scalar.*shape \(7,\)"),
         (lambda _shape, _classes: lambda _h, _y: 1.0, "block 1 must give a scalar.*float"),
         (lambda _shape, _classes: None, "objective must make a local loss.*NoneType"),
+        (_hidden_head, "a function with a Linear in it"),
+        (lambda _shape, _classes: nn.Flatten().double().forward, "a function with a Flatten in it"),
     ],
 )
 def test_objectives_that_teach_nothing_are_refused(objective, message):

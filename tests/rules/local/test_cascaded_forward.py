@@ -146,6 +146,61 @@ def test_a_prediction_does_not_depend_on_its_company(rule_class):
         assert torch.equal(rule.network[3].running_mean, moved)
 
 
+@pytest.mark.parametrize("rule_class", [CascadedForward, CascadedForwardDFA])
+def test_norms_that_would_read_the_test_batch_are_refused(rule_class):
+    blocks = network()
+    blocks[3] = nn.BatchNorm2d(4, track_running_stats=False)
+    with pytest.raises(UnsupportedNetworkError, match="layer 3 normalises by the batch that is to be predicted"):
+        rule_class(blocks, torch.zeros(2, 1, 8, 8), 3)
+
+
+class Preactivated(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.inner = nn.Linear(features, features)
+
+    def forward(self, x):
+        return self.inner(x.relu_())
+
+
+def test_blocks_that_begin_in_place_leave_predictors_their_features():
+    """The second block overwrites what the first one gave, once its predictor has read it."""
+    x, y = features()
+    torch.manual_seed(1)
+    blocks = nn.Sequential(nn.Linear(6, 7), Preactivated(7), Preactivated(7)).double()
+    rule = CascadedForward(blocks, x.clone(), 4)
+    with torch.no_grad():
+        for p in rule.predictors.parameters():
+            p.normal_()
+        h1 = blocks[0](x)
+        h2 = blocks[1].inner(h1.relu())
+        h3 = blocks[2].inner(h2.relu())
+    rule.backward(x, y)
+    found = []
+    for predictor, h in zip(rule.predictors, (h1, h2, h3), strict=True):
+        alone = LinearPredictor(7, 4).double()
+        alone.load_state_dict(predictor.state_dict())
+        alone.backward(h, y)
+        torch.testing.assert_close(predictor.linear.weight.grad, alone.linear.weight.grad)
+        found.append(predictor(h).softmax(dim=1))
+    torch.testing.assert_close(rule(x).exp(), torch.stack(found).mean(dim=0))
+    for kept, h in zip(rule.features(x), (h1, h2, h3), strict=True):
+        torch.testing.assert_close(kept, h)
+
+
+def test_no_more_than_two_blocks_outputs_are_alive():
+    x, y = torch.randn(400, 30), torch.arange(400) % 3
+    peaks = []
+    for depth in (3, 12):
+        blocks = nn.Sequential(*(nn.Linear(30, 30) for _ in range(depth)))
+        rule = CascadedForward(blocks, x, 3)
+        rule.backward(x, y)
+        runs = (lambda rule=rule: rule.backward(x, y), lambda rule=rule: rule(x))
+        peaks += [peak_live_bytes(run, rule)["activations"] for run in runs]
+    assert peaks[2] < 1.1 * peaks[0]  # but for a gradient of the predictors
+    assert peaks[3] < 1.1 * peaks[1] + 12 * 400 * 3 * 4  # what each predictor says stays
+
+
 def test_feedback_trains_blocks_first_and_then_predictors_with_still_blocks():
     x, y = torch.randn(10, 1, 8, 8), torch.arange(10) % 3
     rule = CascadedForwardDFA(network(), x, 3)
@@ -173,6 +228,25 @@ def test_the_last_block_has_its_true_gradient_and_feedback_rows_have_length_one(
         torch.testing.assert_close(gradient, true)
     torch.testing.assert_close(rule.feedback_0.norm(dim=1), torch.ones(3))
     assert "feedback_0" in rule.state_dict()
+
+
+def test_every_block_but_the_last_has_feedback_of_its_own():
+    """Four blocks of one shape: e B_k / N at each one's output, differentiated inside it alone."""
+    x, y = features()
+    torch.manual_seed(1)
+    blocks = nn.Sequential(*(part for _ in range(4) for part in (nn.Linear(6, 6), nn.Tanh()))).double()
+    rule = CascadedForwardDFA(blocks, x, 4)
+    rule.backward(x, y)
+    outputs, h = [], x
+    for k in range(4):
+        h = torch.tanh(blocks[2 * k](h.detach()))
+        outputs.append(h)
+    error = (rule.auxiliary(h).softmax(dim=1) - F.one_hot(y, 4)).detach() / len(x)
+    for k, output in enumerate(outputs[:-1]):
+        layer, feedback = blocks[2 * k], getattr(rule, f"feedback_{k}")
+        wanted = torch.autograd.grad(output, list(layer.parameters()), error @ feedback)
+        for p, gradient in zip(layer.parameters(), wanted, strict=True):
+            torch.testing.assert_close(p.grad, gradient)
 
 
 def test_a_predictor_can_be_trained_from_stored_features():

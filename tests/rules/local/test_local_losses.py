@@ -174,3 +174,21 @@ def test_goodness_of_channels_keeps_its_digits_under_autocast():
         found = local.scores(h.float())
         torch.testing.assert_close(found, expected)  # the type too
         assert local(h.float(), y).dtype == torch.float32
+
+
+def test_similarity_keeps_its_digits_under_autocast():
+    """The products of directions are made in float32."""
+    h, y = batch(9)
+    local = PredictionAndSimilarity(h.shape[1:], 3, 1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = local.similar(h.float()).float()
+        found = local(h.float(), y)
+    target = cosines(F.one_hot(y, 3).float())
+    torch.testing.assert_close(found, F.mse_loss(cosines(made), target), rtol=1e-5, atol=1e-6)
+
+
+def test_predsims_classifiers_begin_at_nothing_and_blocks_too_large_to_match_are_refused():
+    assert not PredictionAndSimilarity(torch.Size([9]), 3, 0.5).classify.weight.any()
+    with pytest.raises(UnsupportedNetworkError, match=r"32,768 numbers a sample, shape \(8, 16, 16, 16\)"):
+        PredictionAndSimilarity(torch.Size([8, 16, 16, 16]), 3, 0.5)
+    PredictionAndSimilarity(torch.Size([8, 16, 16, 16]), 3, 0.0)

@@ -42,6 +42,8 @@ class Blockwise(Rule):
             raise UnsupportedNetworkError(reason)
         if order not in ("together", "one-by-one"):
             raise UserError(f"order must be 'together' or 'one-by-one', got {order!r}")
+        if not (blocks is None or (isinstance(blocks, Sequence) and all(isinstance(start, int) for start in blocks))):
+            raise UserError(f"blocks must be a list of children's positions, such as [0, 3, 5], got {blocks!r}")
         self.network = network
         self._starts = list(self.default_starts(network) if blocks is None else blocks)
         # In a tuple, so that the modules are not registered a second time.
@@ -69,6 +71,8 @@ class Blockwise(Rule):
             )
         if not block_starts(network):
             return f"{cls.__name__} has nothing to train: no child of the nn.Sequential is a layer with parameters"
+        if network._forward_hooks or network._forward_pre_hooks:
+            return f"{cls.__name__} runs the children one by one, without the network's own hooks: put them on a child"
         return None
 
     @classmethod
@@ -207,6 +211,18 @@ def output_shapes(blocks: Sequence[nn.Module], network: nn.Module, example: Tens
             example = made
             shapes.append(made.shape[1:])
     return shapes
+
+
+def outputs_in_turn(blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
+    """Yield what each block gives for x, without a graph; to be used before the next is asked for.
+
+    No more than two blocks' outputs are alive so, and a block that begins with an operation in place, which overwrites
+    the output of the one before it, does no harm.
+    """
+    for block in blocks:
+        with torch.no_grad():  # not around the yield, where it would be the caller's too
+            x = block(x)
+        yield x
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rules.local.blockwise import HiddenLayers, finished, output_shapes
+from beyondprop.rules.local.blockwise import HiddenLayers, finished, output_shapes, outputs_in_turn
 from beyondprop.rules.local.linear_predictor import LinearPredictor, PredictorLoss
 
 
@@ -33,7 +34,8 @@ class CascadedForward(HiddenLayers):
         blocks: As `Blockwise`.
 
     Raises:
-        UnsupportedNetworkError: The network is no `nn.Sequential`, or blocks share a parameter.
+        UnsupportedNetworkError: The network is no `nn.Sequential`, blocks share a parameter, or a batch norm keeps no
+            statistics.
         UserError: An option is unknown; in `backward`, a label is no class index.
         NonFiniteError: In `backward`, when a predictor's loss is NaN or infinite; the message names the block.
 
@@ -65,6 +67,19 @@ class CascadedForward(HiddenLayers):
         self.predictors = nn.ModuleList(made).to(device=like.device, dtype=like.dtype)
         self.freeze()
 
+    @classmethod
+    def supports(cls, network: nn.Module) -> str | None:
+        """A sequence whose batch norms keep statistics."""
+        if reason := super().supports(network):
+            return reason
+        for name, module in network.named_modules():
+            if isinstance(module, _BatchNorm) and module.running_mean is None:
+                return (
+                    f"layer {name} normalises by the batch that is to be predicted, for it keeps no statistics: make "
+                    "it with track_running_stats=True"
+                )
+        return None
+
     def freeze(self) -> None:
         """Switch the blocks' gradients off."""
         self.network.requires_grad_(False)
@@ -76,21 +91,16 @@ class CascadedForward(HiddenLayers):
     def train_predictors(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
         """Add the predictors' gradients to their `.grad`, and return the sum of their losses."""
         total = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
-        for number, (predictor, features) in enumerate(self._with_features(x), start=1):
+        for number, (predictor, output) in enumerate(self._with_outputs(x), start=1):
             try:
-                total = total + predictor.backward(features, y, phase)
+                total = total + predictor.backward(output, y, phase)
             except NonFiniteError as error:
                 raise NonFiniteError(str(error).replace("the predictor", f"block {number}'s predictor")) from None
         return total
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return what the blocks give for x, each of shape (batch, ...), without a graph."""
-        found = []
-        with torch.no_grad():
-            for block in self.blocks:
-                x = block(x)
-                found.append(x)
-        return found
+        return [output.clone() for output in outputs_in_turn(self.blocks, x)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict.
@@ -102,12 +112,13 @@ class CascadedForward(HiddenLayers):
             Logarithms of the mean of the predictors' probabilities, shape (batch, classes).
         """
         with finished(self.network):
-            said = [predictor.probabilities(predictor(features)) for predictor, features in self._with_features(x)]
+            said = [predictor.probabilities(predictor(output)) for predictor, output in self._with_outputs(x)]
         return torch.stack(said).mean(dim=0).clamp(min=1e-30).log()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What learns: the predictors."""
         return [{"name": "predictors", "params": [p for p in self.predictors.parameters() if p.requires_grad]}]
 
-    def _with_features(self, x: Tensor) -> list[tuple[LinearPredictor, Tensor]]:
-        return list(zip(cast(Iterable[LinearPredictor], self.predictors), self.features(x), strict=True))
+    def _with_outputs(self, x: Tensor) -> Iterator[tuple[LinearPredictor, Tensor]]:
+        for predictor, output in zip(self.predictors, outputs_in_turn(self.blocks, x), strict=True):
+            yield cast(LinearPredictor, predictor), output

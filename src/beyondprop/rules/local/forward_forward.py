@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,8 +20,11 @@ Goodness = Literal["sum", "mean"]
 Negatives = Literal["uniform", "hard"]
 Readout = Literal["scan", "softmax"]
 
-SCANNED = 4096  # inputs at once in the search for negatives, whose memory would be C times that of the batch
+# Of a label scan, whose memory would be that of the batch times the classes: inputs, and numbers of the largest block.
+SCANNED, SCANNED_NUMBERS = 4096, 2**26
 BOUNDED = (nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Softmax)
+
+logger = logging.getLogger("beyondprop.rules")
 
 
 class ForwardForward(HiddenLayers):
@@ -104,8 +109,8 @@ class ForwardForward(HiddenLayers):
         self.label = (label or Overlay(classes)).to(device=like.device, dtype=like.dtype)
         if self.label.classes != classes:
             raise UserError(f"the label is made for {self.label.classes} classes, and the rule for {classes}")
-        labelled = self.label(example, torch.zeros(len(example), dtype=torch.long, device=example.device))
-        self.shapes = output_shapes(self.blocks, network, labelled)
+        self.shapes = self._output_shapes(example)
+        self._overlaid_told = False
         self.thresholds = [self._threshold(k, threshold) for k in range(len(self.blocks))]
         self._first_counted = 1 if skip_first and len(self.blocks) > 1 else 0
         self._first_read = 1 if len(self.blocks) > 1 else 0
@@ -140,6 +145,7 @@ class ForwardForward(HiddenLayers):
         y = check_labels(y, self.classes)
         if not is_finite(x):  # the label may overlay it
             raise NonFiniteError("the input holds NaN or infinity: clean the data")
+        self._tell_what_is_overlaid(x)
         if self.stage == "readout":
             with finished(self):
                 outputs = self._unnamed(x)
@@ -185,6 +191,11 @@ class ForwardForward(HiddenLayers):
 
     def scan(self, x: Tensor) -> Tensor:
         """Return every class's goodness, summed over the blocks that count, shape (batch, classes)."""
+        largest = max(shape.numel() for shape in self.shapes)
+        inputs = min(SCANNED, SCANNED_NUMBERS // largest)
+        return torch.cat([self._scan(part) for part in x.split(max(1, inputs // self.classes))])
+
+    def _scan(self, x: Tensor) -> Tensor:
         place = self._linear_place(x)
         if place is None:
             outputs = self._outputs(self.direction(self.label.every_class(x)))
@@ -192,8 +203,9 @@ class ForwardForward(HiddenLayers):
             output, mark, moved = self._marked(x, place)
             every = torch.addcmul(output[:, None], mark[:, None], moved)
             outputs = self._outputs(every.flatten(0, 1), self.blocks[0][place + 1 :])
-        found = [self.measure(h, size) for h, size in outputs[self._first_counted :]]
-        return torch.stack(found).sum(dim=0).view(len(x), self.classes)
+        counted = itertools.islice(outputs, self._first_counted, None)
+        found: Tensor = sum(self.measure(h, size) for h, size in counted)  # type: ignore[assignment]
+        return found.view(len(x), self.classes)
 
     def measure(self, h: Tensor, size: Tensor | None = None) -> Tensor:
         """Return the goodness of a block's output, shape (batch,), in float32 at least; `size`: its samples' length."""
@@ -212,7 +224,7 @@ class ForwardForward(HiddenLayers):
         if self.negatives == "uniform":
             return (y + torch.randint_like(y, 1, self.classes)) % self.classes
         with finished(self):
-            goodness = torch.cat([self.scan(part) for part in x.split(max(1, SCANNED // self.classes))])
+            goodness = self.scan(x)
             if not goodness.isfinite().all():
                 self._name_broken_block(x)
         likely = goodness.sqrt() + 1e-12  # where all is quiet, all wrong classes are alike
@@ -224,15 +236,13 @@ class ForwardForward(HiddenLayers):
         found = {name: [p for p in m.parameters() if p.requires_grad] for name, m in parts.items() if m is not None}
         return [{"name": name, "params": parameters} for name, parameters in found.items() if parameters]
 
-    def _outputs(self, x: Tensor, first: nn.Module | None = None) -> list[tuple[Tensor, Tensor]]:
+    def _outputs(self, x: Tensor, first: nn.Module | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The blocks' outputs and their lengths, for a direction x; `first` is run in place of the first block."""
-        outputs: list[tuple[Tensor, Tensor]] = []
         for block in (self.blocks[0] if first is None else first, *self.blocks[1:]):
-            if outputs:
-                x = self.direction(*outputs[-1])
             x = block(x)
-            outputs.append((x, _size(x)))
-        return outputs
+            size = _size(x)
+            yield x, size
+            x = self.direction(x, size)
 
     def _linear_place(self, x: Tensor) -> int | None:
         """Where the linear layer that reads the flat input stands, if the label only overlays that input."""
@@ -269,7 +279,7 @@ class ForwardForward(HiddenLayers):
 
     def _unnamed(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The blocks' outputs and their lengths where no class is named."""
-        return self._outputs(self.direction(self.label.neutral(x)))
+        return list(self._outputs(self.direction(self.label.neutral(x))))
 
     def _features(self, outputs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """What the classifier reads: directions of the blocks' outputs where no class is named."""
@@ -280,6 +290,18 @@ class ForwardForward(HiddenLayers):
         loss = F.cross_entropy(self.classifier(self._features(outputs)), y)
         descend(loss, "the classifier")
         return loss.detach()
+
+    def _tell_what_is_overlaid(self, x: Tensor) -> None:
+        """Say once that a table loses its first columns, where these are not empty as a picture's first pixels are."""
+        if self._overlaid_told or len(x) == 1:
+            return
+        self._overlaid_told = True
+        if type(self.label) is Overlay and x.ndim == 2 and (x[:, : self.classes] != x[0, : self.classes]).any():
+            logger.warning(
+                "the class takes the place of the first %d of a sample's %d numbers, and what they say is lost: put as "
+                "many empty columns before them, or give label=ClassPattern(%d, (%d,))",
+                *(self.classes, x.shape[1]) * 2,
+            )
 
     def _inequality(self, k: int, h: Tensor) -> Tensor:
         """How unequally a block's units are active; their moving averages take in this batch if it is finite."""
@@ -294,14 +316,26 @@ class ForwardForward(HiddenLayers):
     def _name_broken_block(self, x: Tensor) -> None:
         """Raise the error that says in which block goodness is not finite."""
         outputs = self._outputs(self.direction(self.label.every_class(x[:1])))
-        number = next((k for k, (h, _) in enumerate(outputs, start=1) if not h.isfinite().all()), len(outputs))
+        number = next((k for k, (h, _) in enumerate(outputs, start=1) if not h.isfinite().all()), len(self.blocks))
         raise NonFiniteError(
             f"the goodness of block {number} is NaN or infinite: check the data for NaN, or lower the learning rate"
         )
 
+    def _output_shapes(self, example: Tensor) -> list[torch.Size]:
+        labelled = self.label(example, torch.zeros(len(example), dtype=torch.long, device=example.device))
+        try:
+            return output_shapes(self.blocks, self.network, labelled)
+        except UserError as error:
+            if labelled.shape == example.shape:
+                raise
+            raise UserError(
+                f"{error} (of a sample of {tuple(example.shape[1:])} the label makes {tuple(labelled.shape[1:])}: "
+                'the first layer has to take that; how="added" leaves the shape as it is)'
+            ) from error
+
     def _threshold(self, k: int, threshold: float | None) -> float:
         if threshold is None:
-            last = [m for m in self.blocks[k].modules() if isinstance(m, (*BOUNDED, nn.ReLU))]
+            last = [m for m in self.blocks[k].modules() if type(m).__module__ == nn.ReLU.__module__]  # activations
             threshold = 0.25 if last and isinstance(last[-1], BOUNDED) else 1.0
         return threshold * (self.shapes[k].numel() if self.goodness == "sum" else 1)
 

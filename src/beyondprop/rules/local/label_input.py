@@ -105,8 +105,8 @@ class ClassPattern(LabelInput):
         if how not in ("beside", "added"):
             raise UserError(f"how must be 'beside' or 'added', got {how!r}")
         self.how = how
-        shape = (shape,) if isinstance(shape, int) else shape
-        one_channel = (1, *shape[1:]) if len(shape) > 1 else shape
+        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        one_channel = (1, *self.shape[1:]) if len(self.shape) > 1 else self.shape
         self.patterns = nn.Parameter(scale * torch.randn(classes, *one_channel), requires_grad=learned)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
@@ -117,6 +117,8 @@ class ClassPattern(LabelInput):
         return self._joined(x, self.patterns.mean(dim=0).expand(len(x), *self.patterns.shape[1:]))
 
     def _joined(self, x: Tensor, pattern: Tensor) -> Tensor:
+        if x.shape[1:] != self.shape:
+            raise UserError(f"the patterns are made for samples of shape {self.shape}, got {tuple(x.shape[1:])}")
         if self.how == "added":
             return x + pattern
         joined = torch.cat([x, pattern.to(x.dtype)], dim=1)

@@ -71,16 +71,18 @@ class LocalLosses(Blockwise):
         like = next(network.parameters())
         made, shapes = [], output_shapes(self.blocks, network, example)
         if loss is None and shapes[-1] != (classes,):
-            raise UserError(
-                f"the network gives {tuple(shapes[-1])} numbers a sample, and classes is {classes}: give a whole "
-                "classifier, with its output layer"
-            )
+            mend = "give a whole classifier, with its output layer" if len(shapes[-1]) > 1 else "they have to agree"
+            raise UserError(f"the network gives {tuple(shapes[-1])} numbers a sample, and classes is {classes}: {mend}")
         for shape in shapes[:-1]:
             local = objective(shape, classes)
             if not callable(local):
                 raise UserError(
                     "objective must make a local loss: called with a shape and the number of classes, it returned "
                     f"{type(local).__name__}, which cannot be called with (output, labels)"
+                )
+            if held := _held_layer(local):
+                raise UserError(
+                    f"objective made a function with a {held} in it, which no optimizer would find: make an nn.Module"
                 )
             made.append(local if isinstance(local, nn.Module) else _Function(local))
         self.objectives = nn.ModuleList(made).to(device=like.device, dtype=like.dtype)
@@ -115,6 +117,15 @@ class LocalLosses(Blockwise):
         groups = {"network": self.network, "local losses": self.objectives}
         found = {name: [p for p in part.parameters() if p.requires_grad] for name, part in groups.items()}
         return [{"name": name, "params": parameters} for name, parameters in found.items() if parameters]
+
+
+def _held_layer(local: Objective) -> str | None:
+    """The type of a layer or parameter that a plain function closes over or belongs to."""
+    if isinstance(local, nn.Module):
+        return None
+    cells = [cell.cell_contents for cell in getattr(local, "__closure__", None) or ()]
+    held = [*cells, getattr(local, "__self__", None), *getattr(local, "args", ())]
+    return next((type(each).__name__ for each in held if isinstance(each, nn.Module | nn.Parameter)), None)
 
 
 class _Function(nn.Module):

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondprop.errors import UserError
+from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.rules.local.local_losses import LocalLosses
 
 MOST_FEATURES = 4096  # that a local classifier of an image reads
+MOST_SIMILAR = 16_384  # that a linear f_k maps to as many: a gibibyte of float32
 
 
 class PredSim(LocalLosses):
@@ -28,6 +29,7 @@ class PredSim(LocalLosses):
         beta: β, the share of similarity matching, 0 to 1; at 0 what is left is prediction alone, at 1 similarity.
 
     Raises:
+        UnsupportedNetworkError: A block that gives no image gives more numbers than can be matched.
         UserError: `beta` is out of range; and as `LocalLosses`.
 
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -76,6 +78,11 @@ class PredictionAndSimilarity(nn.Module):
             channels, height, width = shape
             self.side = min(height, width, max(1, int((MOST_FEATURES // channels) ** 0.5)))
             features = channels * self.side**2
+        if beta > 0 and len(shape) != 3 and features > MOST_SIMILAR:
+            raise UnsupportedNetworkError(
+                f"a block gives {features:,} numbers a sample, shape {tuple(shape)}, too many to match similarity by "
+                "a linear layer of as many outputs: let blocks end in vectors or images, or give beta=0"
+            )
         if beta > 0:
             conv = len(shape) == 3
             self.similar = (

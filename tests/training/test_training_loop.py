@@ -97,7 +97,7 @@ def test_an_optimizer_of_another_network_is_refused():
     ("made", "words"),
     [
         (lambda ps: [torch.optim.SGD(ps, 0.1)], "groups of one optimizer"),
-        (lambda ps: torch.optim.LBFGS(ps), "steps without a closure, not LBFGS"),
+        (torch.optim.LBFGS, "steps without a closure, not LBFGS"),
     ],
 )
 def test_optimizers_that_the_loop_cannot_step_are_refused(made, words, one_line):

@@ -92,10 +92,13 @@ def build(settings: Any, splits: Splits) -> Experiment:
     return Experiment(rule, optimizer=make_optimizer(rule, settings))
 
 
-def recipe(variant: str, summary: str, settings: GoodnessSettings, published: Published | None = None) -> Recipe:
+def recipe(
+    variant: str, summary: str, settings: GoodnessSettings, published: Published | None = None, *departures: str
+) -> Recipe:
     """Make a recipe of the rule that the settings belong to; the variant begins with the data set's name."""
     system = "symba" if isinstance(settings, SymBaSettings) else "ff"
-    choices = CHOICES if settings.label == "overlay" else (*CHOICES, "class patterns: our construction")
+    choices = (*CHOICES, *departures)
+    choices += () if settings.label == "overlay" else ("class patterns: our construction",)
     return Recipe(
         f"{system}/{variant}",
         summary,
@@ -120,6 +123,7 @@ FF = (
         "the paper's perceptron, four hidden layers of 2000 units, on MNIST",
         ForwardForwardSettings(epochs=60, hidden=2000, depth=4, learning_rate=1e-3),
         Published({"test_accuracy": 0.9864}, "arXiv 2212.13345, Section 3.3"),
+        "the class overlaid at three times the amplitude",
     ),
     recipe(
         "mnist-small",
@@ -131,6 +135,7 @@ FF = (
         "two hidden layers with local receptive fields of 11x11 on CIFAR-10",
         ForwardForwardSettings(epochs=30, network="local-fields"),
         Published({"test_accuracy": 0.59}, "arXiv 2212.13345, Section 4"),
+        "active for what is true, where the paper's figure is of networks that are quiet for it",
     ),
 )
 SYMBA = (

@@ -38,6 +38,7 @@ from beyondprop.training.execution import Execution
 OUT = Path(__file__).resolve().parent / "results" / "signals_tuning.json"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 IMAGES = {"digits": 287, "mnist": 10_000, "cifar-10": 10_000}
+REGRESSION = ("marked-mean",)
 HELD_OUT = IMAGES | {"fashion-mnist": 10_000, "temporal-order": 1000, "marked-mean": 1000}
 
 
@@ -70,7 +71,7 @@ def measure(recipe: Recipe, changes: Mapping[str, Any], precision: str) -> tuple
                 recipe, settings, Execution(precision=precision), Path(folder) / "run", progress=False
             )
         except NonFiniteError:
-            return "validation_accuracy", 0.0
+            return ("diverged", 1.0) if recipe.dataset in REGRESSION else ("validation_accuracy", 0.0)
     metric = next(name for name in ("validation_accuracy", "validation_mse") if name in outcome.metrics)
     return metric, float(outcome.metrics[metric])
 

@@ -314,7 +314,7 @@ LEARNED_RECIPES = tuple(
     for variant, settings in LEARNED.items()
 )
 
-# Of back-propagation, (learning rate, factor of the recurrent layer's); elsewhere the matched ones are its best as well.
+# Of back-propagation, (learning rate, factor of the recurrent layer's); elsewhere its best are the matched ones.
 TUNED = {"temporal-order-60": (0.1, 3e-2), "mnist-rows": (0.1, 0.1)}
 COMPARED = (*TUNED, "temporal-order-120", "adding")
 

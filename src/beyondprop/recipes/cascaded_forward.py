@@ -111,6 +111,6 @@ FEEDBACK = (
 )
 BASELINES = (
     baseline(RANDOM[1], 1e-3),
-    baseline(RANDOM[2], 3e-3),
-    baseline(RANDOM[4], 3e-3),
+    baseline(RANDOM[2], 1e-2),
+    baseline(RANDOM[4], 1e-2),
 )

@@ -124,7 +124,7 @@ def on_images(variant: str, settings: DirectTargetSettings) -> DirectTargetSetti
         return replace(settings, learning_rate=1e-2)
     if not variant.startswith("cifar-10"):
         return settings
-    return replace(settings, learning_rate=1e-3, feedback_hidden=2048)
+    return replace(settings, learning_rate=1e-3 if "conv" in variant else 3e-4, feedback_hidden=2048)
 
 
 # Without pretraining, as the paper has plain DTP.
@@ -156,5 +156,5 @@ DDTP = tuple(
 )
 BASELINES = tuple(
     baseline(DDTP[number], rate, name=f"{DDTP[number].id.split('/')[1]}-targets")
-    for number, rate in ((1, 3e-3), (2, 1e-2), (3, 1e-3), (4, 1e-3), (5, 1e-3))
+    for number, rate in ((1, 3e-3), (2, 1e-2), (3, 1e-3), (4, 3e-4), (5, 1e-3))
 )

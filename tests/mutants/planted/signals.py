@@ -123,8 +123,8 @@ MUTANTS = (
     Mutant(
         "targets: mirror without the activation below",
         f"{SIGNALS}/mirrors.py",
-        'below[-1]) if below and activations == "outside" else nn.Identity()',
-        'below[-1]) if below and activations == "inside" else nn.Identity()',
+        'copy.deepcopy(below) if activations == "outside" else',
+        'copy.deepcopy(below) if activations == "inside" else',
         TARGETS,
     ),
     Mutant(

@@ -13,10 +13,9 @@ from torch.nn import functional as F
 from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
 from beyondprop.rules.signals.chain import Evaluation
-from beyondprop.rules.signals.direct import ACTIVATIONS
 from beyondprop.rules.signals.feedback import Feedback
+from beyondprop.rules.signals.mirrors import closing_activation
 from beyondprop.rules.signals.target_propagation import Gradients, Learned, LearnedTargets, refuse_nonfinite
-from beyondprop.rules.signals.units import Unit
 
 Kind = Literal["linear", "rhl", "control"]
 
@@ -89,7 +88,7 @@ class DDTP(LearnedTargets):
         self.feedback = Feedback(weights, learned=True)
         if feedback == "rhl":
             # The units' own, in a tuple, so that they are not registered a second time.
-            self.activations = tuple(_activation(unit) for unit in self.chain.units[:-1])
+            self.activations = tuple(closing_activation(unit) for unit in self.chain.units[:-1])
             bound = outputs**-0.5
             self.register_buffer("spread", like.new_empty(outputs, hidden).uniform_(-bound, bound))
             self.register_buffer("shift", like.new_empty(hidden).uniform_(-bound, bound))
@@ -193,9 +192,3 @@ def _xavier(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Draw a matrix from N(0, 2 / (rows + columns)); its columns may be of any shape."""
     spread = math.sqrt(2 / (shape[0] + math.prod(shape[1:])))
     return torch.empty(shape, dtype=like.dtype, device=like.device).normal_(std=spread)
-
-
-def _activation(unit: Unit) -> nn.Module:
-    """The unit's own activation, which does not learn from the feedback's loss."""
-    own = [part for part in unit.parts if isinstance(part, ACTIVATIONS)]
-    return own[-1] if own else nn.Identity()

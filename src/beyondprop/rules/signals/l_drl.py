@@ -29,10 +29,11 @@ class LDRL(DTP):
     and of f_i at h_{i-1}: it is least where feedback transposes, and then targets carry back-propagation's gradients,
     up to their curvature. Losses are summed over activations and averaged over the batch.
 
-    Of a batch, the feedback of the unit i takes n_i optimizer steps, each with noise of its own, at the network's
-    weights as they are; then the network takes one, by the feedback of after. All feedback networks learn side by side,
-    for none of their losses depends on another's weights: with n_i of 20, 30 and 55 a batch has 55 phases and one.
-    A g_i whose steps are used up has no `.grad` in the phases that follow, so that no momentum moves it on.
+    Of a batch, which is evaluated once for all phases, the feedback of the unit i takes n_i optimizer steps, each
+    with noise of its own, at the network's weights as they are; then the network takes one, by the feedback of after.
+    All feedback networks learn side by side, for none of their losses depends on another's weights: with n_i of 20,
+    30 and 55 a batch has 55 phases and one. A g_i whose steps are used up has no `.grad` in the phases that follow,
+    so that no momentum moves it on.
 
     g_i is the unit backwards (see `mirrors.Mirror`): max-pooling is undone where the batch itself had its maxima, noise
     or not, then come the unit's activation and its transposed convolution.
@@ -78,6 +79,7 @@ class LDRL(DTP):
         self.steps_of = _each(feedback_steps, units, "feedback_steps")
         self.noise_of = _each(noise, units, "noise")
         self.rate_of = None if feedback_rate is None else _each(feedback_rate, units, "feedback_rate")
+        self._evaluated: tuple[list[tuple[int, int]], tuple[Tensor, Tensor], Evaluation] | None = None
         self.phases = (*(f"feedback {step}" for step in range(1, max(self.steps_of, default=0) + 1)), None)
 
     def assign_credit(self, x: Tensor, y: Tensor, phase: str | None) -> Tensor:
@@ -87,17 +89,28 @@ class LDRL(DTP):
             The loss of what learns.
         """
         if phase is None:
+            self._evaluated = None
             return TargetRule.assign_credit(self, x, y, phase)
         step = self.phases.index(phase)
-        clean = self.chain.run(x, training=False)
-        with torch.no_grad():
-            self.measured(clean.value(-1), x, y)  # what is wrong with the data is told as ever
+        clean = self._evaluation(x, y)
         learning = [index for index, steps in enumerate(self.steps_of, 1) if step < steps]
         with full_precision(x):
             total = torch.stack([self.unit_loss(clean, index) for index in learning]).sum()
             for parameter, gradient in self.differentiated(total) if total.requires_grad else []:
                 add_gradient(parameter, gradient)
         return total
+
+    def _evaluation(self, x: Tensor, y: Tensor) -> Evaluation:
+        """Evaluate a batch, once for all of its phases as long as the network stays as it is."""
+        held = [x, y, *self.network.parameters(), *self.network.buffers()]
+        known = [(id(tensor), tensor._version) for tensor in held]
+        known += [(id(module), module.training) for module in self.network.modules()]
+        if self._evaluated is None or self._evaluated[0] != known:
+            clean = self.chain.run(x, training=False)
+            with torch.no_grad():
+                self.measured(clean.value(-1), x, y)  # what is wrong with the data is told as ever
+            self._evaluated = known, (x, y), clean  # held, so that no other tensor takes their place
+        return self._evaluated[2]
 
     def unit_loss(self, clean: Evaluation, index: int) -> Tensor:
         """The loss of a unit's feedback network, for noise that is drawn here; units are counted from 0."""

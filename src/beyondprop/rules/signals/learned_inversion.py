@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beyondprop.errors import UserError
+from beyondprop.checks import check_number
 from beyondprop.rule import descend, without_trace
 from beyondprop.rules.signals.recurrent_layers import Layer, Linearised, recurrent_layer, weights_of
 from beyondprop.rules.signals.recurrent_targets import CLIP, Mode, RecurrentTargets
@@ -51,8 +51,7 @@ class TPTT(RecurrentTargets):
         clip: float = CLIP,
     ) -> None:
         super().__init__(network, loss, target_step=target_step, mode=mode, clip=clip)
-        if not noise >= 0:
-            raise UserError(f"noise must be at least 0, not {noise}")
+        check_number(noise=noise)
         self.noise = noise
         weight = weights_of(recurrent_layer(network)[1], 0).of_state
         self.inverse = nn.Linear(len(weight), len(weight), device=weight.device, dtype=weight.dtype)

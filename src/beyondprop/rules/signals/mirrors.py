@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
 from beyondprop.errors import UnsupportedNetworkError
@@ -36,14 +35,15 @@ class Mirror(nn.Module):
 
     The unit's parts are mirrored last to first: a linear layer by a linear one the other way, a convolution by a
     transposed one of the same geometry, max-pooling by putting each number where the batch's maximum was, mean-pooling
-    by spreading each number over its window, flattening by undoing it. Norms and dropout have no part in it.
+    by spreading each number over its window, flattening by undoing it. Where windows overlap, what they put is added.
+    What dropout dropped stays dropped, by its own factors. Norms have no part in it.
 
     Args:
         chain: The network's.
         index: Of the unit, from 1: the first one needs no feedback.
-        activations: `"outside"`: the activation of the unit below comes last, g(y) = s(Q y + d), so that what g gives
-            lies where h_{i-1} can. `"inside"`: the unit's own activations stay in their places among the parts, and
-            nothing follows.
+        activations: `"outside"`: the activation that closes the unit below comes last, g(y) = s(Q y + d), so that what
+            g gives lies where h_{i-1} can. `"inside"`: the unit's own activations stay in their places among the parts,
+            and nothing follows.
 
     Attributes:
         layer: The one with weights; Xavier-normal, its bias 0.
@@ -58,8 +58,8 @@ class Mirror(nn.Module):
         if reason := _objection(unit):
             raise UnsupportedNetworkError(reason)
         self.layer = _transposed(unit.layer)
-        below = [part for part in chain.units[index - 1].parts if isinstance(part, ACTIVATIONS)]
-        self.activation = copy.deepcopy(below[-1]) if below and activations == "outside" else nn.Identity()
+        below = closing_activation(chain.units[index - 1])
+        self.activation = copy.deepcopy(below) if activations == "outside" else nn.Identity()
         inside = ACTIVATIONS if activations == "inside" else ()
         # In tuples, so that the network's modules are not registered a second time.
         self._parts = tuple((_kind(part, inside), part) for part in unit.parts)
@@ -85,7 +85,9 @@ class Mirror(nn.Module):
                 case "maximum":
                     y = _put_back(y, value, shape)
                 case "mean":
-                    y = F.interpolate(y, size=list(shape[2:]), mode="nearest")
+                    y = _spread(part, y, shape)
+                case "dropout" if value is not None:
+                    y = (y.unflatten(0, (-1, len(value))) * value).flatten(0, 1)
                 case "activation":
                     y = part(y.clone() if getattr(part, "inplace", False) else y)
         back: Tensor = self.activation(y)
@@ -93,13 +95,14 @@ class Mirror(nn.Module):
 
 
 def _kind(part: nn.Module, activations: Kinds) -> str:
-    """How a part is mirrored; norms, dropout and activations that stay outside are left out."""
+    """How a part is mirrored; norms and activations that stay outside are left out."""
     kinds: dict[str, Kinds] = {
         "linear": (nn.Linear,),
         "convolution": tuple(CONVOLUTIONS),
         "shape": RESHAPING,
         "maximum": tuple(MAX_POOLS),
         "mean": MEAN_POOLS,
+        "dropout": (_DropoutNd,),
         "activation": activations,
     }
     return next((name for name, known in kinds.items() if isinstance(part, known)), "none")
@@ -174,8 +177,27 @@ def _transposed(layer: Any) -> nn.Module:
     return mirror
 
 
+def closing_activation(unit: Unit) -> nn.Module:
+    """The activation that gives a unit its range, or an identity where something else, such as a norm, does."""
+    for part in reversed(unit.parts):
+        if isinstance(part, ACTIVATIONS):
+            return part
+        if not isinstance(part, (*MAX_POOLS, *MEAN_POOLS, *RESHAPING, nn.Identity, _DropoutNd)):
+            break
+    return nn.Identity()
+
+
 def _put_back(y: Tensor, indices: Tensor, shape: torch.Size) -> Tensor:
-    """Put pooled numbers where the batch's maxima were, for one batch or several."""
+    """Put pooled numbers where the maxima of a batch were, for one batch or several; windows may share theirs."""
     times = len(y) // len(indices)
     places = indices.repeat(times, *[1] * (indices.ndim - 1)).flatten(2)
-    return y.new_zeros(len(y), *shape[1:]).flatten(2).scatter(2, places, y.flatten(2)).unflatten(2, shape[2:])
+    return y.new_zeros(len(y), *shape[1:]).flatten(2).scatter_add(2, places, y.flatten(2)).unflatten(2, shape[2:])
+
+
+def _spread(pool: nn.Module, y: Tensor, shape: torch.Size) -> Tensor:
+    """The adjoint of mean-pooling, times the numbers that it has made one of: a number keeps its size."""
+    with torch.enable_grad():
+        below = y.new_zeros(len(y), *shape[1:], requires_grad=True)
+        (back,) = torch.autograd.grad(pool(below), below, y, create_graph=y.requires_grad)
+    found: Tensor = back * (below[0].numel() / y[0].numel())
+    return found

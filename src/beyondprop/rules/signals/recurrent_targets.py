@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from beyondprop.checks import check_number
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.networks.sequences import PieceReader
 from beyondprop.rule import check_example, is_finite
@@ -35,8 +36,9 @@ CLIP = 1e-3  # of the released code of TP-RI
 class RecurrentTargets(NetworkRule):
     """Base of rules that give each state h_t of a recurrent layer a target v_t = h_t + d_t.
 
-    The recurrent layer learns by Σ_t ½‖h_t - v_t‖² with fixed targets, all else by autograd. Subclasses write
-    `prepare`, once a batch, and `displacements`.
+    The recurrent layer learns by Σ_t ½‖h_t - v_t‖² with fixed targets, all else by autograd: what stands before it by
+    1/g of that sum, so that its gradients have the scale of the readout's. Subclasses write `prepare`, once a batch,
+    and `displacements`.
 
     Args:
         network: Any module whose forward runs one nn.RNN or nn.GRU once, a stack where it has several layers. What
@@ -63,8 +65,7 @@ class RecurrentTargets(NetworkRule):
         super().__init__(network, loss)
         if mode not in get_args(Mode):
             raise UserError(f"mode must be one of {', '.join(get_args(Mode))}, not {mode!r}")
-        if not target_step > 0:
-            raise UserError(f"target_step must be above 0, not {target_step}")
+        check_number(target_step=target_step, above=True)
         if not 0 < clip < 0.5:
             raise UserError(f"clip must lie between 0 and 0.5, not {clip}")
         self.target_step, self.mode, self.clip = target_step, mode, clip
@@ -98,7 +99,7 @@ class RecurrentTargets(NetworkRule):
         return cls(PieceReader(network, example.shape[1:]), **options)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The recurrent layer's weights, whose `.grad` has the factor g in it, and all others."""
+        """The recurrent layer's weights, whose `.grad` has the factor g in it, and all others, whose has not."""
         _, module = recurrent_layer(self.network)
         recurrent = {id(p) for p in module.parameters()}
         groups: dict[str, list[nn.Parameter]] = {"recurrent": [], "readout": []}
@@ -205,7 +206,7 @@ class RecurrentTargets(NetworkRule):
     def _gradients(
         self, layers: list[Layer], teachers: list[Any], found: list[Tensor]
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """Differentiate Σ ½‖h - v‖²: by the inputs, by h_0, and by all weights in torch's order."""
+        """Differentiate Σ ½‖h - v‖²: by the inputs and h_0, both divided by g, and by all weights in torch's order."""
         weights, first, inputs = list[Tensor | None](), list[Tensor](), None
         for layer, (linear, _), d in zip(layers[::-1], teachers[::-1], found[::-1], strict=True):
             errors = -d
@@ -217,7 +218,8 @@ class RecurrentTargets(NetworkRule):
             weights[:0] = [g for g, weight in zip(own, layer.weights, strict=True) if weight is not None]
             first.insert(0, before)
         assert inputs is not None
-        return inputs, torch.stack(first), weights
+        # What stands before the layer learns beside the readout, whose gradients have no g in them.
+        return inputs / self.target_step, torch.stack(first) / self.target_step, weights
 
     def _taught_by_targets(self, layers: list[Layer], output: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():

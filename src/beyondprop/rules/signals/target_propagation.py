@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -118,7 +119,8 @@ class LearnedTargets(TargetRule):
             The network's loss; the feedback's, a sum over units, where it learns alone.
         """
         both = self.teaches_network(phase)
-        clean = self.chain.run(x, training=both)
+        with full_precision(x) if self.learning() else nullcontext():  # bfloat16's rounding is as large as the noise
+            clean = self.chain.run(x, training=both)
         if not both:
             with torch.no_grad():
                 self.measured(clean.value(-1), x, y)  # what is wrong with the data is told as ever

@@ -313,6 +313,21 @@ def test_curves_are_drawn_from_nothing_one_epoch_or_many():
         assert draw_curves(records, "bp/digits: test accuracy 97.0%").startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("figure", "title"), [("validation_loss", "Loss of held-out samples"), ("train_accuracy", "Accuracy")]
+)
+def test_the_last_plot_is_of_accuracy_or_of_a_regressions_held_out_loss(monkeypatch, figure, title):
+    drawn = []
+    monkeypatch.setattr("beyondprop.training.curves.png", lambda _figure, *plots: drawn.extend(plots) or b"")
+    epochs = [{"step": n, "epoch": n, "loss": 1.0, figure: 0.5 / n, "seconds": 1.0} for n in range(1, 4)]
+    draw_curves(epochs, "mine")
+    assert drawn[-1].get_title() == title
+    assert drawn[-1].lines[0].get_ydata().tolist() == [0.5, 0.25, 0.5 / 3]
+    drawn.clear()
+    draw_curves([{"step": 1, "epoch": 1, "loss": 1.0, "feedback_loss": 2.0, "seconds": 1.0}], "mine")
+    assert [plot.get_title() for plot in drawn] == ["Loss"]
+
+
 def test_execution_is_free_of_torch():
     code = "import sys; from beyondprop.training import Execution; Execution(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

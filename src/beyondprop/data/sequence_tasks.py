@@ -111,8 +111,8 @@ def characters(path: Path | str, *, window: int = 64, test_fraction: float = 0.1
     shortest = min(split, len(text) - split)
     if shortest < window + 1:
         raise DataError(
-            f"{path} has {len(text)} characters, of which {shortest} in its smaller part: training and test part need "
-            f"at least {window + 1} each (a window of {window} and one more)"
+            f"{path} has {len(text)} characters, of which {shortest} in the smaller of training and test part: each "
+            f"needs at least {window + 1}, a window of {window} and one more; take a longer text or a smaller window"
         )
     if len(alphabet) < 2:
         raise DataError(f"{path} holds one character alone, {alphabet!r}: there is nothing to predict")

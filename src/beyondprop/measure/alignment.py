@@ -56,7 +56,7 @@ def alignment(
         rule: Any; in the mode, training or evaluation, that is to be compared.
         x: Inputs, first dimension the batch.
         y: Targets, first dimension the batch.
-        phase: One of the rule's phases.
+        phase: One of the rule's phases; by default the first that teaches the network.
         by: Whether all parameters of a layer make one vector, or each parameter its own.
 
     Returns:
@@ -104,6 +104,8 @@ def updates_of(
     rule: Rule, parameters: Sequence[Tensor], x: Tensor, y: Tensor, phase: str | None = None
 ) -> list[Tensor | None]:
     """What a rule would write into the `.grad` of some parameters, None where they are not its; nothing is changed."""
+    if phase is None and None not in rule.phases:
+        phase = next((one for one in rule.phases if rule.teaches_network(one)), None)
     with restored(rule):
         rule.backward(x, y, phase)
         own = {id(parameter): parameter.grad for parameter in rule.parameters()}

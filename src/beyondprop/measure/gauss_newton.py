@@ -67,7 +67,7 @@ def gauss_newton_alignment(
         rule: One around a network, with `rule.network` and `rule.loss`.
         x: Inputs, first dimension the batch.
         y: Targets, first dimension the batch.
-        phase: One of the rule's phases.
+        phase: One of the rule's phases; by default the first that teaches the network.
         damping: Of the Gauss-Newton targets, in the units of J_i J_i^T of the hidden activations. By 0 directions count
             in which the output hardly moves; the larger, the closer u comes to the gradient.
         samples: How many of the batch are looked at, the first ones; memory and time grow with it.

@@ -25,6 +25,7 @@ class NetworkRule(Rule):
 
     Raises:
         UnsupportedNetworkError: The rule cannot train this network; the message names the layer.
+        UserError: `loss` is no function.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class NetworkRule(Rule):
         super().__init__()
         if reason := (supports or self.supports)(network):
             raise UnsupportedNetworkError(reason)
+        if isinstance(loss, Tensor | type) or not (loss is None or callable(loss)):
+            raise UserError(f"loss must map (network(x), y) to a scalar, such as nn.MSELoss(), got {_named(loss)}")
         self.network = network
         self.loss = loss or nn.CrossEntropyLoss()
         self._classifies = loss is None  # what labels may be is otherwise known to the user's loss alone
@@ -67,8 +70,18 @@ class NetworkRule(Rule):
             The targets; class indices as int64.
 
         Raises:
-            UserError: With the default loss, when a label is no class index.
+            UserError: With the default loss, when a label is no class index, or a target no probability.
         """
+        if self._classifies and y.is_floating_point() and y.ndim > 1 and (y < 0).any():
+            raise UserError(
+                "targets of the cross-entropy, which is the default, are class indices or probabilities, and some are "
+                "below 0: for a regression give loss=nn.MSELoss()"
+            )
+        if self._classifies and len(scores) == 3 and scores[:2] == y.shape != (scores[0], scores[2]):
+            raise UserError(
+                f"labels of every step, {tuple(y.shape)}, for scores {tuple(scores)}: give loss=step_cross_entropy (of "
+                "beyondprop.networks.sequences)"
+            )
         if self._classifies and (y.ndim == 1 or (len(scores) == 2 and not y.is_floating_point())):
             return check_labels(y, scores[1])
         return y
@@ -104,9 +117,8 @@ class NetworkRule(Rule):
         """
         if not losses.isfinite().all():
             where = first_nonfinite_layer(self.network, x)
-            raise NonFiniteError(
-                f"the loss is NaN or infinite, and that appears first in {where}: check the data, or lower {remedy}"
-            )
+            mend = "clean the data" if where == "the input" else f"check the data, or lower {remedy}"
+            raise NonFiniteError(f"the loss is NaN or infinite, and that appears first in {where}: {mend}")
         return losses
 
     def output_derivative(self, scores: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,6 +134,10 @@ class NetworkRule(Rule):
         loss.backward()
         assert free.grad is not None
         return loss, free.grad
+
+
+def _named(given: Any) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
 
 
 def count_terms(terms: Terms | None, loss: Callable[[Tensor, Tensor], Tensor], scores: Tensor, y: Tensor) -> Any:

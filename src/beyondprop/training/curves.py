@@ -54,7 +54,7 @@ def draw_accuracy_by_steps(accuracies: Mapping[int, float], count: int, title: s
 
 
 def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
-    """Draw losses and accuracy beside each other.
+    """Draw losses and accuracy, or of a regression the held-out samples' loss, beside each other.
 
     Args:
         records: Those of metrics.jsonl: steps (with losses) and epochs (with accuracies and seconds).
@@ -66,7 +66,8 @@ def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
     steps = [record for record in records if "seconds" not in record]
     losses = [name for name in LOSSES if any(name in record for record in steps)] or ["loss"]
     epochs = [record for record in records if "seconds" in record]
-    measured = not epochs or any(name.endswith("_accuracy") for record in epochs for name in record)
+    known = ("_accuracy", "validation_loss")
+    measured = not epochs or any(name.endswith(known) for record in epochs for name in record)
     count = len(losses) + measured
     figure = Figure(figsize=(3.2 + 3.2 * count, 3.8), dpi=110, layout="constrained")
     plots = figure.subplots(1, count, squeeze=False)[0]
@@ -264,7 +265,14 @@ def _draw_loss(axes: Axes, steps: list[dict[str, Any]], name: str) -> None:
 
 
 def _draw_accuracy(axes: Axes, epochs: list[dict[str, Any]]) -> None:
+    """Accuracy by epoch; the held-out samples' loss where there are no classes."""
     axes.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy")
+    losses = [(record["epoch"], record["validation_loss"]) for record in epochs if "validation_loss" in record]
+    if losses and not any("validation_accuracy" in record for record in epochs):
+        axes.set(ylabel="loss", title="Loss of held-out samples")
+        axes.plot(*zip(*losses, strict=True), color=VALIDATION, linewidth=1.8)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        return
     for name, label, colour in (
         ("train_accuracy", "training", TRAIN),
         ("validation_accuracy", "validation", VALIDATION),

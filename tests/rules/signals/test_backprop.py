@@ -65,3 +65,27 @@ def test_nan_in_the_data_is_told_from_a_broken_layer(network):
 def test_labels_of_another_shape_are_refused_by_the_default_loss(network, labels):
     with pytest.raises(UserError, match="class indices of shape"):
         Backprop(network).backward(torch.randn(2, 4), torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [("mse", "got str"), (nn.MSELoss, "got the class MSELoss"), (torch.zeros(2, 4), "got Tensor")],
+)
+def test_a_loss_that_is_no_function_is_refused(network, loss, words, one_line):
+    with one_line(UserError, "loss must map", words):
+        Backprop(network, loss)
+
+
+def test_targets_that_the_cross_entropy_cannot_mean_are_told(network, one_line):
+    x = torch.randn(5, 4)
+    with one_line(UserError, "class indices or probabilities", "nn.MSELoss()"):
+        Backprop(network).backward(x, -torch.rand(5, 3))
+    Backprop(network).backward(x, torch.rand(5, 3).softmax(dim=1))
+    with one_line(UserError, "labels of every step, (5, 7), for scores (5, 7, 3)", "step_cross_entropy"):
+        Backprop(nn.Linear(4, 3)).backward(torch.randn(5, 7, 4), torch.zeros(5, 7, dtype=torch.long))
+    Backprop(nn.Conv1d(4, 3, 1)).backward(torch.randn(5, 4, 7), torch.zeros(5, 7, dtype=torch.long))
+
+
+def test_nan_in_the_input_is_the_datas_fault_alone(network, one_line):
+    with one_line(NonFiniteError, "first in the input: clean the data"):
+        Backprop(network).backward(torch.full((5, 4), torch.nan), torch.zeros(5, dtype=torch.long))

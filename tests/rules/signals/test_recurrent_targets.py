@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from beyondprop import TPRI, TPTT, Backprop
 from beyondprop.errors import UserError
+from beyondprop.measure import alignment
 from beyondprop.networks.sequences import SequenceReader
 from beyondprop.rules.signals.regularized_inversion import steady_clip
 
@@ -79,6 +80,12 @@ def test_autocast_leaves_small_displacements_their_digits(make):
             rule.backward(x, y, rule.phases[-1])
             found.append(network.rnn.weight_hh_l0.grad.clone().flatten())
     assert F.cosine_similarity(*found, dim=0) > 0.99  # the states themselves are bfloat16's
+
+
+def test_measures_take_the_phase_that_teaches_the_network():
+    network = SequenceReader(4, CLASSES, hidden=HIDDEN)
+    rule, x, y = TPTT(network), torch.randn(BATCH, TIME, 4), torch.randint(CLASSES, (BATCH,))
+    assert alignment(rule, x, y) == alignment(rule, x, y, "network")
 
 
 def test_statistics_stay_while_the_inverse_learns():

@@ -269,7 +269,10 @@ class RecurrentTargets(NetworkRule):
         """What the recurrent module returns, once `take` has had a hand in it."""
         name, _ = recurrent_layer(self.network)
         if isinstance(x, PackedSequence) or x.ndim != 3:
-            raise UserError(f"layer {name} needs a batch of sequences of one length, shape (batch, time, inputs)")
+            raise UserError(
+                f"layer {name} needs a batch of sequences of one length, three dimensions, and no packed ones: pad "
+                "them, and leave the padding out of the loss"
+            )
         output, last = result
         kind, dtype = kind_of(module), weights_of(module, 0).of_state.dtype
         with torch.autocast(x.device.type, enabled=False):  # differences of close numbers are taken below

@@ -144,7 +144,7 @@ class LearnedTargets(TargetRule):
         """Differentiate the sum of the feedback's losses, of which each depends on one unit's feedback."""
         if not loss.isfinite():
             raise NonFiniteError(
-                f"the loss of the layers' feedback is {loss.item()}: lower its learning rate, or raise its weight decay"
+                f"the loss of the layers' feedback is {loss.item()}: lower its learning rate or the network's"
             )
         parameters = self.learning()
         found = torch.autograd.grad(loss, parameters, allow_unused=True)

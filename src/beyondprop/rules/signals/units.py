@@ -11,7 +11,7 @@ from beyondprop.errors import UnsupportedNetworkError
 from beyondprop.rules.signals.layers import NORMS, Kinds, find_layers
 
 RANDOM: Kinds = (nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
-NO_CHAIN = "rules that need no chain are dfa and gauss-newton"
+NO_CHAIN = "rules that need no chain are dfa and gauss-newton, and tp-ri for a recurrent layer"
 
 
 class Unit(NamedTuple):

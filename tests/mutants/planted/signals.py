@@ -95,7 +95,7 @@ MUTANTS = (
     Mutant(
         "targets: a branching network is sent to nn.Sequential",
         f"{SIGNALS}/units.py",
-        'NO_CHAIN = "rules that need no chain are dfa and gauss-newton"',
+        'NO_CHAIN = "rules that need no chain are dfa and gauss-newton, and tp-ri for a recurrent layer"',
         'NO_CHAIN = "write it as nn.Sequential"',
         TARGETS,
     ),

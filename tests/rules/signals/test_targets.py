@@ -252,7 +252,7 @@ def test_a_network_that_branches_is_told_which_rules_can_train_it(network, told,
     """In one line without torch's own words; and they can."""
     reason = kind.supports(network)
     assert re.search(told, reason)
-    assert reason.endswith("rules that need no chain are dfa and gauss-newton")
+    assert reason.endswith("rules that need no chain are dfa and gauss-newton, and tp-ri for a recurrent layer")
     assert "\n" not in reason
     assert not any(word in reason for word in ("Sequential", "symbolic", "NestedTensor", "must be"))
     assert all(find_system(name).load().supports(network) is None for name in ("dfa", "gauss-newton"))

@@ -105,10 +105,9 @@ def main(arguments: list[str] | None = None) -> None:
         if options.recipes:
             chosen = [find_recipe(recipe_id) for recipe_id in options.recipes]
         for recipe in [recipe for recipe in chosen if options.only in recipe.id]:
-            taken = {"epochs": options.epochs} if hasattr(recipe.settings, "epochs") else {}  # a solver has none
-            if recipe.dataset == "digits" and taken:
-                taken = {"epochs": recipe.settings.epochs}
-            trials += [(recipe, taken | {options.field: rate}) for rate in options.rates]
+            own = getattr(recipe.settings, "epochs", None)  # a solver has none
+            epochs = {} if own is None else {"epochs": own if recipe.dataset == "digits" else options.epochs}
+            trials += [(recipe, epochs | {options.field: rate}) for rate in options.rates]
     for recipe, changes in trials:
         case = name(recipe, changes)
         if any(row.case == case for row in rows):

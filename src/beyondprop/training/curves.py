@@ -66,16 +66,18 @@ def draw_curves(records: Sequence[dict[str, Any]], title: str) -> bytes:
     steps = [record for record in records if "seconds" not in record]
     losses = [name for name in LOSSES if any(name in record for record in steps)] or ["loss"]
     epochs = [record for record in records if "seconds" in record]
-    known = ("_accuracy", "validation_loss")
-    measured = not epochs or any(name.endswith(known) for record in epochs for name in record)
-    count = len(losses) + measured
+    names = {name for record in epochs for name in record}
+    classified = not epochs or any(name.endswith("_accuracy") for name in names)
+    count = len(losses) + (classified or "validation_loss" in names)
     figure = Figure(figsize=(3.2 + 3.2 * count, 3.8), dpi=110, layout="constrained")
     plots = figure.subplots(1, count, squeeze=False)[0]
     figure.suptitle(title, fontsize=12, fontweight="bold")
     for axes, name in zip(plots, losses, strict=False):
         _draw_loss(axes, [record for record in steps if name in record], name)
-    if measured:
+    if classified:
         _draw_accuracy(plots[-1], epochs)
+    elif "validation_loss" in names:
+        _draw_held_out_loss(plots[-1], epochs)
     return png(figure, *plots)
 
 
@@ -265,14 +267,7 @@ def _draw_loss(axes: Axes, steps: list[dict[str, Any]], name: str) -> None:
 
 
 def _draw_accuracy(axes: Axes, epochs: list[dict[str, Any]]) -> None:
-    """Accuracy by epoch; the held-out samples' loss where there are no classes."""
     axes.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy")
-    losses = [(record["epoch"], record["validation_loss"]) for record in epochs if "validation_loss" in record]
-    if losses and not any("validation_accuracy" in record for record in epochs):
-        axes.set(ylabel="loss", title="Loss of held-out samples")
-        axes.plot(*zip(*losses, strict=True), color=VALIDATION, linewidth=1.8)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        return
     for name, label, colour in (
         ("train_accuracy", "training", TRAIN),
         ("validation_accuracy", "validation", VALIDATION),
@@ -283,6 +278,13 @@ def _draw_accuracy(axes: Axes, epochs: list[dict[str, Any]]) -> None:
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, marker=marker, markersize=4, label=label)
             axes.legend(frameon=False, loc="lower right")
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def _draw_held_out_loss(axes: Axes, epochs: list[dict[str, Any]]) -> None:
+    axes.set(xlabel="epoch", ylabel="loss", title="Loss of held-out samples")
+    losses = [(record["epoch"], record["validation_loss"]) for record in epochs if "validation_loss" in record]
+    axes.plot(*zip(*losses, strict=True), color=VALIDATION, linewidth=1.8)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 

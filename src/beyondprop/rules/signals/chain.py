@@ -219,7 +219,7 @@ def _max_pool(kind: type[nn.Module]) -> Callable[..., Any] | None:
 
 def _evaluate_again(part: nn.Module, h: Tensor, kept: Kept) -> Tensor:
     if isinstance(part, _DropoutNd) and kept.value is not None:
-        return (h.unflatten(0, (-1, len(kept.value))) * kept.value).flatten(0, 1)
+        return dropped_again(h, kept.value)
     if isinstance(part, _BatchNorm) and kept.value is not None:
         variance, mean = kept.value
         return F.batch_norm(h, mean, variance, part.weight, part.bias, eps=part.eps)
@@ -227,6 +227,11 @@ def _evaluate_again(part: nn.Module, h: Tensor, kept: Kept) -> Tensor:
         return F.instance_norm(h, None, None, part.weight, part.bias, eps=part.eps)
     output: Tensor = part(h)
     return output
+
+
+def dropped_again(h: Tensor, factors: Tensor) -> Tensor:
+    """Multiply one batch, or several after one another, by the factors that dropout had for a batch."""
+    return (h.unflatten(0, (-1, len(factors))) * factors).flatten(0, 1)
 
 
 def _all_but(h: Tensor) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from beyondprop.errors import UnsupportedNetworkError
-from beyondprop.rules.signals.chain import MAX_POOLS, Chain, Kept
+from beyondprop.rules.signals.chain import MAX_POOLS, Chain, Kept, dropped_again
 from beyondprop.rules.signals.direct import ACTIVATIONS
 from beyondprop.rules.signals.layers import NORMS, Kinds, computes_as
 from beyondprop.rules.signals.units import Unit, find_units
@@ -26,6 +26,7 @@ MEAN_POOLS: Kinds = (
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
 )
 RESHAPING: Kinds = (nn.Flatten, nn.Unflatten)
+KEEPING_RANGE: Kinds = (*MAX_POOLS, *MEAN_POOLS, *RESHAPING, nn.Identity, _DropoutNd)
 
 Activations = Literal["outside", "inside"]
 
@@ -87,7 +88,7 @@ class Mirror(nn.Module):
                 case "mean":
                     y = _spread(part, y, shape)
                 case "dropout" if value is not None:
-                    y = (y.unflatten(0, (-1, len(value))) * value).flatten(0, 1)
+                    y = dropped_again(y, value)
                 case "activation":
                     y = part(y.clone() if getattr(part, "inplace", False) else y)
         back: Tensor = self.activation(y)
@@ -123,15 +124,7 @@ def mirror_objection(network: nn.Module) -> str | None:
 
 
 def _objection(unit: Unit) -> str | None:
-    known: Kinds = (
-        *NORMS,
-        *ACTIVATIONS,
-        *MAX_POOLS,
-        *MEAN_POOLS,
-        *RESHAPING,
-        nn.Identity,
-        _DropoutNd,
-    )
+    known: Kinds = (*NORMS, *ACTIVATIONS, *KEEPING_RANGE)
     layer = unit.layer
     if not computes_as(layer, (nn.Linear, *CONVOLUTIONS)):
         return (
@@ -182,7 +175,7 @@ def closing_activation(unit: Unit) -> nn.Module:
     for part in reversed(unit.parts):
         if isinstance(part, ACTIVATIONS):
             return part
-        if not isinstance(part, (*MAX_POOLS, *MEAN_POOLS, *RESHAPING, nn.Identity, _DropoutNd)):
+        if not isinstance(part, KEEPING_RANGE):
             break
     return nn.Identity()
 

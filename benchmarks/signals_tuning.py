@@ -11,7 +11,8 @@ learning rates are the best ones of the result file: a test compares them.
 
 Fashion-MNIST takes MNIST's rates, but for the rules with targets.
 The blockwise rules and their baselines are tuned by `--recipes`, into `local_tuning.json`; those with targets into
-`targets_tuning.json`, where `--field noise`, say, puts the grid on another setting than the learning rate.
+`targets_tuning.json`, where `--field noise`, say, puts the grid on another setting than the learning rate, one that
+has words among them: `--field augment --rates none crop-flip`.
 `--targets` measures tpSGD's local losses and the scale of its targets instead, at the recipe's rate.
 """
 
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure what is not measured yet, and save after each training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=2, help="of each training (default 2)")
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="the grid")
+    parser.add_argument("--rates", type=_value, nargs="+", default=RATES, help="the grid")
     parser.add_argument("--field", default="learning_rate", help="the setting that the grid is of")
     parser.add_argument("--data", nargs="+", default=list(IMAGES), help="data sets (default all)")
     parser.add_argument("--networks", nargs="+", default=["mlp", "conv"], help="mlp, conv (default both)")
@@ -116,6 +117,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{metric} {value:.4f}  {case}", flush=True)
         rows.append(Row(case, metric, value, "chance", None, None))
         write_results(options.out, environment(torch.device("cpu")), rows)
+
+
+def _value(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _read(path: Path) -> list[Row]:

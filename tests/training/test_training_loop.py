@@ -85,6 +85,23 @@ def test_weights_that_a_step_broke_are_not_saved(tmp_path, one_line):
     assert load(tmp_path).step == 2
 
 
+@pytest.mark.parametrize(("growth", "told"), [(1.0, 0), (10.0, 1)])
+def test_a_loss_that_grows_beyond_all_measure_is_told_once(caplog, growth, told):
+    """By steps that grow tenfold the loss becomes 10^11, and every number is finite all the while."""
+
+    class Growing(Backprop):
+        scale = 1.0
+
+        def assign_credit(self, x, y, phase):
+            self.scale *= growth
+            return self.scale * super().assign_credit(x, y, phase)
+
+    train(as_list(), Growing(mlp()), epochs=3)
+    warnings = [record.getMessage() for record in caplog.records if "diverges" in record.getMessage()]
+    assert len(warnings) == told
+    assert all("lower the learning rate" in text for text in warnings)
+
+
 def test_an_optimizer_of_another_network_is_refused():
     network = nn.Linear(3, 2)
     batches = [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from torch import Tensor
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.training.run_folder import RunFolder
 
+logger = logging.getLogger(__name__)
+
+GROWTH = 1e3  # of a loss: beyond this it diverges, though every number is finite
 SMOOTHING = 0.98  # a loss counts for about the next fifty steps
 STEP_RECORDS = 2000  # about as many as a picture can show
 LOSSES = ("loss", "feedback_loss")  # of steps that teach the network, and of those in which its feedback learns alone
@@ -122,6 +126,7 @@ class Tracker:
         self._run = run
         self._unread: list[_Step] = []
         self._since = self._drawn_at = time.perf_counter()
+        self._told_of_growth = False
         self._tensorboard = tensorboard
         self._writer = _summary_writer(run) if tensorboard else None
 
@@ -192,7 +197,7 @@ class Tracker:
             self._write(records)
 
     def end_epoch(self, measured: dict[str, float], *, epoch: int, stage: str | None) -> dict[str, Any]:
-        """Record an epoch and begin the next one's sums.
+        """Record an epoch and begin the next one's sums; warn, once, of a loss that has grown beyond `GROWTH`.
 
         Args:
             measured: Accuracies and such, by name.
@@ -212,6 +217,7 @@ class Tracker:
         for sums in totals.losses.values():
             sums.epoch_images, sums.epoch_loss = 0, 0.0
         self._write([record])
+        self._warn_of_growth(record.get("loss", 0.0))
         return record
 
     def add_comparison(self, kind: str, compared: Mapping[str, Any], *, epoch: int, stage: str | None) -> None:
@@ -239,6 +245,14 @@ class Tracker:
                 if any(kind in record for record in self.records):
                     self._run.write_comparison(kind, draw_comparison(kind, self.records, title))
             self._drawn_at = time.perf_counter()
+
+    def _warn_of_growth(self, loss: float) -> None:
+        first = next((record["loss"] for record in self.records if "loss" in record), loss)
+        if not self._told_of_growth and loss > GROWTH * max(1.0, abs(first)):
+            logger.warning(
+                "the loss has grown from %.3g to %.3g: the training diverges; lower the learning rate", first, loss
+            )
+            self._told_of_growth = True
 
     def _count(self, step: _Step, losses: dict[str, float]) -> list[dict[str, Any]]:
         for name, loss in losses.items():

@@ -114,6 +114,13 @@ MUTANTS = (
         LOOP,
     ),
     Mutant(
+        "training: a loss that grows beyond measure is not told",
+        "training/tracking.py",
+        "loss > GROWTH * max(1.0, abs(first))",
+        "loss > GROWTH * max(loss, abs(first))",
+        LOOP,
+    ),
+    Mutant(
         "feedback: an epoch does not name its one stage",
         "training/trainer.py",
         "trained = stage if len(stages) == 1 else None",

@@ -40,7 +40,7 @@ OUT = Path(__file__).resolve().parent / "results" / "signals_tuning.json"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 IMAGES = {"digits": 287, "mnist": 10_000, "cifar-10": 10_000}
 REGRESSION = ("marked-mean",)
-HELD_OUT = IMAGES | {"fashion-mnist": 10_000, "temporal-order": 1000, "marked-mean": 1000}
+HELD_OUT = IMAGES | {"cifar-100": 10_000, "fashion-mnist": 10_000, "temporal-order": 1000, "marked-mean": 1000}
 
 
 def recipes(data: str, networks: list[str]) -> list[Recipe]:

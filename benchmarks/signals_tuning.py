@@ -12,7 +12,7 @@ learning rates are the best ones of the result file: a test compares them.
 Fashion-MNIST takes MNIST's rates, but for the rules with targets.
 The blockwise rules and their baselines are tuned by `--recipes`, into `local_tuning.json`; those with targets into
 `targets_tuning.json`, where `--field noise`, say, puts the grid on another setting than the learning rate, one that
-has words among them: `--field augment --rates none crop-flip`.
+has words among them: `--field augment --rates none crop-flip`. `--given dropout=0.2` changes the recipes beforehand.
 `--targets` measures tpSGD's local losses and the scale of its targets instead, at the recipe's rate.
 """
 
@@ -83,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=2, help="of each training (default 2)")
     parser.add_argument("--rates", type=_value, nargs="+", default=RATES, help="the grid")
     parser.add_argument("--field", default="learning_rate", help="the setting that the grid is of")
+    parser.add_argument("--given", nargs="+", default=[], help="other settings of all of them: NAME=VALUE")
     parser.add_argument("--data", nargs="+", default=list(IMAGES), help="data sets (default all)")
     parser.add_argument("--networks", nargs="+", default=["mlp", "conv"], help="mlp, conv (default both)")
     parser.add_argument("--only", default="", help="recipes whose id holds this")
@@ -93,6 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="the result file")
     options = parser.parse_args(arguments)
     rows = [] if options.again or not options.out.exists() else _read(options.out)
+    given = {field: _value(value) for field, value in (one.split("=") for one in options.given)}
     trials: list[tuple[Recipe, dict[str, Any]]] = []
     if options.targets:
         found = find_recipe("tpsgd/mnist")
@@ -108,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         for recipe in [recipe for recipe in chosen if options.only in recipe.id]:
             own = getattr(recipe.settings, "epochs", None)  # a solver has none
             epochs = {} if own is None else {"epochs": own if recipe.dataset == "digits" else options.epochs}
-            trials += [(recipe, epochs | {options.field: rate}) for rate in options.rates]
+            trials += [(recipe, epochs | given | {options.field: rate}) for rate in options.rates]
     for recipe, changes in trials:
         case = name(recipe, changes)
         if any(row.case == case for row in rows):

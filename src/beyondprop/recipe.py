@@ -53,7 +53,7 @@ class Settings(SolverSettings):
     """Decoupled (AdamW)."""
     lr_schedule: Schedule = "constant"
     """How the learning rate moves over the run, step by step."""
-    augment: Literal["none", "crop-flip", "crop-flip-cutout"] = "none"
+    augment: Literal["none", "flip", "crop-flip", "crop-flip-cutout"] = "none"
     """Random changes to the training images."""
     ema: float = 0.0
     """Decay of the moving average of the weights that predicts in their place, such as 0.995; 0 for none."""

@@ -93,6 +93,17 @@ def test_augmentation_differs_by_epoch_batch_and_image():
     assert len({tuple(x.flatten().tolist()) for x in a}) > 5
 
 
+def test_flip_mirrors_every_other_image_and_does_nothing_else():
+    many = pictures(1).subset([0] * 1000)
+    batches = Batches(many, 1000, shuffle=False, augment="flip", normalise=False)
+    plain = next(iter(Batches(many, 1000, shuffle=False, normalise=False)))[0]
+    (found, _), (other, _) = next(batches.epoch(0)), next(batches.epoch(1))
+    mirrored = (found == plain.flip(3)).flatten(1).all(dim=1)
+    assert (mirrored | (found == plain).flatten(1).all(dim=1)).all()
+    assert abs(int(mirrored.sum()) - 500) < 5 * 250**0.5  # five standard deviations
+    assert not torch.equal(found, other)
+
+
 def test_augmentation_pads_with_black_before_normalising():
     white = ImageSet(torch.full((64, 1, 6, 6), 255, dtype=torch.uint8), torch.zeros(64).long(), 1, "white", 255)
     statistics = Statistics(torch.tensor([0.5]).double(), torch.tensor([0.25]).double())
@@ -205,7 +216,10 @@ BAD = {
     "batch_size no whole number": ({"batch_size": 2.5}, "batch_size must be a whole number"),
     "batch_size missing": ({"batch_size": None}, "batch_size must be a whole number"),
     "seed negative": ({"seed": -1}, "seed must be at least 0"),
-    "augment unknown": ({"augment": "flip"}, "augment must be one of none, crop-flip, crop-flip-cutout, not 'flip'"),
+    "augment unknown": (
+        {"augment": "crop"},
+        "augment must be one of none, flip, crop-flip, crop-flip-cutout, not 'crop'",
+    ),
     "augment None": ({"augment": None}, "augment must be one of"),
     "dtype of integers": ({"dtype": torch.int32}, "dtype must be a floating-point type"),
     "dtype by name": ({"dtype": "float32"}, "dtype must be a floating-point type"),

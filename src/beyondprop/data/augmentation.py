@@ -9,6 +9,19 @@ from torch import Tensor
 PAD = 4  # pixels on every side
 
 
+def mirror(images: Tensor, flips: Tensor) -> Tensor:
+    """Mirrors some images, left for right.
+
+    Args:
+        images: `(B, C, H, W)`, any type.
+        flips: `(B,)` on the same device, 0 or 1.
+
+    Returns:
+        New tensor of the same shape and type.
+    """
+    return torch.where(flips.bool()[:, None, None, None], images.flip(3), images)
+
+
 def draw_crop_flip(count: int, generator: torch.Generator) -> Tensor:
     """Draws what `crop_flip` needs: int64 `(3, count)` with top and left offset (`0..2*PAD`) and flip (0 or 1)."""
     offsets = torch.randint(2 * PAD + 1, (2, count), generator=generator)
@@ -30,7 +43,7 @@ def crop_flip(images: Tensor, draws: Tensor) -> Tensor:
     windows = F.pad(images, (PAD, PAD, PAD, PAD)).unfold(2, height, 1).unfold(3, width, 1)
     top, left, flip = draws
     cropped = windows[torch.arange(len(images), device=images.device), :, top, left]
-    return torch.where(flip.bool()[:, None, None, None], cropped.flip(3), cropped)
+    return mirror(cropped, flip)
 
 
 def draw_cutout(count: int, sides: Sequence[int], generator: torch.Generator) -> Tensor:

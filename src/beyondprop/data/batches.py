@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beyondprop.data.augmentation import crop_flip, cutout, draw_crop_flip, draw_cutout
+from beyondprop.data.augmentation import crop_flip, cutout, draw_crop_flip, draw_cutout, mirror
 from beyondprop.data.sets import ImageSet, SequenceSet, whole
 from beyondprop.data.statistics import Statistics
 from beyondprop.errors import DataError
 
-AUGMENTATIONS = ("none", "crop-flip", "crop-flip-cutout")
+AUGMENTATIONS = ("none", "flip", "crop-flip", "crop-flip-cutout")
 
 
 class Batches:
@@ -26,9 +26,9 @@ class Batches:
         batch_size: Images a batch; the last may be smaller.
         shuffle: Whether every epoch has a new random order.
         seed: Of order and augmentation, at least 0.
-        augment: `"none"`, or `"crop-flip"`: zero-padding by 4 pixels, a random crop, and a horizontal flip with
-            probability 1/2, drawn for each image; or `"crop-flip-cutout"`: with a black rectangle, a quarter of the
-            image in height and width, at a random place as well.
+        augment: `"none"`; or `"flip"`: a horizontal flip with probability 1/2, drawn for each image; or `"crop-flip"`:
+            zero-padding by 4 pixels and a random crop as well; or `"crop-flip-cutout"`: with a black rectangle, a
+            quarter of the image in height and width, at a random place on top.
         normalise: Whether to subtract the mean and divide by the standard deviation, per channel (a constant channel is
             only centred). Without it, pixels are scaled to 0..1 where the set says what their largest value is.
         statistics: Mean and deviation; by default those of `image_set`. For test images give the training set's.
@@ -55,7 +55,7 @@ class Batches:
         *,
         shuffle: bool,
         seed: int = 0,
-        augment: Literal["none", "crop-flip", "crop-flip-cutout"] = "none",
+        augment: Literal["none", "flip", "crop-flip", "crop-flip-cutout"] = "none",
         normalise: bool = True,
         statistics: Statistics | None = None,
         device: torch.device | str | None = None,
@@ -128,6 +128,8 @@ class Batches:
         if self.augment == "none":
             return x
         generator = self._generator(epoch, 1 + index)
+        if self.augment == "flip":
+            return mirror(x, torch.randint(2, (len(x),), generator=generator).to(x.device))
         x = crop_flip(x, draw_crop_flip(len(x), generator).to(x.device))
         if self.augment == "crop-flip-cutout":
             x = cutout(x, draw_cutout(len(x), x.shape[2:], generator).to(x.device))

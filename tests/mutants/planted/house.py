@@ -288,6 +288,13 @@ MUTANTS = (
         AVERAGING,
     ),
     Mutant(
+        "flip: all images alike",
+        "data/batches.py",
+        "torch.randint(2, (len(x),), generator=generator)",
+        "torch.ones(len(x), dtype=torch.int64)",
+        DATA,
+    ),
+    Mutant(
         "cutout: off its middle",
         "data/augmentation.py",
         " + side // 8",

@@ -89,7 +89,7 @@ def least_squares(variant: str, summary: str, settings: LeastSquaresSettings, pu
 RANDOM = (
     recipe("digits", "random convolutions on scikit-learn's digits", CascadeSettings(learning_rate=1e-2)),
     recipe("mnist", f"{CONV} on MNIST", CascadeSettings(learning_rate=3e-3), 0.988),
-    recipe("cifar-10", f"{CONV} on CIFAR-10", CascadeSettings(learning_rate=3e-3), 0.6743),
+    recipe("cifar-10", f"{CONV} on CIFAR-10", CascadeSettings(), 0.6743),
     recipe(
         "cifar-10-sparsemax",
         f"{CONV} on CIFAR-10, sparsemax loss",

@@ -171,6 +171,6 @@ BASELINES = (
     baseline(FF[2], 3e-3, epochs=20),
     baseline(FF[3], 1e-3, epochs=20),
     baseline(SYMBA[2], 1e-3, epochs=20),
-    baseline(SYMBA[3], 3e-4, epochs=20),
+    baseline(SYMBA[3], 1e-4, epochs=15),
     baseline(SYMBA[4], 1e-3, epochs=20),
 )

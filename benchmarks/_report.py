@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from _pictures import PICTURES, svg
 from beyondprop.training.atomic import write_file
-from noprop_report import PICTURES, svg
 from signals_report import PAGE, write
 
 

@@ -31,173 +31,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
-import noprop_step
+from _noprop_cases import CHAIN_PEERS, OUT, Size, chain_case, chain_settings, digits_case
+from _noprop_costs import prediction_rows, step_rows
+from _noprop_sides import CLASSES
 from _timing import Row, compare, environment, write_results
 from beyondprop import data
 from beyondprop.catalogue import find_recipe
-from beyondprop.networks.noprop import ResidualChain, denoising_blocks, paper_encoder, timed_network
+from beyondprop.networks.noprop import ResidualChain
 from beyondprop.rule import Rule, without_trace
-from beyondprop.rules.local.noprop import ClassEmbedding, DenoisingBlock, NoPropCT, NoPropDT, NoPropFM, TimedBlock
+from beyondprop.rules.local.noprop import ClassEmbedding, DenoisingBlock, NoPropDT
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training import fit
 from beyondprop.training.assembly import assemble, make_optimizer, make_scheduler
 from beyondprop.training.execution import Execution
-
-OUT = Path(__file__).resolve().parent / "results" / "noprop_theory.json"
-CLASSES = 10
-STEP = noprop_step.Size(image=(3, 32, 32))
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large everything is; the defaults are what the documentation shows."""
-
-    step: noprop_step.Size = STEP
-    solver_steps: tuple[int, ...] = (20, 1000)
-    counted_steps: tuple[int, ...] = (1, 20, 1000)
-    step_counts: tuple[int, ...] = (1, 2, 3, 5, 10, 20, 50, 1000)
-    seeds: int = 3
-    held_out: int = 360
-    epochs: int | None = None  # of the recipes; None: their own
-    chain_epochs: int = 20
-    views: tuple[int, ...] = (8, 4, 2, 1)
-    widths: tuple[int, ...] = (32, 4, 2)
-
-
-# ------------------------------------------------------------------------------------------------------ a training step
-
-SAME_BLOCKS = "back-propagation through the same blocks"
-ONE_CLASSIFIER = "back-propagation through encoder and block, one classifier"
-COSTS = ("flops_per_image", "peak_saved_for_backward_bytes", "peak_activation_bytes", "peak_memory_bytes")
-
-
-def through_steps(steps: int) -> str:
-    """Name the peer that is trained by solving the equation."""
-    return f"back-propagation through {steps} Euler steps of the block"
-
-
-class Solved(nn.Module):
-    """Encoder and block trained end to end: as a plain classifier (N = 1), or through N Euler steps of dz/dt = û - z.
-
-    The equation of NoProp-CT has other coefficients in the place of these, which cost next to nothing.
-    """
-
-    def __init__(self, encoder: nn.Module, block: nn.Module, embedding: ClassEmbedding, steps: int) -> None:
-        super().__init__()
-        self.encoder, self.block, self.embedding, self.steps = encoder, block, embedding, steps
-        self.head = embedding.nearest_row_classifier()
-
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        h = self.encoder(x)
-        z = h.new_zeros(len(h), self.embedding.dim)
-        if self.steps == 1:
-            return self.block(z, h, h.new_zeros(()).expand(len(h)))
-        for time in torch.linspace(0, 1, self.steps + 1, device=z.device)[:-1]:
-            z = z + (self.embedding.expected(self.block(z, h, time.expand(len(h)))) - z) / self.steps
-        return self.head(z)
-
-
-def parts(size: Size) -> tuple[nn.Module, TimedBlock, ClassEmbedding]:
-    """Make the encoder and the block of NoProp-CT and NoProp-FM, and one-hot rows."""
-    where, rows = size.step, ClassEmbedding.one_hot(CLASSES)
-    encoder, features = paper_encoder(where.image, where.widths, noprop_step.DROPOUT)
-    return *timed_network(encoder, features, rows, hidden=where.hidden), rows
-
-
-def blocks(size: Size, rows: ClassEmbedding) -> nn.ModuleList:
-    """Make the T blocks of NoProp-DT."""
-    where = size.step
-    widths, hidden = where.widths, where.hidden
-    return denoising_blocks(where.blocks, where.image, rows, widths=widths, hidden=hidden, dropout=noprop_step.DROPOUT)
-
-
-def rules(size: Size) -> dict[str, Callable[[], Rule]]:
-    """What makes each side of the training step, by name."""
-    rows = ClassEmbedding.one_hot(CLASSES)
-    return {
-        "noprop-dt": lambda: NoPropDT(blocks(size, rows), rows),
-        "noprop-ct": lambda: NoPropCT(*parts(size)),
-        "noprop-fm": lambda: NoPropFM(*parts(size)),
-        "noprop-ct, 8 draws": lambda: NoPropCT(*parts(size), draws=8),
-        SAME_BLOCKS: lambda: Backprop(ResidualChain(blocks(size, rows), rows)),
-        ONE_CLASSIFIER: lambda: Backprop(Solved(*parts(size), 1)),
-        **{through_steps(n): lambda n=n: Backprop(Solved(*parts(size), n)) for n in size.solver_steps},
-    }
-
-
-def step_rows(size: Size) -> Iterator[Row]:
-    """Count the operations and bytes of a training step of each side, and set ours beside back-propagation."""
-    device, found = torch.device("cpu"), {}
-    for name, make in rules(size).items():
-        side = noprop_step.library_side(make(), size.step, device, "float32")
-        cost = noprop_step.cost(side, device, memory=True)
-        found[name] = {"flops_per_image": cost.flops / size.step.batch, **cost.bytes}
-    timed = (ONE_CLASSIFIER, *map(through_steps, size.solver_steps))
-    for ours, peers in (
-        ("noprop-dt", (SAME_BLOCKS,)),
-        ("noprop-ct", timed),
-        ("noprop-ct, 8 draws", (ONE_CLASSIFIER,)),
-        ("noprop-fm", timed),
-    ):
-        for peer in peers:
-            for metric in COSTS:
-                mine, theirs = found[ours][metric], found[peer][metric]
-                yield compare(step_case(ours, size), metric, mine, peer, theirs, less_is_better=True)
-
-
-def step_case(ours: str, size: Size) -> str:
-    """Name a row's training step."""
-    blocks = f", T={size.step.blocks}" if ours == "noprop-dt" else ""
-    return f"{ours}: training step, CIFAR-10 shape, batch {size.step.batch}{blocks}"
-
-
-# --------------------------------------------------------------------------------------------------------- a prediction
-
-READ_EVERY_TIME = "the image read at every step"
-
-
-class Rereading(nn.Module):
-    """A block that reads the image itself, as often as it is called."""
-
-    def __init__(self, encoder: nn.Module, block: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.block = encoder, block
-
-    def forward(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:  # noqa: D102
-        return self.block(z, self.encoder(x), t)
-
-
-def prediction_rows(size: Size) -> Iterator[Row]:
-    """Count the operations of a prediction, on tensors without contents, which spares a thousand readings."""
-    rows = ClassEmbedding.one_hot(CLASSES)
-    encoder, block, _ = parts(size)
-    once, again = NoPropCT(encoder, block, rows), NoPropCT(nn.Identity(), Rereading(encoder, block), rows)
-    # Every step has the same operations: two counts give all.
-    first, both = ([flops_of_prediction(each, size, steps=steps) for each in (once, again)] for steps in (1, 2))
-    for steps in size.counted_steps:
-        mine, theirs = (one + (steps - 1) * (two - one) for one, two in zip(first, both, strict=True))
-        case = prediction_case("noprop-ct and noprop-fm", f"steps={steps}", size)
-        yield compare(case, "flops_per_image", mine, READ_EVERY_TIME, theirs, less_is_better=True)
-    case = prediction_case("noprop-dt", f"T={size.step.blocks}", size)
-    chain, same = NoPropDT(blocks(size, rows), rows), Backprop(ResidualChain(blocks(size, rows), rows))
-    mine, theirs = flops_of_prediction(chain, size), flops_of_prediction(same, size)
-    yield compare(case, "flops_per_image", mine, SAME_BLOCKS, theirs, less_is_better=True)
-
-
-def prediction_case(name: str, steps: str, size: Size) -> str:
-    """Name a row's prediction."""
-    return f"{name}: prediction, CIFAR-10 shape, batch {size.step.batch}, {steps}"
-
-
-def flops_of_prediction(rule: Rule, size: Size, **inference: Any) -> float:
-    """Count the operations of `rule(x)`, an image."""
-    with FakeTensorMode(allow_non_fake_inputs=True), without_trace(rule), FlopCounterMode(display=False) as counter:
-        rule(torch.empty(size.step.batch, *size.step.image), **inference)
-    return counter.get_total_flops() / size.step.batch
-
 
 # -------------------------------------------------------------------------------------------------------- few steps
 
@@ -319,20 +166,7 @@ def mean_row(case: str, steps: int, found: list[float], peer: str, theirs: list[
     return compare(case, f"validation_accuracy_in_{steps}_steps", ours, peer, other, less_is_better=False)
 
 
-def digits_case(system: str, size: Size) -> str:
-    """Name the data and the seeds of a row."""
-    return f"{system}/digits, {size.held_out} held-out images, {size.seeds} seeds"
-
-
 # -------------------------------------------------------------------------------------------------- what the chain adds
-
-CHAIN_PEERS = (
-    "first block alone",
-    "best block alone",
-    "blocks alone, probabilities averaged",
-    "blocks alone, probabilities multiplied",
-    SAME_BLOCKS,
-)
 
 
 class Window(nn.Module):
@@ -345,18 +179,6 @@ class Window(nn.Module):
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102
         return self.block(z, x[:, 0, self.seen])
-
-
-def chain_case(rows: int, hidden: int, size: Size) -> str:
-    """Name what each of the eight blocks sees, and how wide it is."""
-    seen = "the whole image" if rows == 8 else f"{rows} of 8 rows" if rows > 1 else "1 of 8 rows"
-    where = f"{size.held_out} held-out images, {size.seeds} seeds"
-    return f"8 blocks on digits, each sees {seen}, width {hidden}, {where}"
-
-
-def chain_settings(size: Size) -> list[tuple[int, int]]:
-    """Rows that a block sees, and its width: fewer rows first, then narrower blocks that see the whole image."""
-    return [(rows, size.widths[0]) for rows in size.views] + [(8, width) for width in size.widths[1:]]
 
 
 def chain_rows(size: Size) -> Iterator[Row]:

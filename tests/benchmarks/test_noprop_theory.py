@@ -22,6 +22,13 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
+def costs(script: ModuleType) -> ModuleType:
+    import _noprop_costs
+
+    return _noprop_costs
+
+
+@pytest.fixture
 def report(script: ModuleType) -> ModuleType:
     import noprop_report
 
@@ -29,10 +36,17 @@ def report(script: ModuleType) -> ModuleType:
 
 
 @pytest.fixture
-def tiny(script: ModuleType) -> object:
-    import noprop_step
+def pictures(script: ModuleType) -> ModuleType:
+    import _pictures
 
-    step = noprop_step.Size(blocks=2, batch=4, widths=(2, 3, 4), hidden=8, image=(3, 8, 8))
+    return _pictures
+
+
+@pytest.fixture
+def tiny(script: ModuleType) -> object:
+    import _noprop_sides
+
+    step = _noprop_sides.Size(blocks=2, batch=4, widths=(2, 3, 4), hidden=8, image=(3, 8, 8))
     return script.Size(
         step=step,
         solver_steps=(3,),
@@ -74,9 +88,9 @@ def test_the_result_has_the_shape_that_other_programs_read(
 
 
 @pytest.mark.slow
-def test_operations_of_a_step_are_those_of_the_layers(script: ModuleType, tiny: object) -> None:
+def test_operations_of_a_step_are_those_of_the_layers(costs: ModuleType, tiny: object) -> None:
     """Two operations a product; three times those of the forward pass, less the gradient of the first inputs."""
-    cost = {(row.case.split(":")[0], row.metric): row for row in script.step_rows(tiny)}
+    cost = {(row.case.split(":")[0], row.metric): row for row in costs.step_rows(tiny)}
     first, second, third = 8 * 8 * 3 * 9 * 2, 4 * 4 * 2 * 9 * 3, 4 * 4 * 3 * 9 * 4
     reading = 3 * (first + second + third + 4 * 4 * 8) - first
     label, fusion = 10 * 8 + 2 * 8 * 8, 16 * 8 + 8 * 4 + 4 * 10
@@ -87,22 +101,24 @@ def test_operations_of_a_step_are_those_of_the_layers(script: ModuleType, tiny: 
 
 
 def test_a_prediction_reads_the_image_once_and_each_further_step_costs_the_block(
-    script: ModuleType, tiny: object
+    costs: ModuleType, tiny: object
 ) -> None:
-    encoder, block, rows = script.parts(tiny)
-    rule = script.NoPropCT(encoder, block, rows)
-    one, three = (script.flops_of_prediction(rule, tiny, steps=steps) for steps in (1, 3))
+    encoder, block, rows = costs.parts(tiny)
+    rule = costs.NoPropCT(encoder, block, rows)
+    one, three = (costs.flops_of_prediction(rule, tiny, steps=steps) for steps in (1, 3))
     label, fusion = 10 * 8 + 8 * 8, 8 * 4 + 4 * 10  # the image has its share of the fusion in the encoder
     time = (64 * 8 + 8 * 8) / 4  # once for the batch
     expected = 10 * 10
     assert three - one == 2 * 2 * (label + fusion + time + expected)
-    found = {row.case.rsplit("=")[-1]: row for row in script.prediction_rows(tiny)}
+    found = {row.case.rsplit("=")[-1]: row for row in costs.prediction_rows(tiny)}
     assert (found["1"].ours, found["3"].ours) == (one, three)
     assert found["1"].peer_value == one
     assert found["3"].peer_value == 3 * one - 2 * 2 * 10 * 10  # the head stands at the end alone
 
 
-def test_results_of_reproductions_are_shown(report: ModuleType, tmp_path: Path) -> None:
+def test_results_of_reproductions_are_shown(report: ModuleType, pictures: ModuleType, tmp_path: Path) -> None:
+    import _noprop_pictures
+
     metrics = {f"test_accuracy_in_{steps}_steps": {"mean": 0.5 + steps / 100} for steps in (20, 1)}
     chain = {"block_test_accuracy": {"mean": [0.2, 0.4]}, "test_accuracy_chain": {"mean": 0.3}}
     pooled = {"test_accuracy_blocks_alone_pooled": {"mean": 0.6}, "test_accuracy_mean_of_chain": {"mean": 0.7}}
@@ -125,8 +141,8 @@ def test_results_of_reproductions_are_shown(report: ModuleType, tmp_path: Path) 
     assert report.test_chain_table(figures).splitlines()[2] == (
         "| `noprop-dt/cifar-10` | 20.00 | 40.00 | 60.00 | 30.00 | 70.00 |"
     )
-    assert len(report.draw_test_steps(figures).axes) == 1
-    assert set(report.stale_pictures(report.pictures(figures))) == {
+    assert len(_noprop_pictures.draw_test_steps(figures).axes) == 1
+    assert set(pictures.stale_pictures(report.pictures(figures))) == {
         "noprop-test-steps.svg"
     }  # the documentation's shows other figures
 
@@ -140,9 +156,9 @@ def test_tables_of_the_documentation_are_those_of_the_result_files(report: Modul
     assert shown == set(made)
 
 
-def test_pictures_of_the_documentation_are_those_of_the_result_files(report: ModuleType) -> None:
+def test_pictures_of_the_documentation_are_those_of_the_result_files(report: ModuleType, pictures: ModuleType) -> None:
     figures = report.Figures()
-    assert not list(report.stale_pictures(report.pictures(figures))), "run `make pictures`"
+    assert not list(pictures.stale_pictures(report.pictures(figures))), "run `make pictures`"
     named = {
         (page.parent / target).resolve()
         for page in (ROOT / "docs").rglob("*.md")
@@ -150,12 +166,12 @@ def test_pictures_of_the_documentation_are_those_of_the_result_files(report: Mod
         for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
     }
     named = {path for path in named if not path.is_relative_to(ROOT / "results")}  # others come with what they show
-    assert named == set(report.PICTURES.iterdir())
+    assert named == set(pictures.PICTURES.iterdir())
     assert all(path.stat().st_size < 200_000 for path in named)
 
 
-def test_a_picture_drawn_twice_is_the_same(report: ModuleType) -> None:
+def test_a_picture_drawn_twice_is_the_same(report: ModuleType, pictures: ModuleType) -> None:
     content, draw = report.pictures(report.Figures())["noprop-cost.svg"]
-    picture = report.svg(content, draw)
-    assert picture == report.svg(content, draw)
-    assert report.digest(content) in picture.decode()
+    picture = pictures.svg(content, draw)
+    assert picture == pictures.svg(content, draw)
+    assert pictures.digest(content) in picture.decode()

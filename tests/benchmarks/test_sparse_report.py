@@ -81,5 +81,5 @@ def test_page_and_pictures_hold_what_the_result_files_give(report):
     signals_report = importlib.import_module("signals_report")
     text = signals_report.PAGE.read_text(encoding="utf-8")
     assert regenerate(text, report.tables()) == text, "run `make tables`"
-    noprop_report = importlib.import_module("noprop_report")
-    assert not list(noprop_report.stale_pictures(report.pictures())), "run `make pictures`"
+    pictures = importlib.import_module("_pictures")
+    assert not list(pictures.stale_pictures(report.pictures())), "run `make pictures`"

@@ -116,7 +116,7 @@ def test_text_table_and_picture_hold_the_figures(report, tmp_path):
     assert [math.isinf(tau) for tau, _ in content[0][1]] == [False, False, True]
     figure = draw()
     assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["0.5", "2", "no leak"]
-    assert len(importlib.import_module("noprop_report").svg(content, draw)) < 200_000
+    assert len(importlib.import_module("_pictures").svg(content, draw)) < 200_000
 
 
 def test_nothing_is_said_before_it_is_measured(report, tmp_path):
@@ -141,5 +141,5 @@ def test_page_and_picture_hold_what_the_result_file_gives(report):
     text = report.PAGE.read_text(encoding="utf-8")
     assert regenerate(text, report.tables()) == text, "run `make tables`"
     assert "<!-- spike-time-constant:begin -->" in text
-    noprop_report = importlib.import_module("noprop_report")
-    assert not list(noprop_report.stale_pictures(report.pictures())), "run `make pictures`"
+    pictures = importlib.import_module("_pictures")
+    assert not list(pictures.stale_pictures(report.pictures())), "run `make pictures`"

@@ -1,1 +1,1 @@
-"""The planted defects, one file a family of rules."""
+"""The planted defects, one file a theme."""

@@ -4,6 +4,7 @@ from mutant import Mutant
 
 CHIP = ("tests/rules/perturbation/test_chip.py",)
 DEVICES = ("tests/devices",)
+RECIPES = ("tests/recipes/test_recipes_chip.py",)
 
 MUTANTS = (
     Mutant(
@@ -158,14 +159,14 @@ MUTANTS = (
         "devices/patience.py",
         "            if self._late.is_alive():\n",
         "            if False:\n",
-        ("tests/rules/perturbation/test_chip.py",),
+        CHIP,
     ),
     Mutant(
         "patience: what a late answer has written is believed",
         "devices/patience.py",
         "self._late = self._written = None",
         "self._late = None",
-        ("tests/rules/perturbation/test_chip.py",),
+        CHIP,
     ),
     Mutant(
         "checked devices: flaws may be NaN",
@@ -229,5 +230,110 @@ MUTANTS = (
         "torch.inference_mode(inference), torch.set_grad_enabled(grad)",
         "torch.set_grad_enabled(grad)",
         CHIP,
+    ),
+    Mutant(
+        "chip: a call that failed draws anew",
+        "rules/perturbation/chip.py",
+        "drawn.restore()",
+        "pass",
+        CHIP,
+    ),
+    Mutant(
+        "chip: a call that failed has used its code",
+        "rules/perturbation/chip.py",
+        "self.code.load_state_dict(code)",
+        "pass",
+        CHIP,
+    ),
+    Mutant(
+        "chip: scores are costs",
+        "rules/perturbation/chip.py",
+        "[[-self.costs(",
+        "[[self.costs(",
+        CHIP,
+    ),
+    Mutant(
+        "chip: a simulator's state is not saved",
+        "rules/perturbation/chip.py",
+        "OnSimulator if simulated else OnDevice",
+        "OnDevice",
+        CHIP,
+    ),
+    Mutant(
+        "chip: any attribute named state is a simulator's",
+        "rules/perturbation/chip.py",
+        'all(callable(getattr(device, name, None)) for name in ("state", "restore"))',
+        'hasattr(device, "state")',
+        (*CHIP, "-k", "no_method"),
+    ),
+    Mutant(
+        "chip: settings without effect are not told of",
+        "recipes/chip.py",
+        "getattr(settings, name) != getattr(own, name)",
+        "False",
+        (*RECIPES, "-k", "beside_another"),
+    ),
+    Mutant(
+        "patience: targets that are NaN are the device's fault",
+        "devices/patience.py",
+        "_finite(x, y, parameters)",
+        "_finite(x, parameters)",
+        (*CHIP, "-k", "nan_in_the_targets"),
+    ),
+    Mutant(
+        "patience: what a driver changed is asked again",
+        "devices/patience.py",
+        "self.device.read(perturbations.clone())",
+        "self.device.read(perturbations)",
+        (*CHIP, "-k", "driver_may"),
+    ),
+    Mutant(
+        "patience: what is no number ends as torch's own error",
+        "devices/patience.py",
+        "except (TypeError, ValueError, RuntimeError) as error:\n        raise UserError(f\"the device's",
+        "except ZeroDivisionError as error:\n        raise UserError(f\"the device's",
+        (*CHIP, "-k", "driver_forgets"),
+    ),
+    Mutant(
+        "defects: all units alike",
+        "layers/defective_activation.py",
+        "torch.randn(*shape, generator=generator)",
+        "torch.randn(1, generator=generator).expand(*shape)",
+        ("tests/layers/test_defective_activation.py",),
+    ),
+    Mutant(
+        "chip: curves moved the other way",
+        "layers/defective_activation.py",
+        "(a - self.x0)",
+        "(a + self.x0)",
+        DEVICES,
+    ),
+    Mutant(
+        "chip: a failing device saves no checkpoint",
+        "training/trainer.py",
+        "self._save()  # a device that fails",
+        "pass  # a device that fails",
+        CHIP,
+    ),
+    Mutant(
+        "chip moved: asked at its old address",
+        "training/assembly.py",
+        "if moved:",
+        "if False:",
+        RECIPES,
+    ),
+    Mutant(
+        "chip moved: does not go on",
+        "training/run_folder.py",
+        '"settings.chip", ',
+        "",
+        RECIPES,
+    ),
+    Mutant(
+        "stuck after: not as the recipe says",
+        "recipes/chip.py",
+        '"stuck_after": settings.stuck_after',
+        "",
+        RECIPES,
     ),
 )

@@ -139,6 +139,13 @@ MUTANTS = (
         "estimator: options are lost", NETWORK, "dict(self.options or {})", "dict()", (*ESTIMATORS[:1], "-k", "options")
     ),
     Mutant(
+        "RuleClassifier: a network with other outputs is trained",
+        NETWORK,
+        "tuple(scores.shape) != expected",
+        "tuple(scores.shape) == (0,)",
+        (*ESTIMATORS[:1], "-k", "refuses_in_one_line"),
+    ),
+    Mutant(
         "estimator: odds upside down",
         BASE,
         "scores[:, 1] - scores[:, 0]",

@@ -1,0 +1,186 @@
+"""Planted defects of targets through time, by regularized and by learned inversion."""
+
+from mutant import Mutant
+
+SIGNALS = "rules/signals"
+INVERSION = ("tests/rules/signals/test_regularized_inversion.py",)
+LEARNED_INVERSION = ("tests/rules/signals/test_learned_inversion.py",)
+RECURRENT = ("tests/rules/signals/test_recurrent_targets.py",)
+
+MUTANTS = (
+    Mutant(
+        "tp-ri: targets that are shown stand on the other side",
+        f"{SIGNALS}/recurrent_targets.py",
+        "(layer.states + d).transpose(0, 1)",
+        "(layer.states - d).transpose(0, 1)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the seed with a wrong sign",
+        f"{SIGNALS}/recurrent_targets.py",
+        "* -self.target_step",
+        "* self.target_step",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the last states' own seed forgotten",
+        f"{SIGNALS}/recurrent_targets.py",
+        "seeds[-1] -= self.target_step * last[number]",
+        "seeds[-1] -= 0 * last[number]",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: r added as its square",
+        f"{SIGNALS}/ridge_inverse.py",
+        ".add_(regularisation)",
+        ".add_(regularisation**2)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: multiplied by the slope in place of divided",
+        f"{SIGNALS}/recurrent_layers.py",
+        ".reciprocal_()",
+        "",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the slope clipped elsewhere",
+        f"{SIGNALS}/recurrent_layers.py",
+        "clamp(min=1 - (1 - clip) ** 2)",
+        "clamp(min=clip)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the gates of the released program",
+        f"{SIGNALS}/recurrent_layers.py",
+        "through_n, through_z = (1 - z) * (1 - n * n)",
+        "through_n, through_z = z * (1 - n * n)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the reset gate reaches the input too",
+        f"{SIGNALS}/recurrent_layers.py",
+        "torch.stack([forth_r, forth_z, through_n], dim=2)",
+        "torch.stack([forth_r, forth_z, reset_n], dim=2)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: what is kept past the gates is lost",
+        f"{SIGNALS}/time_recursion.py",
+        "            earlier.addcmul_(y, share)",
+        "            earlier.addcmul_(y, share, value=0)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: local passes through time",
+        f"{SIGNALS}/recurrent_targets.py",
+        'if self.mode == "through_time":',
+        "if self.mode:",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: through time stops between the layers of a stack",
+        f"{SIGNALS}/recurrent_targets.py",
+        "                    errors += inputs",
+        "                    errors += 0 * inputs",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: what a stack asks of the layer below is dropped",
+        f"{SIGNALS}/recurrent_targets.py",
+        "                seeds += from_above",
+        "                seeds += 0 * from_above",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the first state is left out of the gradient",
+        f"{SIGNALS}/time_recursion.py",
+        "recurrent.addmm_(of_state[0].mT, layer.before)",
+        "recurrent.addmm_(of_state[0].mT, 0 * layer.before)",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the difference against the wrong state",
+        f"{SIGNALS}/regularized_inversion.py",
+        "unsquashed(h[t] + seeds[t], kind, self.clip) - base[t]",
+        "unsquashed(h[t] + seeds[t], kind, self.clip) - base[t - 1]",
+        INVERSION,
+    ),
+    Mutant(
+        "inversion: the learned inverse without its input",
+        f"{SIGNALS}/learned_inversion.py",
+        "error = torch.tanh(self.inverse(made) + drive) - wanted",
+        "error = torch.tanh(self.inverse(made)) - wanted",
+        LEARNED_INVERSION,
+    ),
+    Mutant(
+        "inversion: the learned inverse sees the state after",
+        f"{SIGNALS}/learned_inversion.py",
+        "wanted = layer.earlier",
+        "wanted = layer.states",
+        LEARNED_INVERSION,
+    ),
+    Mutant(
+        "inversion: slopes may be half as large as targets that do not grow need",
+        f"{SIGNALS}/regularized_inversion.py",
+        "min(0.5 / math.sqrt(regularisation), STEEPEST)",
+        "min(0.25 / math.sqrt(regularisation), STEEPEST)",
+        (*INVERSION, "-k", "do_not_grow"),
+    ),
+    Mutant(
+        "inversion: the released code's clip is the default",
+        f"{SIGNALS}/regularized_inversion.py",
+        "            self.clip = steady_clip(regularisation)\n",
+        "            pass\n",
+        (*INVERSION, "-k", "do_not_grow"),
+    ),
+    Mutant(
+        "recurrent targets: embeddings learn g times too slowly",
+        f"{SIGNALS}/recurrent_targets.py",
+        "return inputs / self.target_step, ",
+        "return inputs, ",
+        RECURRENT,
+    ),
+    Mutant(
+        "recurrent targets: first states learn g times too slowly",
+        f"{SIGNALS}/recurrent_targets.py",
+        "torch.stack(first) / self.target_step",
+        "torch.stack(first)",
+        RECURRENT,
+    ),
+    Mutant(
+        "recurrent targets: last states of lower layers are forgotten",
+        f"{SIGNALS}/recurrent_targets.py",
+        "if last is not None:",
+        "if last is not None and number == len(layers) - 1:",
+        RECURRENT,
+    ),
+    Mutant(
+        "time recursion: a first state that is kept gets nothing",
+        f"{SIGNALS}/time_recursion.py",
+        "        first = first + errors[0] * linear.keep[0]\n",
+        "        pass\n",
+        RECURRENT,
+    ),
+    Mutant(
+        "tptt: the inverse moves statistics",
+        f"{SIGNALS}/learned_inversion.py",
+        "as runs, without_trace(self.network):",
+        "as runs, torch.no_grad():",
+        RECURRENT,
+    ),
+    Mutant(
+        "tp-ri: difference targets are clipped as linearised ones",
+        f"{SIGNALS}/regularized_inversion.py",
+        'if clip is None and targets == "linearised" and',
+        "if clip is None and",
+        RECURRENT,
+    ),
+    Mutant(
+        "tp-ri: no bound without regularisation",
+        f"{SIGNALS}/regularized_inversion.py",
+        "if regularisation else STEEPEST",
+        "if regularisation else 0.002",
+        RECURRENT,
+    ),
+)

@@ -1,7 +1,9 @@
 """What a planted defect is."""
 
+from pathlib import Path
 from typing import NamedTuple
 
+TESTS = Path(__file__).resolve().parents[1]
 NOPROP_TESTS = ("tests/rules/local", "tests/networks")
 
 
@@ -13,3 +15,8 @@ class Mutant(NamedTuple):
     old: str
     new: str
     tests: tuple[str, ...] = NOPROP_TESTS
+
+
+def tests_named(pattern: str) -> tuple[str, ...]:
+    """The test files of that name, such as `test_chip_*`, wherever they are."""
+    return tuple(path.relative_to(TESTS.parent).as_posix() for path in sorted(TESTS.rglob(f"{pattern}.py")))

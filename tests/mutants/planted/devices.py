@@ -1,8 +1,8 @@
 """Planted defects of chips in the loop."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
-CHIP = ("tests/rules/perturbation/test_chip.py",)
+CHIP = tests_named("test_chip_*")
 DEVICES = ("tests/devices",)
 RECIPES = ("tests/recipes/test_recipes_chip.py",)
 

@@ -1,10 +1,10 @@
 """Defects of equilibrium propagation and of the networks that settle."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 RELAXATION = "rules/relaxation"
 CONVERGENT = "tests/rules/relaxation/test_convergent.py"
-EQUILIBRIUM = "tests/rules/relaxation/test_equilibrium.py"
+EQUILIBRIUM = tests_named("test_equilibrium_*")
 RECIPES = "tests/recipes/test_recipes_equilibrium.py"
 MUTANTS = (
     Mutant(
@@ -47,14 +47,14 @@ MUTANTS = (
         f"{RELAXATION}/equilibrium.py",
         "sign * beta) for sign in (1, -1)",
         "sign * beta) for sign in (1, 1)",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: three phases are two",
         f"{RELAXATION}/equilibrium.py",
         "return Contrast(free, high, low, beta, -beta)",
         "return Contrast(free, high, free, beta, 0.0)",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: nudged away from the targets",
@@ -152,35 +152,35 @@ MUTANTS = (
         f"{RELAXATION}/settling.py",
         "estimate = (low - high) /",
         "estimate = (high - low) /",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: the general step forgets the nudge",
         f"{RELAXATION}/settling.py",
         "total = total - (nudge.beta *",
         "total = total - 0 * (nudge.beta *",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: random signs are all the same",
         f"{RELAXATION}/equilibrium.py",
         "torch.rand(()) < 0.5",
         "torch.rand(()) < 2",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: a graph over the steps",
         f"{RELAXATION}/equilibrium.py",
         "with torch.no_grad():\n            inputs = network.prepare(x)",
         "with torch.enable_grad():\n            inputs = network.prepare(x)",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: back-propagation through fewer steps",
         f"{RELAXATION}/through_settling.py",
         "states = network.relax(inputs, states, traced)",
         "states = network.relax(inputs, states, max(1, traced - 1))",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: nudged phases draw new masks",
@@ -215,28 +215,28 @@ MUTANTS = (
         f"{RELAXATION}/settling.py",
         "ways = [1.0] * len(found) if nudge is None else gaps(after, start)",
         "ways = [1.0] * len(found)",
-        (EQUILIBRIUM, "-k", "tolerance"),
+        (*EQUILIBRIUM, "-k", "tolerance"),
     ),
     Mutant(
         "equilibrium: a nudged phase ends before the first state feels it",
         f"{RELAXATION}/settling.py",
         "least = 1 if nudge is None else self.reach(start)",
         "least = 1",
-        (EQUILIBRIUM, "-k", "felt"),
+        (*EQUILIBRIUM, "-k", "felt"),
     ),
     Mutant(
         "equilibrium: a nudge takes a step for each state in every order",
         f"{RELAXATION}/convergent.py",
         "return -(-len(states) // len(grouped(len(states), self.order, nudged=True)))",
         "return len(states)",
-        (EQUILIBRIUM, "-k", "felt"),
+        (*EQUILIBRIUM, "-k", "felt"),
     ),
     Mutant(
         "equilibrium: the free end of one nudge is settled as roughly as that of two",
         f"{RELAXATION}/equilibrium.py",
         "tolerance *= self.beta",
         "pass",
-        (EQUILIBRIUM, "-k", "further"),
+        (*EQUILIBRIUM, "-k", "further"),
     ),
     Mutant(
         "equilibrium: an even-odd step moves both kinds by the states before it",
@@ -251,21 +251,21 @@ MUTANTS = (
         "                        pushed[number + 1] = None",
         "                        held.kept = [*getattr(held, 'kept', []), (pushed[number + 1] or (0, 0))[1]]\n"
         "                        pushed[number + 1] = None",
-        (EQUILIBRIUM, "-k", "memory"),
+        (*EQUILIBRIUM, "-k", "memory"),
     ),
     Mutant(
         "equilibrium: the nudge has a random sign, and the estimate has not",
         f"{RELAXATION}/equilibrium.py",
         "return Contrast(free, high, free, beta, 0.0)",
         "return Contrast(free, high, free, self.beta, 0.0)",
-        (EQUILIBRIUM, "-k", "digits"),
+        (*EQUILIBRIUM, "-k", "digits"),
     ),
     Mutant(
         "equilibrium: feedback begins as the weights",
         f"{RELAXATION}/asymmetric.py",
         "        twin.reset_parameters()\n",
         "",
-        (EQUILIBRIUM, "-k", "digits"),
+        (*EQUILIBRIUM, "-k", "digits"),
     ),
     Mutant(
         "equilibrium: a layer that stands in two places is in one",
@@ -286,21 +286,21 @@ MUTANTS = (
         f"{RELAXATION}/connections.py",
         "self._statistics(x)\n",
         "self._statistics(x.detach())\n",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: running statistics stay",
         f"{RELAXATION}/equilibrium.py",
         "            network.conclude(inputs)\n",
         "",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: running statistics stay under back-propagation",
         f"{RELAXATION}/through_settling.py",
         "        network.conclude(inputs)\n",
         "",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: sgd without weight decay",
@@ -314,7 +314,7 @@ MUTANTS = (
         f"{RELAXATION}/equilibrium.py",
         "if made.outputs != classes:",
         "if False:",
-        (EQUILIBRIUM,),
+        EQUILIBRIUM,
     ),
     Mutant(
         "equilibrium: the paper's figure stands beside the different update",

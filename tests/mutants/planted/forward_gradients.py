@@ -1,10 +1,10 @@
 """Planted defects of forward gradients of weights and activities, local ones and their noise."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 PERTURBATION = "rules/perturbation"
-FORWARD_GRADIENT = ("tests/rules/perturbation/test_forward_gradient.py",)
-LOCAL_FORWARD_GRADIENT = ("tests/rules/perturbation/test_local_forward_gradient.py",)
+FORWARD_GRADIENT = tests_named("test_forward_gradient_*")
+LOCAL_FORWARD_GRADIENT = tests_named("test_local_forward_gradient_*")
 NOISE = ("tests/rules/perturbation/test_noise.py",)
 
 MUTANTS = (

@@ -1,9 +1,9 @@
 """Planted defects of Hamiltonian echoes."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 RELAXATION = "rules/relaxation"
-ECHO = ("tests/rules/relaxation/test_hamiltonian_echo.py",)
+ECHO = tests_named("test_hamiltonian_echo_*")
 SYSTEM = ("tests/rules/relaxation/test_hamiltonian.py",)
 PARTS = ("tests/rules/relaxation/test_parts.py",)
 RECIPE = ("tests/recipes/test_recipes_hamiltonian_echo.py",)

@@ -1,10 +1,10 @@
 """Planted defects of networks and layers."""
 
-from mutant import NOPROP_TESTS, Mutant
+from mutant import NOPROP_TESTS, Mutant, tests_named
 
 FIELDS = ("tests/layers/test_locally_connected.py",)
 POPULATION = ("tests/networks/test_networks_population.py",)
-LOCAL_FORWARD_GRADIENT = ("tests/rules/perturbation/test_local_forward_gradient.py",)
+LOCAL_FORWARD_GRADIENT = tests_named("test_local_forward_gradient_*")
 NORMED_LINEAR = ("tests/layers/test_normed_linear.py",)
 GROUPED_LINEAR = ("tests/layers/test_grouped_linear.py",)
 LOCAL_MIXER = ("tests/networks/test_networks_local_mixer.py",)

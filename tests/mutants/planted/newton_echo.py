@@ -1,10 +1,10 @@
 """Planted defects of Gauss-Newton steps by Hamiltonian echoes, and of replicas that keep their answers."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 RELAXATION = "rules/relaxation"
 NEWTON = ("tests/rules/relaxation/test_newton_echo.py",)
-ECHO = ("tests/rules/relaxation/test_hamiltonian_echo.py",)
+ECHO = tests_named("test_hamiltonian_echo_*")
 
 MUTANTS = (
     Mutant(

@@ -1,10 +1,10 @@
 """Planted defects of perturbed nodes: their rollouts, and what later noise does."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 PERTURBATION = "rules/perturbation"
 LATER_NOISE = ("tests/rules/perturbation/test_later_noise.py",)
-NODES = ("tests/rules/perturbation/test_node_perturbation.py",)
+NODES = tests_named("test_node_perturbation_*")
 
 MUTANTS = (
     Mutant(

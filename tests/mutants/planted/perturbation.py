@@ -1,14 +1,14 @@
 """Planted defects of what rules that evaluate and never differentiate share: codes, processes, precision, reach."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 PERTURBATION = "rules/perturbation"
 SEEDS = ("tests/parallel/test_parallel_processes.py",)
-FORWARD_GRADIENT = ("tests/rules/perturbation/test_forward_gradient.py",)
+FORWARD_GRADIENT = tests_named("test_forward_gradient_*")
 CODES = ("tests/rules/perturbation/test_codes.py",)
 GENERATORS = ("tests/test_generators.py",)
 DIVISION = ("tests/rules/perturbation/test_division.py",)
-NODES = ("tests/rules/perturbation/test_node_perturbation.py",)
+NODES = tests_named("test_node_perturbation_*")
 UPDATE_NOISE = ("tests/rules/perturbation/test_update_noise.py",)
 PRECISION = ("tests/rules/perturbation/test_precision_perturbed.py",)
 

@@ -1,11 +1,11 @@
 """Planted defects of recurrent Hamiltonian echo learning and its units."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 RULE = "rules/relaxation/recurrent_echo.py"
 UNITS = "layers/hamiltonian.py"
 NETWORK = "networks/hamiltonian.py"
-TESTS = ("tests/rules/relaxation/test_recurrent_echo.py",)
+TESTS = tests_named("test_recurrent_echo_*")
 
 MUTANTS = (
     Mutant(

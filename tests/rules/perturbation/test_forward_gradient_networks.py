@@ -3,6 +3,7 @@
 import pytest
 import torch
 from differentiated_networks import make
+from time_first import TimeFirst
 from torch import nn
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
@@ -23,17 +24,6 @@ def test_each_sample_has_a_signal_of_its_own():
         rule.backward(kept, labels)
         found.append(network[0].weight.grad.clone())
     torch.testing.assert_close(*found)
-
-
-class TimeFirst(nn.Module):
-    """Its first layer sees (time, batch, ...)."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 2)
-
-    def forward(self, x):
-        return self.last(self.first(x.transpose(0, 1)).mean(dim=0))
 
 
 def test_a_dimension_as_long_as_the_batch_is_not_taken_for_it():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from perturbed_sequences import SQUARES, sequences, vanilla
+from time_first import TimeFirst
 from torch import nn
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
@@ -71,17 +72,6 @@ def test_sequences_that_do_not_fit_are_refused():
     x[1, 1] = torch.nan
     with pytest.raises(NonFiniteError, match="the input"):
         NodePerturbation(network, SQUARES).backward(x, y)
-
-
-class TimeFirst(nn.Module):
-    """Its first layer sees (time, batch, ...)."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 2)
-
-    def forward(self, x):
-        return self.last(self.first(x.transpose(0, 1)).mean(dim=0))
 
 
 def test_layers_that_do_not_see_the_batch_first_are_told():

@@ -136,6 +136,13 @@ class Training:
         }
 
 
+def train(batches, rule=None, epochs=2, **options):
+    """Train with plain SGD and without a run folder."""
+    rule = rule or Backprop(mlp())
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
+    return fit(rule, batches, optimizer=optimizer, epochs=epochs, progress=False, **options)
+
+
 def same(a, b):
     """Whether two nested states are equal bit for bit."""
     if isinstance(a, torch.Tensor):

@@ -1,8 +1,8 @@
 """Planted defects of comparing rules and of measuring their steps."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
-COMPARED = ("tests/test_comparison.py",)
+COMPARED = tests_named("test_comparison*")
 SEARCHED = (*COMPARED, "-k", "same_search")
 MEASURED = ("tests/measure/test_step_costs.py",)
 

@@ -1,9 +1,9 @@
 """Planted defects of what every rule promises: its loss, its gradients, its terms and its errors."""
 
-from mutant import NOPROP_TESTS, Mutant
+from mutant import NOPROP_TESTS, Mutant, tests_named
 
 BATTERY = ("tests/test_battery.py",)
-CONSEQUENTIAL = ("tests/rules/signals/test_consequential.py",)
+CONSEQUENTIAL = tests_named("test_consequential*")
 CAFO = ("tests/rules/local/test_cascaded_forward.py",)
 
 MUTANTS = (

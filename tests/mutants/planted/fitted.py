@@ -1,12 +1,12 @@
 """Planted defects of what is fitted layer by layer or by convex programs."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 RESCNET = "solvers/rescnet"
 THRESHOLD = "solvers/threshold"
-LAYERS = ("tests/solvers/test_rescnet.py",)
+LAYERS = tests_named("test_rescnet*")
 PCANET = ("tests/solvers/test_pcanet.py",)
-CONVEX = ("tests/solvers/test_threshold.py",)
+CONVEX = tests_named("test_threshold*")
 
 MUTANTS = (
     Mutant(

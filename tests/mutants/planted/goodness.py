@@ -1,9 +1,9 @@
 """Planted defects of Forward-Forward, SymBa and the layers that they are trained with."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 LOCAL = "rules/local"
-FF = ("tests/rules/local/test_forward_forward.py",)
+FF = tests_named("test_forward_forward*")
 FF_TRAINING = ("tests/rules/local/test_forward_forward_training.py",)
 CONNECTED = ("tests/layers/test_locally_connected.py",)
 

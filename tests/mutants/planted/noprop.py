@@ -1,12 +1,12 @@
 """Planted defects of NoProp in discrete and continuous time and by flow matching."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 NOPROP = "rules/local/noprop"
 BATTERY = ("tests/test_battery.py",)
 TIMED = tuple(f"tests/rules/local/test_noprop_{name}.py" for name in ("continuous", "flow", "integrators"))
 LEARNED = ("tests/rules/local/test_noprop_learned_schedule.py",)
-BATCHED = ("tests/rules/local/test_noprop_batched.py",)
+BATCHED = tests_named("test_noprop_batched*")
 
 MUTANTS = (
     Mutant("schedule: a without the root", f"{NOPROP}/schedule.py", "a = math.sqrt(now)", "a = now"),

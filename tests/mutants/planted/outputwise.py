@@ -1,9 +1,9 @@
 """Planted defects of rules that step by what changes in a layer's outputs: consequential, proximal, semi-implicit."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 SIGNALS = "rules/signals"
-CONSEQUENTIAL = ("tests/rules/signals/test_consequential.py",)
+CONSEQUENTIAL = tests_named("test_consequential*")
 PROXPROP = ("tests/rules/signals/test_proxprop.py",)
 SEMI_IMPLICIT = ("tests/rules/signals/test_semi_implicit.py",)
 

@@ -1,9 +1,9 @@
 """Planted defects of targets through time, by regularized and by learned inversion."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 SIGNALS = "rules/signals"
-INVERSION = ("tests/rules/signals/test_regularized_inversion.py",)
+INVERSION = tests_named("test_regularized_inversion*")
 LEARNED_INVERSION = ("tests/rules/signals/test_learned_inversion.py",)
 RECURRENT = ("tests/rules/signals/test_recurrent_targets.py",)
 

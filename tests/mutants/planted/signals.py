@@ -1,12 +1,12 @@
 """Planted defects of rules that send teaching signals."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 SIGNALS = "rules/signals"
 BATTERY = ("tests/test_battery.py",)
 LAYERS = ("tests/rules/signals/test_layers.py",)
 CHAINED = ("tests/rules/signals/test_feedback_alignment.py",)
-DIRECT = ("tests/rules/signals/test_direct_feedback.py",)
+DIRECT = tests_named("test_direct_feedback*")
 TARGET = ("tests/rules/signals/test_target_projection.py",)
 FEEDBACK = ("tests/rules/signals/test_feedback.py",)
 CENTRED = ("tests/rules/signals/test_centred_signs.py",)

@@ -1,12 +1,12 @@
 """Planted defects of sparse layers, their kernels and their masks."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 SPARSE = "layers/sparse"
 NATIVE = f"{SPARSE}/native"
-LAYERS = ("tests/layers/test_layers_sparse.py",)
+LAYERS = tests_named("test_layers_sparse*")
 PRUNING = ("tests/layers/test_layers_sparse_pruning.py",)
-LOOP = ("tests/training/test_training_loop.py",)
+LOOP = tests_named("test_training_loop*")
 RULE = ("tests/rules/signals/test_sparseprop.py",)
 
 

@@ -1,11 +1,11 @@
 """Planted defects of targets and the mirrors that send them down, and of exact Gauss-Newton targets."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 SIGNALS = "rules/signals"
 GAUSS_NEWTON = ("tests/rules/signals/test_gauss_newton.py",)
 L_DRL = ("tests/rules/signals/test_l_drl.py",)
-TARGETS = ("tests/rules/signals/test_targets.py", "tests/rules/signals/test_target_propagation.py")
+TARGETS = (*tests_named("test_targets"), *tests_named("test_target_propagation*"))
 MIRRORS = ("tests/rules/signals/test_mirrors.py",)
 
 MUTANTS = (

@@ -1,9 +1,9 @@
 """Planted defects of training: the loop, its figures, averaged weights, run folders."""
 
-from mutant import Mutant
+from mutant import Mutant, tests_named
 
 TRAINING = ("tests/training",)
-LOOP = ("tests/training/test_training_loop.py",)
+LOOP = tests_named("test_training_loop*")
 AVERAGING = ("tests/training/test_training_averaging.py",)
 BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 FOLDER = ("tests/training/test_training_run_folder.py",)

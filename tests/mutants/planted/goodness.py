@@ -145,10 +145,24 @@ MUTANTS = (
         FF_TRAINING,
     ),
     Mutant(
+        "ff: the class's own length is left out",
+        f"{LOCAL}/forward_forward.py",
+        "torch.hypot(_size(samples)[:, None], _size(classes))",
+        "_size(samples)[:, None] + 0 * _size(classes)",
+        FF,
+    ),
+    Mutant(
+        "ff: samples and classes change places in the first layer",
+        f"{LOCAL}/forward_forward.py",
+        "ordered[::-1] if classes_first else ordered",
+        "ordered",
+        FF,
+    ),
+    Mutant(
         "ff: one product serves any overlay",
         f"{LOCAL}/forward_forward.py",
-        "self.blocks[0] if type(self.label) is Overlay",
-        "self.blocks[0] if isinstance(self.label, Overlay)",
+        "self.blocks[0] if type(self.label) in (Overlay, ClassPattern)",
+        "self.blocks[0] if isinstance(self.label, (Overlay, ClassPattern))",
         FF_TRAINING,
     ),
     Mutant(

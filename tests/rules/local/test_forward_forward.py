@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rules.local.forward_forward import ForwardForward
-from beyondprop.rules.local.label_input import Overlay
+from beyondprop.rules.local.label_input import ClassPattern, Overlay
 from beyondprop.rules.local.symba import SymBa
 
 
@@ -98,25 +98,41 @@ def test_every_class_is_tried_and_goodness_added():
         torch.testing.assert_close(rule(x), expected, rtol=1e-5, atol=1e-6)
 
 
+LABELS = {
+    "overlay": (lambda: Overlay(CLASSES, amplitude=2.5), [12 - CLASSES, CLASSES]),
+    "pattern": (lambda: ClassPattern(CLASSES, (1, 3, 4), learned=True, scale=2.0), [12, 12]),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("normalise", [True, False])
-@pytest.mark.parametrize("amplitude", [1.0, 2.5])
-@pytest.mark.parametrize("skip_first", [True, False])
-def test_one_product_of_the_first_layer_serves_all_classes(normalise, amplitude, skip_first):
-    """The scan of images equals that of a network whose first layer is met by every class's whole input."""
-    x = torch.randn(5, 1, 3, 4).double()
-    label = Overlay(CLASSES, amplitude=amplitude)
-    network = nn.Sequential(nn.Flatten(), *hidden(), nn.Tanh())
-    rule = ForwardForward(network, x, CLASSES, label=label, normalise=normalise, skip_first=skip_first)
+@pytest.mark.parametrize("kind", LABELS)
+def test_one_product_of_the_first_layer_serves_all_classes(kind, normalise, bias):
+    """Scans and gradients of images equal those of a first layer that is met by every class's whole input."""
+    x, y = torch.randn(5, 1, 3, 4).double(), torch.arange(5) % CLASSES
+    make_label, columns = LABELS[kind]
+    first = nn.Linear(12 if kind == "overlay" else 24, 6, bias=bias).double()
+    network = nn.Sequential(nn.Flatten(), first, nn.ReLU(), *hidden(inputs=6, depth=1), nn.Tanh())
+    rule = SymBa(network, x, CLASSES, label=make_label(), normalise=normalise)
+
+    def both():
+        rule.zero_grad()
+        torch.manual_seed(3)
+        loss = rule.backward(x, y)
+        return [rule(x), loss, *(p.grad.clone() for p in rule.parameters())]
+
     found = []
-    network[1].register_forward_hook(lambda _, inputs, __: found.append(len(inputs[0])))
-    whole = rule(x)  # a hook wants to see every input
-    assert found == [5 * CLASSES]
-    network[1]._forward_hooks.clear()
+    first.register_forward_hook(lambda _, inputs, __: found.append(len(inputs[0])))
+    whole = both()  # a hook wants to see every input
+    assert found == [10, 5 * CLASSES]
+    first._forward_hooks.clear()
+    torch.testing.assert_close(both(), whole)
     products = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True)
-    with products as seen:
-        torch.testing.assert_close(rule(x), whole)
-    shapes = [event.input_shapes[1] for event in seen.events() if event.name == "aten::addmm"]
-    assert shapes == [[5 + CLASSES, 12], [5 * CLASSES, 6]]
+    with products as seen, torch.no_grad():
+        rule(x)
+    names = ("aten::mm", "aten::addmm")
+    shapes = [event.input_shapes[event.name == "aten::addmm"] for event in seen.events() if event.name in names]
+    assert shapes == [[5, columns[0]], [CLASSES, columns[1]], [5 * CLASSES, 6]]
 
 
 def test_lengths_are_hidden_from_the_next_block():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import check_example, check_labels, descend, is_finite
 from beyondprop.rules.local.blockwise import HiddenLayers, Order, finished, output_shapes
-from beyondprop.rules.local.label_input import LabelInput, Overlay
+from beyondprop.rules.local.label_input import ClassPattern, LabelInput, Overlay
 
 Goodness = Literal["sum", "mean"]
 Negatives = Literal["uniform", "hard"]
@@ -25,6 +25,24 @@ SCANNED, SCANNED_NUMBERS = 4096, 2**26
 BOUNDED = (nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Softmax)
 
 logger = logging.getLogger("beyondprop.rules")
+
+
+class _FirstProducts(NamedTuple):
+    """A first layer's output is (samples + classes) · scale + bias for a sample with a class.
+
+    Attributes:
+        samples: The products of the samples' own numbers with their weights, shape (batch, units).
+        classes: Those of the classes', (classes, units).
+        scale: That of n for each pair, (batch, classes).
+        bias: The layer's.
+        rest: What the block still has to run.
+    """
+
+    samples: Tensor
+    classes: Tensor
+    scale: Tensor
+    bias: Tensor
+    rest: nn.Module
 
 
 class ForwardForward(HiddenLayers):
@@ -196,13 +214,12 @@ class ForwardForward(HiddenLayers):
         return torch.cat([self._scan(part) for part in x.split(max(1, inputs // self.classes))])
 
     def _scan(self, x: Tensor) -> Tensor:
-        place = self._linear_place(x)
-        if place is None:
+        first = self._first_products(x)
+        if first is None:
             outputs = self._outputs(self.direction(self.label.every_class(x)))
         else:
-            output, mark, moved = self._marked(x, place)
-            every = torch.addcmul(output[:, None], mark[:, None], moved)
-            outputs = self._outputs(every.flatten(0, 1), self.blocks[0][place + 1 :])
+            every = torch.addcmul(first.bias, first.samples[:, None] + first.classes, first.scale[..., None])
+            outputs = self._outputs(every.flatten(0, 1), first.rest)
         counted = itertools.islice(outputs, self._first_counted, None)
         found: Tensor = sum(self.measure(h, size) for h, size in counted)  # type: ignore[assignment]
         return found.view(len(x), self.classes)
@@ -245,9 +262,9 @@ class ForwardForward(HiddenLayers):
             x = self.direction(x, size)
 
     def _linear_place(self, x: Tensor) -> int | None:
-        """Where the linear layer that reads the flat input stands, if the label only overlays that input."""
+        """Where the linear layer that reads the flat input stands, if the label is one of those known here."""
         flat = x.ndim == 2
-        for place, child in enumerate(self.blocks[0] if type(self.label) is Overlay else ()):
+        for place, child in enumerate(self.blocks[0] if type(self.label) in (Overlay, ClassPattern) else ()):
             if type(child) is nn.Linear and not child._forward_hooks and not child._forward_pre_hooks:
                 return place if flat else None
             if type(child) is not nn.Flatten or (child.start_dim, child.end_dim) != (1, -1):
@@ -255,27 +272,37 @@ class ForwardForward(HiddenLayers):
             flat = True
         return None
 
+    def _first_products(self, x: Tensor) -> _FirstProducts | None:
+        """What the first layer makes of samples and of classes, each once; None where it has to see whole inputs."""
+        place = self._linear_place(x)
+        parts = None if place is None else self.label.side_by_side(x)
+        if place is None or parts is None:
+            return None
+        samples, classes, classes_first = parts
+        layer = self.blocks[0][place]
+        assert isinstance(layer, nn.Linear)
+        columns = [samples.shape[1], classes.shape[1]]
+        ordered = layer.weight.split(columns[::-1] if classes_first else columns, dim=1)
+        of_samples, of_classes = ordered[::-1] if classes_first else ordered
+        product = F.linear(samples, of_samples)
+        if self.normalise:
+            size = torch.hypot(_size(samples)[:, None], _size(classes))
+            scale = (sum(columns) ** 0.5 / (size + 1e-8)).to(product.dtype)
+        else:
+            scale = product.new_ones(len(samples), self.classes)
+        bias = product.new_zeros(1) if layer.bias is None else layer.bias.to(product.dtype)
+        return _FirstProducts(product, F.linear(classes, of_classes), scale, bias, self.blocks[0][place + 1 :])
+
     def _entered(self, x: Tensor, y: Tensor, wrong: Tensor) -> tuple[Tensor, nn.Module | None]:
         """Both passes as one batch: a direction, or what the first layer makes of it and what then is left to run."""
-        place = self._linear_place(x)
-        if place is None:
+        first = self._first_products(x)
+        if first is None:
             return self.direction(torch.cat([self.label(x, y), self.label(x, wrong)])), None
-        output, mark, moved = self._marked(x, place)
-        passes = [torch.addcmul(output, mark, moved[labels]) for labels in (y, wrong)]
-        return torch.cat(passes), self.blocks[0][place + 1 :]
-
-    def _marked(self, x: Tensor, place: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The linear layer's output for class 0, by one product for all classes: only the mark moves.
-
-        Returns:
-            The output, shape (batch, units); the mark of each sample, (batch, 1), as long for every class; and what the
-            output gains of it with each class, (classes, units).
-        """
-        marked = self.direction(self.label(x, torch.zeros(len(x), dtype=torch.long, device=x.device))).flatten(1)
-        # The weights' columns of the marks, as the layer's outputs: their gradients come with those of the samples.
-        columns = torch.eye(self.classes, marked.shape[1], dtype=x.dtype, device=x.device)
-        output, moved = self.blocks[0][place](torch.cat([marked, columns])).split([len(x), self.classes])
-        return output, marked[:, :1].to(output.dtype), moved - moved[:1]
+        passes = [
+            torch.addcmul(first.bias, first.samples + first.classes[labels], first.scale.gather(1, labels[:, None]))
+            for labels in (y, wrong)
+        ]
+        return torch.cat(passes), first.rest
 
     def _unnamed(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The blocks' outputs and their lengths where no class is named."""

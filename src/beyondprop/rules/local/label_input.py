@@ -36,6 +36,16 @@ class LabelInput(nn.Module):
         classes = torch.arange(self.classes, device=x.device).repeat(len(x))
         return self(x.repeat_interleave(self.classes, dim=0), classes)
 
+    def side_by_side(self, x: Tensor) -> tuple[Tensor, Tensor, bool] | None:
+        """Take the flat input apart, where some of its numbers are the sample's alone and the others the class's alone.
+
+        Returns:
+            The samples' numbers, shape (batch, n), the classes', (classes, m), and whether the classes' come first; or
+            None where the input is not of this kind.
+        """
+        del x
+        return None
+
 
 class Overlay(LabelInput):
     """The first numbers of a sample are replaced by the one-hot class (Hinton, arXiv 2212.13345, Section 3.3).
@@ -65,9 +75,17 @@ class Overlay(LabelInput):
         """All classes alike, 1/classes of the amplitude each."""
         return self._replaced(x, self.amplitude / self.classes)
 
-    def _replaced(self, x: Tensor, value: float) -> Tensor:
+    def side_by_side(self, x: Tensor) -> tuple[Tensor, Tensor, bool]:  # noqa: D102
+        self._check(x)
+        marks = self.amplitude * torch.eye(self.classes, dtype=x.dtype, device=x.device)
+        return x.flatten(1)[:, self.classes :], marks, True
+
+    def _check(self, x: Tensor) -> None:
         if x[0].numel() < self.classes:
             raise UserError(f"a sample of {x[0].numel()} numbers has no room for {self.classes} classes")
+
+    def _replaced(self, x: Tensor, value: float) -> Tensor:
+        self._check(x)
         places: Any = torch.unravel_index(torch.arange(self.classes, device=x.device), x.shape[1:])
         changed = x.clone()
         changed[:, *places] = value
@@ -116,9 +134,16 @@ class ClassPattern(LabelInput):
         """The mean of all patterns."""
         return self._joined(x, self.patterns.mean(dim=0).expand(len(x), *self.patterns.shape[1:]))
 
-    def _joined(self, x: Tensor, pattern: Tensor) -> Tensor:
+    def side_by_side(self, x: Tensor) -> tuple[Tensor, Tensor, bool] | None:  # noqa: D102
+        self._check(x)
+        return None if self.how == "added" else (x.flatten(1), self.patterns.flatten(1).to(x.dtype), False)
+
+    def _check(self, x: Tensor) -> None:
         if x.shape[1:] != self.shape:
             raise UserError(f"the patterns are made for samples of shape {self.shape}, got {tuple(x.shape[1:])}")
+
+    def _joined(self, x: Tensor, pattern: Tensor) -> Tensor:
+        self._check(x)
         if self.how == "added":
             return x + pattern
         joined = torch.cat([x, pattern.to(x.dtype)], dim=1)

@@ -11,6 +11,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
+def seeded():
+    """Draws of a test begin at the same seed, whatever ran before it."""
+    import torch  # not before the threads are set
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture
 def one_line():
     """A context that expects an error whose message is one line and holds what it is told."""
 

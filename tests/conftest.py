@@ -19,6 +19,16 @@ def seeded():
 
 
 @pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of its own for runs and pages, and no curves in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
+    for module in ("curves", "runs"):  # each run's own curves take longer than all else
+        monkeypatch.setattr(f"beyondprop.training.{module}.draw_curves", lambda *_: b"")
+    return tmp_path
+
+
+@pytest.fixture
 def one_line():
     """A context that expects an error whose message is one line and holds what it is told."""
 

@@ -21,13 +21,7 @@ RULES = ["fa/digits", "sdfa/digits-centred"]
 SMALL = ["--seeds", "2", "--epochs", "1", "--hidden", "8", "--batch-size", "256", "--threads", "1", "--quiet"]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
-    for module in ("curves", "runs"):  # each run's own curves take longer than all else
-        monkeypatch.setattr(f"beyondprop.training.{module}.draw_curves", lambda *_: b"")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def read(path="study"):

@@ -247,8 +247,10 @@ class Tracker:
             self._drawn_at = time.perf_counter()
 
     def _warn_of_growth(self, loss: float) -> None:
+        if self._told_of_growth:
+            return
         first = next((record["loss"] for record in self.records if "loss" in record), loss)
-        if not self._told_of_growth and loss > GROWTH * max(1.0, abs(first)):
+        if loss > GROWTH * max(1.0, abs(first)):
             logger.warning(
                 "the loss has grown from %.3g to %.3g: the training diverges; lower the learning rate", first, loss
             )

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from differentiated_networks import flat, gradient_of, true_gradient
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,18 +28,6 @@ def conv_network():
 def batch(count=5):
     torch.manual_seed(1)
     return torch.randn(count, 1, 4, 4).double(), torch.arange(count) % 3
-
-
-def flat(tensors):
-    return torch.cat([t.flatten() for t in tensors])
-
-
-def gradient_of(rule):
-    return flat(p.grad for p in rule.network.parameters())
-
-
-def true_gradient(network, x, y):
-    return flat(torch.autograd.grad(F.cross_entropy(network(x), y), list(network.parameters())))
 
 
 @pytest.mark.parametrize("perturb", ["weights", "nodes"])

@@ -172,5 +172,5 @@ BASELINES = (
     baseline(FF[3], 1e-3, epochs=20),
     baseline(SYMBA[2], 1e-3, epochs=20),
     baseline(SYMBA[3], 1e-4, epochs=15),
-    baseline(SYMBA[4], 1e-3, epochs=20),
+    baseline(SYMBA[4], 1e-4, epochs=15),
 )

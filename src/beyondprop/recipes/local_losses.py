@@ -125,7 +125,7 @@ CLASS_CHANNELS = (
 BASELINES = (
     baseline(MONO_FORWARD[1], 1e-3),
     baseline(MONO_FORWARD[2], 1e-4),
-    baseline(MONO_FORWARD[3], 3e-4),
+    baseline(MONO_FORWARD[3], 1e-4),
     baseline(PRED_SIM[1], 1e-3),
     baseline(PRED_SIM[2], 1e-4),
     baseline(PRED_SIM[3], 1e-3),

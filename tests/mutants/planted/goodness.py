@@ -4,6 +4,7 @@ from mutant import Mutant, tests_named
 
 LOCAL = "rules/local"
 FF = tests_named("test_forward_forward*")
+FF_PARTS = ("tests/rules/local/test_linear_of_parts.py",)
 FF_TRAINING = ("tests/rules/local/test_forward_forward_training.py",)
 CONNECTED = ("tests/layers/test_locally_connected.py",)
 
@@ -154,9 +155,23 @@ MUTANTS = (
     Mutant(
         "ff: samples and classes change places in the first layer",
         f"{LOCAL}/forward_forward.py",
-        "ordered[::-1] if classes_first else ordered",
-        "ordered",
+        "layer.weight, classes_first=classes_first)",
+        "layer.weight)",
         FF,
+    ),
+    Mutant(
+        "ff: the first layer's gradients of samples and classes change places",
+        f"{LOCAL}/linear_of_parts.py",
+        "_columns(whole, inputs[0].shape[1], ctx.classes_first)",
+        "_columns(whole, inputs[0].shape[1], not ctx.classes_first)",
+        FF_PARTS,
+    ),
+    Mutant(
+        "ff: a product of parts keeps the weight's precision",
+        f"{LOCAL}/linear_of_parts.py",
+        "if torch.is_autocast_enabled(kind):",
+        "if False:",
+        FF_PARTS,
     ),
     Mutant(
         "ff: one product serves any overlay",

@@ -15,6 +15,7 @@ from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import check_example, check_labels, descend, is_finite
 from beyondprop.rules.local.blockwise import HiddenLayers, Order, finished, output_shapes
 from beyondprop.rules.local.label_input import ClassPattern, LabelInput, Overlay
+from beyondprop.rules.local.linear_of_parts import linear_of_parts
 
 Goodness = Literal["sum", "mean"]
 Negatives = Literal["uniform", "hard"]
@@ -281,17 +282,14 @@ class ForwardForward(HiddenLayers):
         samples, classes, classes_first = parts
         layer = self.blocks[0][place]
         assert isinstance(layer, nn.Linear)
-        columns = [samples.shape[1], classes.shape[1]]
-        ordered = layer.weight.split(columns[::-1] if classes_first else columns, dim=1)
-        of_samples, of_classes = ordered[::-1] if classes_first else ordered
-        product = F.linear(samples, of_samples)
+        product, class_product = linear_of_parts(samples, classes, layer.weight, classes_first=classes_first)
         if self.normalise:
             size = torch.hypot(_size(samples)[:, None], _size(classes))
-            scale = (sum(columns) ** 0.5 / (size + 1e-8)).to(product.dtype)
+            scale = (layer.in_features**0.5 / (size + 1e-8)).to(product.dtype)
         else:
             scale = product.new_ones(len(samples), self.classes)
         bias = product.new_zeros(1) if layer.bias is None else layer.bias.to(product.dtype)
-        return _FirstProducts(product, F.linear(classes, of_classes), scale, bias, self.blocks[0][place + 1 :])
+        return _FirstProducts(product, class_product, scale, bias, self.blocks[0][place + 1 :])
 
     def _entered(self, x: Tensor, y: Tensor, wrong: Tensor) -> tuple[Tensor, nn.Module | None]:
         """Both passes as one batch: a direction, or what the first layer makes of it and what then is left to run."""

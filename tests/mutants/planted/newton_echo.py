@@ -5,6 +5,7 @@ from mutant import Mutant, tests_named
 RELAXATION = "rules/relaxation"
 NEWTON = ("tests/rules/relaxation/test_newton_echo.py",)
 ECHO = tests_named("test_hamiltonian_echo_*")
+NOTING = ("tests/rules/relaxation/test_noting_echo.py",)
 
 MUTANTS = (
     Mutant(
@@ -12,7 +13,7 @@ MUTANTS = (
         f"{RELAXATION}/noting_echo.py",
         "return outputs / self.loss.targets",
         "return outputs",
-        ECHO,
+        NOTING,
     ),
     Mutant(
         "heb noting: yes and no exchanged",

@@ -90,6 +90,8 @@ def test_unknown_recipe_is_refused_with_the_closest(word: str, closest: str):
 def test_unknown_system_is_refused_with_the_closest():
     with pytest.raises(UserError, match="no system 'noprop'; did you mean 'noprop-dt'"):
         find_system("noprop")
+    with pytest.raises(UserError, match="no system 'dfa/digits'; did you mean 'dfa'"):
+        find_system("dfa/digits")
 
 
 def test_nothing_close_gives_no_suggestion():

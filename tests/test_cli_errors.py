@@ -22,7 +22,7 @@ BAD = [
     ("reproduce", "name a recipe first"),
     ("reproduce --seeds 3", "name a recipe first"),
     ("reproduce bp/digit --seeds 3", "did you mean 'bp/digits'?"),
-    ("train --epochs 3 bp/digits", "unexpected argument 'bp/digits'"),
+    ("train --epochs 3 bp/digits", "the recipe comes first: put bp/digits in front of the flags"),
     # flags
     ("train --epocs 5", "no flag --epocs here; did you mean '--epochs'?"),
     ("train --epocs=5", "no flag --epocs here; did you mean '--epochs'?"),

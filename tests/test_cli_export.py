@@ -120,6 +120,9 @@ def test_what_cannot_be_exported_or_measured(run: Path, tmp_path: Path, capsys: 
     out = tmp_path / "out"
     assert main(["export", str(run), "--out", str(out)]) == 0
     capsys.readouterr()
+    about = (out / "export.json").rename(tmp_path / "about")
+    assert "holds weights, but neither" in refused(capsys, "evaluate", str(out))
+    about.rename(out / "export.json")
     content = (out / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(content[:-5])
     assert "truncated" in refused(capsys, "evaluate", str(out))

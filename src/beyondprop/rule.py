@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.generators import cuda_devices
+from beyondprop.inputs import check_classifier, refuse_double
 
 
 class Rule(nn.Module, ABC):
@@ -47,6 +49,12 @@ class Rule(nn.Module, ABC):
     follows_gradient: ClassVar[bool] = True
     classifies: ClassVar[bool] = True
     stage_span: ClassVar[Literal["training", "epoch"]] = "training"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let `for_classifier` of every rule refuse what no rule could take."""
+        super().__init_subclass__(**options)
+        if "for_classifier" in vars(cls):
+            cls.for_classifier = _checked(vars(cls)["for_classifier"])  # type: ignore[method-assign]
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,6 +128,9 @@ class Rule(nn.Module, ABC):
             example: One input batch; it is run once without a trace to learn shapes.
             classes: Number of classes.
             **options: The rule's own settings.
+
+        Raises:
+            UserError: The network is no module, the example no input batch, or the number of classes none.
         """
 
     @abstractmethod
@@ -174,6 +185,17 @@ class Rule(nn.Module, ABC):
         return [{"name": "network", "params": [p for p in self.parameters() if p.requires_grad]}]
 
 
+def _checked(method: classmethod[Any, ..., Any]) -> Any:
+    make = method.__func__
+
+    @wraps(make)
+    def checked(cls: type, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Any:
+        check_classifier(network, example, classes)
+        return make(cls, network, example, classes, **options)
+
+    return classmethod(checked)
+
+
 def check_labels(y: Tensor, classes: int) -> Tensor:
     """Refuse labels that are no class indices.
 
@@ -195,23 +217,6 @@ def check_labels(y: Tensor, classes: int) -> Tensor:
         mend = "they count from 0, so subtract 1, or " if wrong == classes and low > 0 else ""
         raise UserError(f"labels must lie in 0..{classes - 1}, got {wrong}: {mend}check the data or `classes`")
     return y.long()
-
-
-def refuse_double(x: Tensor, module: nn.Module) -> None:
-    """Refuse float64 inputs, as NumPy's are, of a module whose first parameter is float32.
-
-    Args:
-        x: Inputs.
-        module: What they are given to.
-
-    Raises:
-        UserError: x is float64 and the module is not.
-    """
-    if x.dtype == torch.float64 and getattr(next(module.parameters(), None), "dtype", None) == torch.float32:
-        raise UserError(
-            f"x is float64 and the weights of {type(module).__name__} are float32: give x.float() (NumPy's numbers are "
-            "float64)"
-        )
 
 
 def _described(x: Tensor) -> str:
@@ -288,39 +293,6 @@ def first_nonfinite_layer(network: nn.Module, x: Tensor) -> str:
         for handle in handles:
             handle.remove()
     return f"layer {seen[0]}" if seen else "the loss"
-
-
-def check_example(example: Tensor, network: nn.Module) -> None:
-    """Refuse what is no input batch.
-
-    Raises:
-        UserError: The example is no tensor, or one sample, or float64 where the network is float32.
-    """
-    if not isinstance(example, Tensor) or example.ndim == 0:
-        raise UserError(f"example must be a tensor, one input batch, not {type(example).__name__}")
-    if example.ndim == 1 and example.is_floating_point():
-        raise UserError(
-            f"example must be one input batch, and shape {tuple(example.shape)} is that of one sample: give x[:1]"
-        )
-    refuse_double(example, network)
-
-
-@contextmanager
-def running_example(example: Tensor) -> Iterator[None]:
-    """Within it a network runs on an example; what torch says of a wrong one is told as the user's own.
-
-    Raises:
-        UserError: The network cannot run on it.
-    """
-    try:
-        yield
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"the network cannot run on an example of shape {tuple(example.shape)} and {example.dtype}: {reason}"
-        ) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import refuse_double
+from beyondprop.inputs import refuse_double
 
 
 class Solver(nn.Module, ABC):

@@ -36,7 +36,8 @@ def find_system(system_id: str) -> System:
         if system.id == system_id:
             return system
     known = [system.id for system in SYSTEMS]
-    raise UserError(f"there is no system {system_id!r}{suggestion(system_id, known)} (known: {', '.join(known)})")
+    meant = suggestion(system_id.partition("/")[0], known)  # of a recipe, its system
+    raise UserError(f"there is no system {system_id!r}{meant} (known: {', '.join(known)})")
 
 
 def compared_recipe(system: System, dataset: str, network: str = "mlp") -> Recipe:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from beyondprop.catalogue import SYSTEMS
 from beyondprop.checks import suggestion
 from beyondprop.errors import UserError
 from beyondprop.recipe import Recipe, Settings
@@ -92,13 +93,15 @@ def split_recipe(argv: list[str], default: str | None) -> tuple[str, list[str]]:
     Switches of the command may stand before it; a recipe's own may not.
 
     Raises:
-        UserError: There is none, and no default.
+        UserError: It stands behind a flag, or there is none, and no default.
     """
     for index, word in enumerate(argv):
         if not word.startswith("-"):
             return word, argv[:index] + argv[index + 1 :]
         if word not in SWITCHES:
             break
+    if late := next((word for word in argv if any(word == r.id for system in SYSTEMS for r in system.recipes)), None):
+        raise UserError(f"the recipe comes first: put {late} in front of the flags")
     if default is None and not {"-h", "--help"}.intersection(argv):
         raise UserError("name a recipe first, such as noprop-dt/digits (`beyondprop list` names them all)")
     return default or "noprop-dt/digits", argv

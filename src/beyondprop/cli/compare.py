@@ -58,7 +58,8 @@ class Output:
     seeds: int = 3
     """Number of seeds, from 0 on."""
     budget: int = 0
-    """Trials of the search for every rule; 0 takes the settings as they are."""
+    """Trials of the search for every rule, by Optuna (pip install "beyondprop[tuning]"); 0 takes the settings as they
+    are."""
     trial_epochs: int | None = None
     """Epochs of a trial, with --budget; by default as many as the training has."""
     out: Path = Path("compare")

@@ -195,7 +195,8 @@ def read_csv(path: Path | str, *, columns: tuple[str, ...] = ()) -> tuple[list[s
     if len(rows) < 2:
         raise DataError(f"{path} needs a line of column names and at least one row of numbers")
     names = [name.strip() for name in rows[0][1]]
-    if all(_number(name) is not None for name in names):
+    numbers = [name for name in names if _number(name) is not None]
+    if len(numbers) == len(names) or not all(name.isdigit() for name in numbers):  # columns may be named by years
         raise DataError(
             f"{path}, line {rows[0][0]}: numbers where column names are expected: put a line of names first"
         )

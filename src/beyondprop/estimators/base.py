@@ -57,7 +57,9 @@ class ScoringClassifier(ClassifierMixin, BaseEstimator):
         """
         classes = np.unique(labels)
         if len(classes) < 2:
-            raise ValueError(f"a classifier needs samples of at least 2 classes, got one class: {classes[0]!r}")
+            raise ValueError(
+                f"a classifier needs samples of at least 2 classes, got one class: {classes.tolist()[0]!r}"
+            )
         self.classes_ = classes
 
     def _indices(self, y: NDArray[Any]) -> NDArray[np.int64]:

@@ -76,7 +76,7 @@ LARGE = BackpropSettings(
 RECIPES = (
     Recipe(
         "bp/digits",
-        "the same 10 small blocks trained end to end on scikit-learn's 8x8 digits",
+        "the 10 small blocks of noprop-dt/digits trained end to end on scikit-learn's 8x8 digits",
         "digits",
         BackpropSettings(
             epochs=30, first_width=16, hidden=64, learning_rate=3e-3, lr_schedule="one-cycle", dropout=0.1

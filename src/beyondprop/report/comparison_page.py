@@ -71,7 +71,8 @@ def write_page(document: Mapping[str, Any], pictures: Mapping[str, bytes], waiti
     seeds, budget = len(document["seeds"]), document["budget"]
     tuned = (
         f"Each rule's learning rate and weight decay are the best of {budget} trial{'s' * (budget != 1)} of the same "
-        "search, judged on training images that were held out; solvers have nothing to search."
+        "search, judged on training images that were held out; solvers have nothing to search. All trials have one "
+        "seed, and so held-out images, of their own: their accuracies are not those of the seeds in the table."
         if budget
         else "No setting was tuned here: each rule has the learning rate of its own nearest recipe, where that has the "
         "same optimizer."

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.inputs import check_network
 from beyondprop.rule import Rule, check_labels, first_nonfinite_layer
 
 Terms = Callable[[Tensor], float]
@@ -25,7 +26,7 @@ class NetworkRule(Rule):
 
     Raises:
         UnsupportedNetworkError: The rule cannot train this network; the message names the layer.
-        UserError: `loss` is no function.
+        UserError: `network` is no module, or `loss` no function.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class NetworkRule(Rule):
         supports: Callable[[nn.Module], str | None] | None = None,
     ) -> None:
         super().__init__()
+        check_network(network)
         if reason := (supports or self.supports)(network):
             raise UnsupportedNetworkError(reason)
         if isinstance(loss, Tensor | type) or not (loss is None or callable(loss)):

@@ -3,6 +3,7 @@
 from mutant import NOPROP_TESTS, Mutant, tests_named
 
 BATTERY = ("tests/test_battery.py",)
+CLASSIFIER = (*BATTERY, "-k", "cannot_be")
 CONSEQUENTIAL = tests_named("test_consequential*")
 CAFO = ("tests/rules/local/test_cascaded_forward.py",)
 
@@ -29,6 +30,8 @@ MUTANTS = (
         "gradient",
         CAFO,
     ),
+    Mutant("contract: any classifier will do", "rule.py", 'if "for_classifier" in vars(cls):', "if False:", CLASSIFIER),
+    Mutant("contract: any number of classes", "inputs.py", "    check_whole(1, classes=classes)\n", "", CLASSIFIER),
     Mutant("labels: bytes taken for a mask", "rule.py", "return y.long()", "return y"),
     Mutant(
         "terms: the batch's length for a tagger",

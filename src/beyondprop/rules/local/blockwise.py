@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rule import Rule, check_example, descend, running_example, without_trace
+from beyondprop.inputs import check_example, running_example
+from beyondprop.rule import Rule, descend, without_trace
 from beyondprop.rules.local.sharing import shared_parameter
 
 Order = Literal["together", "one-by-one"]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.rule import check_example, check_labels, descend, is_finite
+from beyondprop.inputs import check_example
+from beyondprop.rule import check_labels, descend, is_finite
 from beyondprop.rules.local.blockwise import HiddenLayers, Order, finished, output_shapes
 from beyondprop.rules.local.label_input import ClassPattern, LabelInput, Overlay
 from beyondprop.rules.local.linear_of_parts import linear_of_parts

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import UserError
+from beyondprop.inputs import check_classifier
 from beyondprop.rule import check_labels
 from beyondprop.rules.local.blockwise import Blockwise, Order, output_shapes
 
@@ -63,9 +64,8 @@ class LocalLosses(Blockwise):
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         order: Order = "together",
     ) -> None:
+        check_classifier(network, example, classes)
         super().__init__(network, blocks, order)
-        if classes < 1:
-            raise UserError(f"classes must be at least 1, got {classes}")
         self.classes = classes
         self.loss = loss or F.cross_entropy
         like = next(network.parameters())

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
-from beyondprop.rule import check_example, refuse_double, running_example, without_trace
+from beyondprop.inputs import check_example, refuse_double, running_example
+from beyondprop.rule import without_trace
 from beyondprop.rules.relaxation.connections import (
     Connection,
     Gradients,

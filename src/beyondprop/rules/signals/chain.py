@@ -19,7 +19,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from beyondprop.errors import UnsupportedNetworkError
-from beyondprop.rule import check_example, running_example, without_trace
+from beyondprop.inputs import check_example, running_example
+from beyondprop.rule import without_trace
 from beyondprop.rules.signals.layers import edges_of
 from beyondprop.rules.signals.units import Unit, find_units
 

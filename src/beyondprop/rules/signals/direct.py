@@ -12,7 +12,8 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules import activation
 
 from beyondprop.errors import UnsupportedNetworkError
-from beyondprop.rule import add_gradient, check_example, evaluating, running_example
+from beyondprop.inputs import check_example, running_example
+from beyondprop.rule import add_gradient, evaluating
 from beyondprop.rules.signals.layers import (
     Call,
     Gate,

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.inputs import check_example, running_example
 from beyondprop.layers.grouped_linear import GroupedLinear
-from beyondprop.rule import add_gradient, check_example, evaluating, running_example
+from beyondprop.rule import add_gradient, evaluating
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.signals.chained import Signals, chained
 from beyondprop.rules.signals.feedback import Feedback

@@ -13,8 +13,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from beyondprop.checks import check_number
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.inputs import check_example
 from beyondprop.networks.sequences import PieceReader
-from beyondprop.rule import check_example, is_finite
+from beyondprop.rule import is_finite
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.signals.recurrent_layers import (
     Layer,

@@ -8,11 +8,12 @@ from typing import Any, Literal, Self
 from torch import Tensor, nn
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.inputs import refuse_double
 from beyondprop.layers.spiking.encoders import LatencyEncoder
 from beyondprop.layers.spiking.linear import SpikingLinear
 from beyondprop.layers.spiking.readouts import FirstSpike, FirstSpikeLoss, SpikeCount, SpikeCountLoss
 from beyondprop.networks.spiking import spiking_perceptron
-from beyondprop.rule import check_labels, refuse_double
+from beyondprop.rule import check_labels
 from beyondprop.rules.signals.backprop import Backprop
 
 REPLACED = (

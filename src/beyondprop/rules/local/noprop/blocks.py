@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondprop.errors import UnsupportedNetworkError
-from beyondprop.rule import refuse_double, without_trace
+from beyondprop.inputs import refuse_double
+from beyondprop.rule import without_trace
 
 
 class DenoisingBlock(nn.Module):

@@ -65,9 +65,11 @@ def test_the_same_threads_give_the_same_bits():
 
 
 @needs_kernels
-def test_bfloat16_is_summed_in_float32():
+@pytest.mark.parametrize("batch_last", [False, True])
+def test_bfloat16_is_summed_in_float32(batch_last):
     torch.manual_seed(0)
     layer = SparseLinear(300, 40, sparsity=0.5, dtype=torch.bfloat16)
+    layer.batch_last = batch_last
     x = torch.randn(9, 300, dtype=torch.bfloat16)
     exact = F.linear(x.double(), layer.dense_weight().double(), layer.bias.double())
     assert torch.equal(layer(x), exact.float().to(torch.bfloat16))

@@ -14,6 +14,7 @@ from beyondprop.layers.sparse import (
     SparseConv2d,
     SparseLinear,
     prune,
+    pruning,
     sparsify,
     to_sparse,
 )
@@ -81,7 +82,9 @@ def test_a_network_made_sparse_computes_the_same():
     assert isinstance(to_sparse(nn.Linear(3, 2)), SparseLinear)
 
 
-def test_gradual_pruning_follows_its_cubic_schedule():
+def test_gradual_pruning_follows_its_cubic_schedule(monkeypatch):
+    calls = []
+    monkeypatch.setattr(pruning, "prune", lambda *given, **named: calls.append(step) or prune(*given, **named))
     sparse = to_sparse(network())
     optimizer = torch.optim.Adam(sparse.parameters(), 1e-2)
     schedule = GradualPruning(sparse, 0.9, begin=2, end=22, every=5)
@@ -94,6 +97,7 @@ def test_gradual_pruning_follows_its_cubic_schedule():
         seen[step] = sparse[3].sparsity
     for step in (2, 7, 12, 17, 22):
         assert seen[step] == pytest.approx(0.9 - 0.9 * (1 - (step - 2) / 20) ** 3, abs=1e-3)
+    assert calls == [2, 7, 12, 17, 22]
     assert seen[1] == 0
     assert seen[6] == seen[2]
     assert seen[29] == seen[22] == pytest.approx(0.9, abs=1e-3)
@@ -203,9 +207,11 @@ def test_activations_stay_batch_last_between_sparse_layers():
 
 
 def test_sparsify_leaves_modes_as_they_were():
-    mixed = nn.Sequential(prune(nn.Linear(8, 8), 0.9), nn.BatchNorm1d(8).eval(), nn.Dropout())
+    norms = nn.BatchNorm1d(8).eval(), nn.BatchNorm1d(8)
+    mixed = nn.Sequential(prune(nn.Linear(8, 8), 0.9), *norms, nn.Dropout())
     found = sparsify(mixed, torch.randn(4, 8)).network
-    assert [module.training for module in found] == [True, False, True]
+    assert [module.training for module in found] == [True, False, True, True]
+    assert not any(int(norm.num_batches_tracked) for norm in found[1:3])
 
 
 def test_a_layer_that_stands_in_two_places_stays_one():

@@ -27,7 +27,7 @@ MUTANTS = (
     kernel("dilation is forgotten along y", "packing.h", "rest % s.kernel_y * s.dilation_y", "rest % s.kernel_y * 1"),
     kernel("phases of a stride are swapped", "packing.h", "return (x % s.stride_x * p.phase_length", "return ((s.stride_x - 1 - x % s.stride_x) * p.phase_length"),
     kernel("bfloat16 is cut off in place of rounded", "packing.h", "bits + 0x7fff + ((bits >> 16) & 1)", "bits"),
-    kernel("rows that a band shares with the last one are moved too far", "packing.h", "g_.reach - g_.s.stride_y);", "g_.reach - g_.s.stride_y - 1);"),
+    kernel("a band keeps a row of the last one that it does not share", "packing.h", "g_.reach - g_.s.stride_y);", "g_.reach - g_.s.stride_y + 1);"),
     Mutant("sparse layers: the order of an old mask is kept", f"{SPARSE}/layer.py", "self.indices = new.to(self.indices.dtype)\n        self._compiled = None", "self.indices = new.to(self.indices.dtype)", LAYERS),
     Mutant("sparse layers: loading keeps the order of before", f"{SPARSE}/layer.py", "super()._load_from_state_dict(state_dict, prefix, *args)\n        self._compiled = None", "super()._load_from_state_dict(state_dict, prefix, *args)", LAYERS),
     Mutant("sparse layers: autograd keeps the shape of before", f"{SPARSE}/layer.py", "weight.data = torch.empty(0, dtype=", "torch.empty(0, dtype=", LAYERS),

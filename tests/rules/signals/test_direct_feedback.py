@@ -171,6 +171,30 @@ def test_outputs_that_are_computed_from_one_another_count_once():
         torch.testing.assert_close(parameter.grad, expected)
 
 
+class Remembering(nn.Module):
+    """A cell whose state, whose memory and whose input are read together."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.cell, self.last = nn.Linear(4, 3), nn.LSTMCell(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        entered = self.first(x)
+        state, memory = self.cell(entered)
+        return self.last(state + memory + entered)
+
+
+def test_outputs_of_a_layer_that_meet_at_a_point_are_told_apart(seeded):
+    """What arrives at the memory by the state is the cell's own doing, and no signal of the point's."""
+    network, x, y = Remembering().double(), torch.randn(5, 4).double(), torch.tensor([0, 1, 2, 0, 1])
+    rule = DFA(network, example=x)
+    rule.backward(x, y)
+    state, memory = network.cell(network.first(x).detach())
+    signal = error_of(network, x, y) @ rule.feedback["cell"]
+    expected = torch.autograd.grad([state, memory], list(network.cell.parameters()), [signal, signal])
+    torch.testing.assert_close([p.grad for p in network.cell.parameters()], list(expected))
+
+
 def test_taught_autograds_signals_it_is_back_propagation_to_the_bit():
     """The mechanism alone: each point receives what back-propagation would bring there."""
     network, x, y = make("perceptron")

@@ -3,11 +3,14 @@
     python tests/mutants/mutants.py                     all of them
     python tests/mutants/mutants.py schedule            those whose name holds the word
     python tests/mutants/mutants.py --jobs 2            two at a time, each on one thread
-    python tests/mutants/mutants.py --known FILE        all that FILE does not call caught; what comes out is added to it
+    python tests/mutants/mutants.py --new               those that no test is known to notice
     python tests/mutants/mutants.py --control           their tests on the source as it is, which they must pass
 
-Every mutant is a copy of the source with one line changed; the tests named beside it must fail on it. The checkout is
+Every mutant is a copy of the source with one line changed; the tests named beside it must fail on it. The source is
 never changed. Exit status 1 if a mutant survives, or its tests hang or cannot run, or a line to change is no longer there.
+
+Which test noticed it is kept in `noticed.json` after each mutant, to be committed. The next time that test is run first,
+alone, and all of the mutant's tests only if it passes.
 
 The libraries that tests import take longer to load than most tests take to run. So they are loaded once, and every
 mutant's tests run in a fork of the process that has loaded them and nothing of beyondprop.
@@ -15,6 +18,7 @@ mutant's tests run in a fork of the process that has loaded them and nothing of 
 
 import argparse
 import importlib
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -26,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -34,18 +38,24 @@ import planted
 from mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
+NOTICED = Path(__file__).with_name("noticed.json")
 FAMILIES = tuple(importlib.import_module(f"planted.{module.name}") for module in pkgutil.iter_modules(planted.__path__))
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.MUTANTS)
 LOADED = (
+    "matplotlib.figure",
     "numpy",
+    "optuna",
+    "pytest",
+    "rich",
+    "safetensors.torch",
     "scipy.linalg",
     "sklearn.linear_model",
     "torch",
+    "torch._dynamo",  # with the first optimizer
+    "torch.distributed",
     "torch.func",
-    "matplotlib.figure",
-    "pytest",
+    "torch.testing",
     "tyro",
-    "rich",
 )
 PATIENCE = 900  # seconds: what takes longer hangs
 CANNOT_RUN = 3  # pytest's own status for an internal error
@@ -55,13 +65,30 @@ Verdict = Literal["passed", "failed", "crashed", "killed", "broken"]
 
 
 class Outcome(NamedTuple):
-    """What became of a mutant's tests.
+    """What became of a mutant's tests, and which of them ran last.
 
     Killed are those that hang, and those for which memory runs out; broken are those that could not run.
     """
 
     mutant: Mutant
     verdict: Verdict
+    test: str
+
+    @property
+    def caught(self) -> bool:
+        """Whether a test failed, or a kernel took the tests with it."""
+        return self.verdict in ("failed", "crashed")
+
+
+class Watch:
+    """Writes to a file which test runs, before it can end the process."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Called by pytest."""
+        self.file.write_text(nodeid, encoding="utf-8")
 
 
 def plant(mutant: Mutant, folder: Path) -> None:
@@ -77,8 +104,8 @@ def plant(mutant: Mutant, folder: Path) -> None:
         subprocess.run([sys.executable, str(target.with_name("build.py"))], capture_output=True, check=True)
 
 
-def run_tests(mutant: Mutant, folder: Path) -> None:
-    """In a process of its own: run the mutant's tests on the tree in a folder; the exit status is pytest's."""
+def run_tests(tests: tuple[str, ...], folder: Path) -> None:
+    """In a process of its own: run tests on the tree in a folder; the exit status is pytest's."""
     status = CANNOT_RUN
     try:
         with (folder / "told").open("w", encoding="utf-8") as told:
@@ -90,38 +117,43 @@ def run_tests(mutant: Mutant, folder: Path) -> None:
         import pytest
 
         plain = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", "-o", f"pythonpath={folder}")
-        status = int(pytest.main([*plain, *mutant.tests]))
+        status = int(pytest.main([*plain, *tests], plugins=[Watch(folder / "test")]))
         sys.stdout.flush()
     finally:
         os._exit(status)
 
 
-def outcomes(mutants: list[Mutant], jobs: int) -> Iterator[Outcome]:
-    """What becomes of each mutant, in the order in which they finish."""
+def outcomes(mutants: list[Mutant], jobs: int, noticed: Mapping[str, str]) -> Iterator[Outcome]:
+    """What becomes of each mutant, in the order in which they finish; `noticed`: by name, the test to be run first."""
     fork = multiprocessing.get_context("fork")
-    waiting, running = list(reversed(mutants)), {}
+    waiting = [(mutant, (noticed[mutant.name],) if mutant.name in noticed else mutant.tests) for mutant in mutants]
+    waiting.reverse()
+    running = {}
     with tempfile.TemporaryDirectory() as scratch:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    mutant, folder = waiting.pop(), Path(tempfile.mkdtemp(dir=scratch))
+                    (mutant, tests), folder = waiting.pop(), Path(tempfile.mkdtemp(dir=scratch))
                     plant(mutant, folder)
-                    process = fork.Process(target=run_tests, args=(mutant, folder))
+                    process = fork.Process(target=run_tests, args=(tests, folder))
                     process.start()
-                    running[process.sentinel] = (process, mutant, folder, time.monotonic())
+                    running[process.sentinel] = (process, mutant, tests, folder, time.monotonic())
                 multiprocessing.connection.wait(list(running), timeout=1)
-                for sentinel, (process, mutant, folder, began) in list(running.items()):
+                for sentinel, (process, mutant, tests, folder, began) in list(running.items()):
                     if process.is_alive() and time.monotonic() - began < PATIENCE:
                         continue
                     process.kill()  # nothing, where it has ended
                     process.join()
                     del running[sentinel]
-                    told = (folder / "told").read_text(encoding="utf-8", errors="replace")
-                    verdict = judge(process.exitcode, told)
-                    if verdict == "broken":
-                        print(f"{mutant.name}: the tests could not run\n{told[-4000:]}", file=sys.stderr)
-                    yield Outcome(mutant, verdict)
+                    told, test = (_text(folder / name) for name in ("told", "test"))
+                    outcome = Outcome(mutant, judge(process.exitcode, told), test)
                     shutil.rmtree(folder)
+                    if not outcome.caught and tests != mutant.tests:
+                        waiting.append((mutant, mutant.tests))
+                        continue
+                    if outcome.verdict == "broken":
+                        print(f"{mutant.name}: the tests could not run\n{told[-4000:]}", file=sys.stderr)
+                    yield outcome
         finally:
             for process, *_ in running.values():
                 process.kill()
@@ -137,16 +169,30 @@ def judge(status: int, told: str) -> Verdict:
     return "failed" if status else "passed"
 
 
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+
+def keep(noticed: Mapping[str, str], file: Path) -> None:
+    """Write which test noticed which mutant, in the order of the mutants, a line each."""
+    known = {mutant.name: noticed[mutant.name] for mutant in MUTANTS if mutant.name in noticed}
+    written = file.with_suffix(".part")
+    written.write_text(json.dumps(known, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    written.replace(file)
+
+
 def main() -> int:
     """Try the mutants that are asked for; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("word", nargs="?", default="", help="a part of their names; by default all")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
-    parser.add_argument("--known", type=Path, help="a file of names that were caught, which are left out, and added to")
+    parser.add_argument("--new", action="store_true", help="those that no test is known to notice")
     parser.add_argument("--control", action="store_true", help="plant nothing: the same tests must pass")
     arguments = parser.parse_args()
-    known = set(arguments.known.read_text().splitlines()) if arguments.known and arguments.known.exists() else set()
-    chosen = [mutant for mutant in MUTANTS if arguments.word in mutant.name and mutant.name not in known]
+    noticed: dict[str, str] = json.loads(NOTICED.read_bytes()) if NOTICED.exists() else {}
+    chosen = [mutant for mutant in MUTANTS if arguments.word in mutant.name]
+    if arguments.new:
+        chosen = [mutant for mutant in chosen if mutant.name not in noticed]
     if arguments.control:
         chosen = [
             Mutant(f"nothing: {' '.join(tests)}", "__init__.py", "", "", tests) for tests in {m.tests for m in chosen}
@@ -155,20 +201,23 @@ def main() -> int:
     os.environ.pop("PYTHONPATH", None)
     for name in LOADED:
         importlib.import_module(name)
-    # Crashed: a kernel that takes the tests with it.
-    wanted = {"passed"} if arguments.control else {"failed", "crashed"}
     wrong, began = 0, time.monotonic()
-    for mutant, verdict in outcomes(chosen, arguments.jobs):
-        right = verdict in wanted
+    for outcome in outcomes(chosen, arguments.jobs, noticed):
+        name, verdict = outcome.mutant.name, outcome.verdict
+        right = verdict == "passed" if arguments.control else outcome.caught
         caught = "caught" if right else "SURVIVED" if verdict == "passed" else verdict.upper()
-        print(f"{verdict if arguments.control else caught:8}  {mutant.name}", flush=True)
+        print(f"{verdict if arguments.control else caught:8}  {name}", flush=True)
         wrong += not right
-        if right and arguments.known and not arguments.control:
-            with arguments.known.open("a") as file:
-                file.write(mutant.name + "\n")
+        if arguments.control:
+            continue
+        if right:
+            noticed[name] = outcome.test
+        else:
+            noticed.pop(name, None)
+        keep(noticed, NOTICED)
     what = "sets of tests passed" if arguments.control else "planted defects caught"
     print(f"{len(chosen) - wrong} of {len(chosen)} {what} in {time.monotonic() - began:.0f} s")
-    return 1 if wrong or not chosen else 0
+    return 1 if wrong or not (chosen or arguments.new) else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The list of planted defects is up to date; whether tests notice them is tried by the script itself."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -37,17 +38,46 @@ def test_a_mutant_is_judged_by_what_becomes_of_its_tests(body: str, verdict: str
     script = tmp_path / "test_one.py"
     script.write_text(f"import os\nimport time\nimport beyondprop.errors\n\n\ndef test_it():\n    {body}\n")
     monkeypatch.setattr(mutants, "PATIENCE", 4 if verdict == "killed" else 60)
-    (found,) = mutants.outcomes([Mutant("nothing", "errors.py", "", "", (str(script),))], jobs=2)
+    (found,) = mutants.outcomes([Mutant("nothing", "errors.py", "", "", (str(script),))], jobs=2, noticed={})
     assert found.verdict == verdict
+    assert found.test.endswith("test_one.py::test_it")
 
 
 def test_tests_that_cannot_run_are_no_catch_and_end_nothing(tmp_path: Path, capsys):
     script = tmp_path / "test_one.py"
     script.write_text("def test_it():\n    assert False\n")
     missing = Mutant("nothing", "errors.py", "", "", (str(tmp_path / "none.py"),))
-    found = mutants.outcomes([missing, missing._replace(tests=(str(script),))], jobs=1)
+    found = mutants.outcomes([missing, missing._replace(tests=(str(script),))], jobs=1, noticed={})
     assert [each.verdict for each in found] == ["broken", "failed"]
     assert "nothing: the tests could not run" in capsys.readouterr().err
+
+
+def test_the_test_that_noticed_before_is_run_first_and_all_of_them_if_it_passes(tmp_path: Path):
+    script = tmp_path / "test_one.py"
+    script.write_text(
+        "def test_early():\n    assert False\n\n\ndef test_late():\n    assert False\n\n\ndef test_good():\n    pass\n"
+    )
+    mutant = Mutant("nothing", "errors.py", "", "", (str(script),))
+    for known, test in (("late", "late"), ("good", "early"), ("gone", "early")):
+        (found,) = mutants.outcomes([mutant], jobs=1, noticed={"nothing": f"{script}::test_{known}"})
+        assert found.verdict == "failed"
+        assert found.test.endswith(f"::test_{test}")
+
+
+def test_what_is_kept_is_of_mutants_that_there_are_in_their_order(tmp_path: Path):
+    file = tmp_path / "noticed.json"
+    first, second = MUTANTS[0].name, MUTANTS[1].name
+    mutants.keep({second: "b", "no longer": "c", first: "a"}, file)
+    assert list(json.loads(file.read_text()).items()) == [(first, "a"), (second, "b")]
+
+
+def test_every_mutant_was_noticed_by_a_test_that_there_is() -> None:
+    """After a change of the list: `python tests/mutants/mutants.py --new`."""
+    noticed = json.loads(mutants.NOTICED.read_bytes())
+    assert list(noticed) == [mutant.name for mutant in MUTANTS]
+    for test in noticed.values():
+        file, name = test.partition("[")[0].split("::", 1)
+        assert f"def {name.rpartition('::')[2]}(" in (ROOT / file).read_text(encoding="utf-8"), test
 
 
 def test_a_run_that_breaks_behind_a_failed_test_has_caught(tmp_path: Path):

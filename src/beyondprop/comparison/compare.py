@@ -165,7 +165,7 @@ class _Course:
             settings, trials = tuned.settings, tuned.trials
         outcomes, broken = [], {}
         for seed in range(self.seeds):
-            self.tell(f"{contender.name}: seed {seed} of {self.seeds}")
+            self.tell(f"{contender.name}: seed {seed} ({seed + 1} of {self.seeds})")
             folder = seed_folder(recipe, settings, self.execution, seed)
             seeded = replace(self.execution, seed=seed)
             try:

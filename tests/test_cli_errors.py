@@ -76,7 +76,7 @@ BAD = [
     ("study --seeds 1", "--seeds must be at least 2, not 1"),
     ("study --epochs 0", "--epochs must be at least 1"),
     ("study --seed 1", "no flag --seed here; did you mean '--seeds'?"),
-    ("study --seeds 2 fa/digits", "unexpected argument 'fa/digits'"),
+    ("study --seeds 2 fa/digits", "the recipe comes first: put fa/digits in front of the flags"),
     ("study tpsgd/digits fa/digits --local-loss l1", "no flag --local-loss here"),
     ("study fa/digits dfa/mnist", "fa/digits is trained on digits and dfa/mnist on mnist"),
     ("study fa/digits bp/digits", "fa/digits and bp/digits train different networks"),

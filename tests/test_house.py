@@ -17,7 +17,7 @@ MOST_LINES = 400
 
 # From the ground up: a module imports from its own floor and from those below.
 FLOORS = (
-    {"errors", "checks", "lazy", "generators", "compiled"},
+    {"errors", "checks", "lazy", "generators", "compiled", "transforms"},
     {"inputs"},
     {"rule", "solver"},
     {"layers", "networks", "rules", "solvers", "devices", "data", "dynamics", "point_processes"},

@@ -1,5 +1,7 @@
 """The contracts themselves, with the smallest rules and solvers that keep them."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -121,7 +123,7 @@ def test_classes_that_count_from_one_are_told(one_line):
 
 def test_solver_goes_over_the_data_in_its_passes_and_returns_itself():
     x, y = torch.randn(25, 3), torch.zeros(25)
-    solver = Deviations.for_classifier(None, x, 3)
+    solver = Deviations.for_classifier(nn.Linear(3, 3), x, 3)
     assert solver.fit(x, y, batch_size=10) is solver
     torch.testing.assert_close(solver.mean, x.mean(dim=0))
     torch.testing.assert_close(solver.spread, x.var(dim=0, correction=0))
@@ -258,3 +260,37 @@ def test_labels_in_range_are_accepted(dtype):
     labels = check_labels(torch.tensor([0, 2], dtype=dtype), 3)
     assert labels.dtype == torch.int64
     assert labels.tolist() == [0, 2]
+
+
+class Own(Backprop):
+    """A rule that calls the one it comes from, and names its arguments otherwise."""
+
+    @classmethod
+    def for_classifier(cls, net, batch, count, width=3, **options):
+        return super().for_classifier(net, batch, count, **options), width
+
+
+def test_a_users_for_classifier_is_checked_and_called_as_it_was_written(one_line):
+    network, x = nn.Linear(2, 3), torch.zeros(4, 2)
+    for rule, width in (
+        Own.for_classifier(network, x, 3, 5),
+        Own.for_classifier(net=network, batch=x, count=3, width=5),
+    ):
+        assert type(rule) is Own
+        assert width == 5
+    with one_line(UserError, "the network must be an nn.Module"):
+        Own.for_classifier(None, x, 3)
+    assert list(inspect.signature(Own.for_classifier).parameters) == ["net", "batch", "count", "width", "options"]
+
+
+def test_a_for_classifier_that_is_no_class_method_is_left_alone():
+    class Static(Backprop):
+        @staticmethod
+        def for_classifier(*given):
+            return given
+
+    class Off(Backprop):
+        for_classifier = None
+
+    assert Static.for_classifier(1, 2) == (1, 2)
+    assert Off.for_classifier is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,23 @@ def check_classifier(network: nn.Module, example: Tensor, classes: int) -> None:
     check_network(network)
     check_example(example, network)
     check_whole(1, classes=classes)
+
+
+def check_what_is_given(kind: type) -> None:
+    """Let a class's own `for_classifier`, if it has one, begin with `check_classifier`."""
+    method = vars(kind).get("for_classifier")
+    if not isinstance(method, classmethod):
+        return
+    make, names = method.__func__, ("network", "example", "classes")
+
+    @wraps(make)
+    def checked(cls: type, *given: Any, **options: Any) -> Any:
+        named = dict(zip(names, given, strict=False)) | options
+        if named.keys() >= set(names):  # else Python tells what is missing
+            check_classifier(*(named[name] for name in names))
+        return make(cls, *given, **options)
+
+    kind.for_classifier = classmethod(checked)  # type: ignore[attr-defined]
 
 
 def check_example(example: Tensor, network: nn.Module) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.generators import cuda_devices
-from beyondprop.inputs import check_classifier, refuse_double
+from beyondprop.inputs import check_what_is_given, refuse_double
 
 
 class Rule(nn.Module, ABC):
@@ -51,10 +50,9 @@ class Rule(nn.Module, ABC):
     stage_span: ClassVar[Literal["training", "epoch"]] = "training"
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let `for_classifier` of every rule refuse what no rule could take."""
+        """Let `for_classifier` of every rule check what it is given."""
         super().__init_subclass__(**options)
-        if "for_classifier" in vars(cls):
-            cls.for_classifier = _checked(vars(cls)["for_classifier"])  # type: ignore[method-assign]
+        check_what_is_given(cls)
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,17 +181,6 @@ class Rule(nn.Module, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Name the groups of parameters that want settings of their own, ready for an optimizer."""
         return [{"name": "network", "params": [p for p in self.parameters() if p.requires_grad]}]
-
-
-def _checked(method: classmethod[Any, ..., Any]) -> Any:
-    make = method.__func__
-
-    @wraps(make)
-    def checked(cls: type, network: nn.Module, example: Tensor, classes: int, **options: Any) -> Any:
-        check_classifier(network, example, classes)
-        return make(cls, network, example, classes, **options)
-
-    return classmethod(checked)
 
 
 def check_labels(y: Tensor, classes: int) -> Tensor:

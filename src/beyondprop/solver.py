@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondprop.errors import NonFiniteError, UserError
-from beyondprop.inputs import refuse_double
+from beyondprop.inputs import check_what_is_given, refuse_double
 
 
 class Solver(nn.Module, ABC):
@@ -34,6 +34,11 @@ class Solver(nn.Module, ABC):
     passes: tuple[str, ...] = ("solve",)
     classifies: ClassVar[bool] = True
     fitted: Tensor
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let `for_classifier` of every solver check what it is given."""
+        super().__init_subclass__(**options)
+        check_what_is_given(cls)
 
     def __init__(self) -> None:
         super().__init__()

@@ -137,7 +137,7 @@ def test_columns_without_numbers_are_left_out(tmp_path):
         ("a,b\n1,2\n1,nan\n", "line 3, column b: 'nan' is no finite number"),
         ("a,b\nNA,1\n2,2\n3,3\n", "line 2, column a: 'NA' is no finite number"),
         ("1.5,2\n1,2\n3,4\n", "line 1: numbers where column names are expected"),
-        ("2020-01-01,1.5\n2020-01-02,2\n", "line 1: numbers where column names are expected"),
+        ("2020-01-01 12:00,15\n2020-01-01 13:00,2\n", "line 1: numbers where column names are expected"),
         ("a\nx\n", "no column holds finite numbers"),
         ("a;b\n1;2\n3;4\n", "commas between them, not ';'"),
         ("a,b\n1,2\n3,4\n", "has 2 rows: training and test part need at least 49 each"),

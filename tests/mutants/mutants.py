@@ -9,14 +9,15 @@
 Every mutant is a copy of the source with one line changed; the tests named beside it must fail on it. The source is
 never changed. Exit status 1 if a mutant survives, or its tests hang or cannot run, or a line to change is no longer there.
 
-Which test noticed it is kept in `noticed.json` after each mutant, to be committed. The next time that test is run first,
-alone, and all of the mutant's tests only if it passes.
+Which test noticed it is kept in `noticed.json` after each mutant, to be committed, as long as the mutant is the same. The
+next time that test is run first, alone, and all of the mutant's tests only if it passes.
 
 The libraries that tests import take longer to load than most tests take to run. So they are loaded once, and every
 mutant's tests run in a fork of the process that has loaded them and nothing of beyondprop.
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import multiprocessing
@@ -59,6 +60,7 @@ LOADED = (
 )
 PATIENCE = 900  # seconds: what takes longer hangs
 CANNOT_RUN = 3  # pytest's own status for an internal error
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
 Verdict = Literal["passed", "failed", "crashed", "killed", "broken"]
@@ -67,7 +69,7 @@ Verdict = Literal["passed", "failed", "crashed", "killed", "broken"]
 class Outcome(NamedTuple):
     """What became of a mutant's tests, and which of them ran last.
 
-    Killed are those that hang, and those for which memory runs out; broken are those that could not run.
+    Killed are those that hang, and those that something else ended; broken are those that could not run.
     """
 
     mutant: Mutant
@@ -76,8 +78,8 @@ class Outcome(NamedTuple):
 
     @property
     def caught(self) -> bool:
-        """Whether a test failed, or a kernel took the tests with it."""
-        return self.verdict in ("failed", "crashed")
+        """Whether a test failed, or a kernel took the tests with it; not where none had begun."""
+        return self.verdict in ("failed", "crashed") and bool(self.test)
 
 
 class Watch:
@@ -163,22 +165,38 @@ def outcomes(mutants: list[Mutant], jobs: int, noticed: Mapping[str, str]) -> It
 def judge(status: int, told: str) -> Verdict:
     """What the exit status of a mutant's tests says, and what they wrote."""
     if status < 0:
-        return "killed" if -status == signal.SIGKILL else "crashed"
+        return "crashed" if -status in CRASHES else "killed"
     if status > 1 and not re.search("^FAILED ", told, re.MULTILINE):  # a thread that a test leaves may come in the way
         return "broken"
     return "failed" if status else "passed"
+
+
+def digest(mutant: Mutant) -> str:
+    """Which change it is, whatever it is called."""
+    return hashlib.sha256("\0".join(mutant[1:4]).encode()).hexdigest()[:8]
+
+
+def known() -> dict[str, str]:
+    """Which test noticed each mutant, by name; of those that are as they were."""
+    kept = json.loads(NOTICED.read_bytes()) if NOTICED.exists() else {}
+    return {m.name: kept[m.name][1] for m in MUTANTS if m.name in kept and kept[m.name][0] == digest(m)}
 
 
 def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
 
-def keep(noticed: Mapping[str, str], file: Path) -> None:
-    """Write which test noticed which mutant, in the order of the mutants, a line each."""
-    known = {mutant.name: noticed[mutant.name] for mutant in MUTANTS if mutant.name in noticed}
-    written = file.with_suffix(".part")
-    written.write_text(json.dumps(known, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-    written.replace(file)
+def keep(outcome: Outcome) -> None:
+    """Write down which test noticed a mutant, or that none has: a line for each, in the order of the mutants."""
+    noticed = known()  # another run may have added to them
+    if outcome.caught:
+        noticed[outcome.mutant.name] = outcome.test
+    elif outcome.verdict == "passed":  # tests that could not run say nothing
+        noticed.pop(outcome.mutant.name, None)
+    lines = [json.dumps({m.name: [digest(m), noticed[m.name]]})[1:-1] for m in MUTANTS if m.name in noticed]
+    written = NOTICED.with_suffix(f".{os.getpid()}")
+    written.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    written.replace(NOTICED)
 
 
 def main() -> int:
@@ -189,7 +207,7 @@ def main() -> int:
     parser.add_argument("--new", action="store_true", help="those that no test is known to notice")
     parser.add_argument("--control", action="store_true", help="plant nothing: the same tests must pass")
     arguments = parser.parse_args()
-    noticed: dict[str, str] = json.loads(NOTICED.read_bytes()) if NOTICED.exists() else {}
+    noticed = known()
     chosen = [mutant for mutant in MUTANTS if arguments.word in mutant.name]
     if arguments.new:
         chosen = [mutant for mutant in chosen if mutant.name not in noticed]
@@ -208,13 +226,8 @@ def main() -> int:
         caught = "caught" if right else "SURVIVED" if verdict == "passed" else verdict.upper()
         print(f"{verdict if arguments.control else caught:8}  {name}", flush=True)
         wrong += not right
-        if arguments.control:
-            continue
-        if right:
-            noticed[name] = outcome.test
-        else:
-            noticed.pop(name, None)
-        keep(noticed, NOTICED)
+        if not arguments.control:
+            keep(outcome)
     what = "sets of tests passed" if arguments.control else "planted defects caught"
     print(f"{len(chosen) - wrong} of {len(chosen)} {what} in {time.monotonic() - began:.0f} s")
     return 1 if wrong or not (chosen or arguments.new) else 0

@@ -1,7 +1,7 @@
 """The list of planted defects is up to date; whether tests notice them is tried by the script itself."""
 
 import itertools
-import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -64,20 +64,35 @@ def test_the_test_that_noticed_before_is_run_first_and_all_of_them_if_it_passes(
         assert found.test.endswith(f"::test_{test}")
 
 
-def test_what_is_kept_is_of_mutants_that_there_are_in_their_order(tmp_path: Path):
-    file = tmp_path / "noticed.json"
-    first, second = MUTANTS[0].name, MUTANTS[1].name
-    mutants.keep({second: "b", "no longer": "c", first: "a"}, file)
-    assert list(json.loads(file.read_text()).items()) == [(first, "a"), (second, "b")]
+def test_what_is_kept_is_of_mutants_that_are_as_they_were(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(mutants, "NOTICED", tmp_path / "noticed.json")
+    first, second, third = MUTANTS[:3]
+    for mutant, test in ((second, "b"), (first._replace(name="no longer"), "c"), (first, "a"), (third, "d")):
+        mutants.keep(mutants.Outcome(mutant, "failed", test))
+    assert list(mutants.known().items()) == [(first.name, "a"), (second.name, "b"), (third.name, "d")]
+    for verdict in ("broken", "killed", "passed"):
+        assert second.name in mutants.known()
+        mutants.keep(mutants.Outcome(second, verdict, ""))
+    assert list(mutants.known()) == [first.name, third.name]
+    monkeypatch.setattr(mutants, "MUTANTS", (first, third._replace(new="something else")))
+    assert list(mutants.known()) == [first.name]
 
 
 def test_every_mutant_was_noticed_by_a_test_that_there_is() -> None:
     """After a change of the list: `python tests/mutants/mutants.py --new`."""
-    noticed = json.loads(mutants.NOTICED.read_bytes())
+    noticed = mutants.known()
     assert list(noticed) == [mutant.name for mutant in MUTANTS]
     for test in noticed.values():
         file, name = test.partition("[")[0].split("::", 1)
         assert f"def {name.rpartition('::')[2]}(" in (ROOT / file).read_text(encoding="utf-8"), test
+
+
+def test_what_ends_before_a_test_has_begun_is_no_catch(tmp_path: Path):
+    script = tmp_path / "test_one.py"
+    script.write_text("import os\n\nos.abort()\n")
+    (found,) = mutants.outcomes([Mutant("nothing", "errors.py", "", "", (str(script),))], jobs=1, noticed={})
+    assert not found.caught
+    assert mutants.judge(-signal.SIGTERM, "") == "killed"
 
 
 def test_a_run_that_breaks_behind_a_failed_test_has_caught(tmp_path: Path):

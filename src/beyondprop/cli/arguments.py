@@ -82,6 +82,8 @@ def parse(
             name = word.split("=")[0].replace("_", "-")
             raise UserError(f"there is no flag {name} here{suggestion(name, known)} (see `{prog} --help`)")
     if 0 <= words < len(rest):
+        if any(rest[words] == recipe.id for system in SYSTEMS for recipe in system.recipes):
+            raise UserError(f"the recipe comes first: put {rest[words]} in front of the flags")
         raise UserError(f"unexpected argument {rest[words]!r} (see `{prog} --help`)")
     back = {name: _copy(type(group), getattr(parsed, name)) for name, group in groups.items()}
     return rest, SimpleNamespace(**back)
@@ -93,15 +95,13 @@ def split_recipe(argv: list[str], default: str | None) -> tuple[str, list[str]]:
     Switches of the command may stand before it; a recipe's own may not.
 
     Raises:
-        UserError: It stands behind a flag, or there is none, and no default.
+        UserError: There is none, and no default.
     """
     for index, word in enumerate(argv):
         if not word.startswith("-"):
             return word, argv[:index] + argv[index + 1 :]
         if word not in SWITCHES:
             break
-    if late := next((word for word in argv if any(word == r.id for system in SYSTEMS for r in system.recipes)), None):
-        raise UserError(f"the recipe comes first: put {late} in front of the flags")
     if default is None and not {"-h", "--help"}.intersection(argv):
         raise UserError("name a recipe first, such as noprop-dt/digits (`beyondprop list` names them all)")
     return default or "noprop-dt/digits", argv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 
 from beyondprop.data.sets import Column, SequenceSet, Splits, whole
 from beyondprop.errors import DataError
+
+_TIME = re.compile(r"\d[\d :./T+Z-]*")  # a date, a time or both
 
 SYMBOLS = 8  # of copying memory, beside blank and marker
 TEST_EPOCH = 2**31  # test sequences are drawn as those of an epoch that no training reaches
@@ -195,8 +198,7 @@ def read_csv(path: Path | str, *, columns: tuple[str, ...] = ()) -> tuple[list[s
     if len(rows) < 2:
         raise DataError(f"{path} needs a line of column names and at least one row of numbers")
     names = [name.strip() for name in rows[0][1]]
-    numbers = [name for name in names if _number(name) is not None]
-    if len(numbers) == len(names) or not all(name.isdigit() for name in numbers):  # columns may be named by years
+    if all(_number(name) is not None or _TIME.fullmatch(name) for name in names):
         raise DataError(
             f"{path}, line {rows[0][0]}: numbers where column names are expected: put a line of names first"
         )

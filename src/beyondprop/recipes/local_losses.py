@@ -128,7 +128,7 @@ BASELINES = (
     baseline(MONO_FORWARD[3], 1e-4),
     baseline(PRED_SIM[1], 1e-3),
     baseline(PRED_SIM[2], 1e-4),
-    baseline(PRED_SIM[3], 1e-3),
+    baseline(PRED_SIM[3], 1e-4),
     baseline(PRED_SIM[4], 1e-3),
     baseline(CLASS_CHANNELS[1], 1e-3),
     baseline(CLASS_CHANNELS[2], 1e-3),

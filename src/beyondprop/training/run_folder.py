@@ -279,7 +279,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
                 f"{shlex.join(['beyondprop', 'merge', str(folder)])}"
             ) from error
         if (folder / "model.safetensors").exists():
-            raise RunError(f"{folder} holds weights, but neither a run's {SETTINGS} nor an export.json") from error
+            raise RunError(
+                f"{folder} holds weights, but neither {SETTINGS} nor export.json: restore it, or export anew"
+            ) from error
         raise RunError(f"{folder} holds no run: there is no {SETTINGS}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read ({error}): restore it, or start anew in another folder") from error

@@ -30,7 +30,7 @@ MUTANTS = (
         "gradient",
         CAFO,
     ),
-    Mutant("contract: any classifier will do", "rule.py", 'if "for_classifier" in vars(cls):', "if False:", CLASSIFIER),
+    Mutant("contract: any classifier will do", "rule.py", "        check_what_is_given(cls)\n", "", CLASSIFIER),
     Mutant("contract: any number of classes", "inputs.py", "    check_whole(1, classes=classes)\n", "", CLASSIFIER),
     Mutant("labels: bytes taken for a mask", "rule.py", "return y.long()", "return y"),
     Mutant(

@@ -169,8 +169,15 @@ MUTANTS = (
     Mutant(
         "ff: a product of parts keeps the weight's precision",
         f"{LOCAL}/linear_of_parts.py",
-        "if torch.is_autocast_enabled(kind):",
-        "if False:",
+        "if torch.is_autocast_enabled(kind) and",
+        "if False and",
+        FF_PARTS,
+    ),
+    Mutant(
+        "ff: a product of parts narrows float64",
+        f"{LOCAL}/linear_of_parts.py",
+        " and weight.dtype != torch.float64:",
+        ":",
         FF_PARTS,
     ),
     Mutant(

@@ -31,9 +31,36 @@ def test_sums_and_their_gradients_are_those_of_whole_inputs(seeded, classes_firs
     torch.testing.assert_close(found, torch.autograd.grad(whole, tensors, direction))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, at its first jvp
 @pytest.mark.parametrize("classes_first", [False, True])
 def test_gradients_are_finite_differences(seeded, classes_first):
-    assert torch.autograd.gradcheck(lambda *t: linear_of_parts(*t, classes_first=classes_first), parts())
+    def products(*tensors):
+        return linear_of_parts(*tensors, classes_first=classes_first)
+
+    assert torch.autograd.gradcheck(products, parts(), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(products, parts())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, at its first jvp
+def test_it_can_be_transformed(seeded):
+    samples, classes, weight = (t.detach() for t in parts())
+    torch.testing.assert_close(
+        torch.vmap(lambda w: linear_of_parts(samples, classes, w)[0])(torch.stack([weight, 2 * weight])),
+        torch.stack([samples @ weight[:, :N].t(), 2 * samples @ weight[:, :N].t()]),
+    )
+    found = torch.func.jacrev(lambda w: linear_of_parts(samples, classes, w)[1])(weight)
+    torch.testing.assert_close(found, torch.func.jacfwd(lambda w: linear_of_parts(samples, classes, w)[1])(weight))
+    by_sample = linear_of_parts(samples, classes, weight.requires_grad_())[0]
+    rows = torch.eye(by_sample.numel()).double().view(-1, *by_sample.shape)
+    (together,) = torch.autograd.grad(by_sample, weight, rows, retain_graph=True, is_grads_batched=True)
+    one_by_one = [torch.autograd.grad(by_sample, weight, row, retain_graph=True)[0] for row in rows]
+    torch.testing.assert_close(together, torch.stack(one_by_one))
+
+
+def test_autocast_leaves_float64_alone(seeded):
+    tensors = parts()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {m.dtype for m in linear_of_parts(*tensors)} == {torch.float64}
 
 
 @pytest.mark.parametrize("trained", range(3))

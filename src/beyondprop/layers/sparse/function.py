@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from beyondprop.errors import UserError
 from beyondprop.layers.sparse import kernels, library
 from beyondprop.layers.sparse.pattern import Compiled, Convolution
+from beyondprop.transforms import is_transformed
 
 
 def has_kernels(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
@@ -31,8 +31,7 @@ def has_kernels(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
         and x.device.type == weight.device.type == "cpu"
         and kinds <= library.KINDS.keys()
         and (torch.float64 not in kinds or kinds == {torch.float64})
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not is_transformed()
         and not torch.compiler.is_compiling()
         and {type(x), type(weight)} <= {Tensor, nn.Parameter}
     )

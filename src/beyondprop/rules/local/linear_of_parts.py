@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from beyondprop.transforms import is_transformed
+
 
 def linear_of_parts(
     samples: Tensor, classes: Tensor, weight: Tensor, *, classes_first: bool = False
@@ -31,9 +33,12 @@ def linear_of_parts(
     (tensor([[3.]]), tensor([[6.]]))
     """
     kind = weight.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.is_autocast_enabled(kind) and weight.dtype != torch.float64:  # which autocast leaves alone
         precision = torch.get_autocast_dtype(kind)
         samples, classes, weight = samples.to(precision), classes.to(precision), weight.to(precision)
+    if is_transformed():
+        of_samples, of_classes = _columns(weight, samples.shape[1], classes_first)
+        return F.linear(samples, of_samples), F.linear(classes, of_classes)
     products: tuple[Tensor, Tensor] = _LinearOfParts.apply(samples, classes, weight, classes_first)
     return products
 
@@ -60,14 +65,17 @@ class _LinearOfParts(torch.autograd.Function):
             gradient @ columns if wanted else None
             for gradient, columns, wanted in zip(made, parts, ctx.needs_input_grad, strict=False)
         ]
-        if ctx.needs_input_grad[2]:
-            whole = torch.empty_like(weight)
-            for gradient, part, place in zip(
-                made, inputs, _columns(whole, inputs[0].shape[1], ctx.classes_first), strict=True
-            ):
-                torch.mm(gradient.t(), part, out=place)
-            return *found, whole, None
-        return *found, None, None
+        if not ctx.needs_input_grad[2]:
+            return *found, None, None
+        at_once = is_transformed() or any(torch._C._functorch.is_legacy_batchedtensor(gradient) for gradient in made)
+        if torch.is_grad_enabled() or at_once:  # to be differentiated again, or several together
+            gradients = [gradient.t() @ part for gradient, part in zip(made, inputs, strict=True)]
+            return *found, torch.cat(gradients[::-1] if ctx.classes_first else gradients, dim=1), None
+        whole = torch.empty_like(weight)
+        places = _columns(whole, inputs[0].shape[1], ctx.classes_first)
+        for gradient, part, place in zip(made, inputs, places, strict=True):
+            torch.mm(gradient.t(), part, out=place)
+        return *found, whole, None
 
 
 def _columns(weight: Tensor, samples: int, classes_first: bool) -> tuple[Tensor, Tensor]:

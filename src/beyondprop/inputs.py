@@ -31,10 +31,10 @@ def check_classifier(network: nn.Module, example: Tensor, classes: int) -> None:
     """Refuse what `for_classifier` cannot be given, whatever the rule makes of it.
 
     Raises:
-        UserError: The network is no module, the example no input batch for it, or the number of classes none.
+        UserError: The network is no module, the example no input batch, or the number of classes none.
     """
     check_network(network)
-    check_example(example, network)
+    check_batch(example)
     check_whole(1, classes=classes)
 
 
@@ -61,13 +61,22 @@ def check_example(example: Tensor, network: nn.Module) -> None:
     Raises:
         UserError: The example is no tensor, or one sample, or float64 where the network is float32.
     """
+    check_batch(example)
+    refuse_double(example, network)
+
+
+def check_batch(example: Tensor) -> None:
+    """Refuse what is no input batch, of whatever type.
+
+    Raises:
+        UserError: The example is no tensor, or one sample.
+    """
     if not isinstance(example, Tensor) or example.ndim == 0:
         raise UserError(f"example must be a tensor, one input batch, not {type(example).__name__}")
     if example.ndim == 1 and example.is_floating_point():
         raise UserError(
             f"example must be one input batch, and shape {tuple(example.shape)} is that of one sample: give x[:1]"
         )
-    refuse_double(example, network)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from beyondprop.catalogue import SYSTEMS
 from beyondprop.checks import suggestion
 from beyondprop.errors import UserError
 from beyondprop.recipe import Recipe, Settings
@@ -82,6 +81,8 @@ def parse(
             name = word.split("=")[0].replace("_", "-")
             raise UserError(f"there is no flag {name} here{suggestion(name, known)} (see `{prog} --help`)")
     if 0 <= words < len(rest):
+        from beyondprop.catalogue import SYSTEMS  # noqa: PLC0415  # of all recipes, which most commands do without
+
         if any(rest[words] == recipe.id for system in SYSTEMS for recipe in system.recipes):
             raise UserError(f"the recipe comes first: put {rest[words]} in front of the flags")
         raise UserError(f"unexpected argument {rest[words]!r} (see `{prog} --help`)")

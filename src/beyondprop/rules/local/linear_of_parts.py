@@ -37,8 +37,7 @@ def linear_of_parts(
         precision = torch.get_autocast_dtype(kind)
         samples, classes, weight = samples.to(precision), classes.to(precision), weight.to(precision)
     if is_transformed():
-        of_samples, of_classes = _columns(weight, samples.shape[1], classes_first)
-        return F.linear(samples, of_samples), F.linear(classes, of_classes)
+        return _products(samples, classes, weight, classes_first)
     products: tuple[Tensor, Tensor] = _LinearOfParts.apply(samples, classes, weight, classes_first)
     return products
 
@@ -48,8 +47,7 @@ class _LinearOfParts(torch.autograd.Function):
 
     @staticmethod
     def forward(samples: Tensor, classes: Tensor, weight: Tensor, classes_first: bool) -> tuple[Tensor, Tensor]:
-        of_samples, of_classes = _columns(weight, samples.shape[1], classes_first)
-        return F.linear(samples, of_samples), F.linear(classes, of_classes)
+        return _products(samples, classes, weight, classes_first)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -76,6 +74,11 @@ class _LinearOfParts(torch.autograd.Function):
         for gradient, part, place in zip(made, inputs, places, strict=True):
             torch.mm(gradient.t(), part, out=place)
         return *found, whole, None
+
+
+def _products(samples: Tensor, classes: Tensor, weight: Tensor, classes_first: bool) -> tuple[Tensor, Tensor]:
+    of_samples, of_classes = _columns(weight, samples.shape[1], classes_first)
+    return F.linear(samples, of_samples), F.linear(classes, of_classes)
 
 
 def _columns(weight: Tensor, samples: int, classes_first: bool) -> tuple[Tensor, Tensor]:

@@ -173,6 +173,15 @@ def test_answers_without_torch(argv: list[str]):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_data_sets_are_listed_without_the_recipes():
+    code = (
+        "import sys\nfrom beyondprop.cli import main\nmain(['data', 'list'])\n"
+        "sys.exit(str([name for name in sys.modules if name.startswith('beyondprop.recipes')]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "[]\n"
+
+
 @pytest.mark.parametrize(
     "variables", [{"NO_COLOR": "1"}, {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}]
 )

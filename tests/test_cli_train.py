@@ -70,6 +70,22 @@ def test_small_run_is_trained_told_and_measured(runs: Path, capsys: pytest.Captu
     assert main(["evaluate", "noprop-dt/digits/seed-0"]) == 0  # below $BEYONDPROP_RUNS
 
 
+@pytest.mark.parametrize(
+    ("recipe", "flags", "held", "passes"),
+    [
+        ("noprop-dt/digits", [*SMALL, "--validation", "100"], "parameters 2,506", 1),
+        ("rescnet/digits", ["--layers", "2", "--validation", "100"], "parameters 8,116", 2),
+    ],
+)
+def test_what_is_trained_is_told_first(
+    recipe: str, flags: list[str], held: str, passes: int, runs: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["train", recipe, *flags, "--batch-size", "2000", "--seed", "5"]) == 0
+    data = "training samples 1,337  held out 100  batches a pass 1"
+    told = f"{recipe}  {held}  {data}  passes {passes}  seed 5  cpu"
+    assert capsys.readouterr().err.splitlines()[0] == told
+
+
 def test_every_picture_of_a_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name in ("curves.png", "forecast.png", "forecast.csv", "spike-raster.png"):
         (tmp_path / name).write_bytes(b"")

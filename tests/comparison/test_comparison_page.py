@@ -49,6 +49,18 @@ def test_who_holds_more_parameters_than_others_is_told():
     assert f"numbers of parameters: bp {same:,}, drtp 1,234,567." in write_page(document, draw_pictures(document))
 
 
+def test_angles_are_folded_in_rule_by_rule():
+    document = compared("bp", "drtp")
+    layers = document["contenders"]["bp"]["alignment"]
+    (name, figures), *_ = layers.items()
+    page = write_page(document, draw_pictures(document))
+    folded = page.partition(f"<summary>bp, {len(layers)} layers</summary>")[2].partition("</details>")[0]
+    assert f"<tr><th>{name}</th><td>{figures['angle']['mean']:.1f}</td><td>1</td></tr>" in folded  # the gradient's own
+    assert folded.count("</tr>") == 1 + len(layers)
+    document["contenders"]["drtp"]["alignment"] = {}  # as of a solver
+    assert "<summary>drtp, " not in write_page(document, draw_pictures(document))
+
+
 def test_where_steps_were_timed_is_told_beside_where_was_trained(monkeypatch):
     """Called again, trainings are read and steps are timed anew, maybe on another machine."""
     trained = compared("bp")["environment"]

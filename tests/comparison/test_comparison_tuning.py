@@ -92,6 +92,7 @@ def test_every_rule_has_the_same_search_and_is_trained_with_its_best_trial(capsy
         runs = [read_settings(path.parent) for path in Path("runs", name).rglob("result.json")]
         assert [run["settings"] for run in runs if run["execution"]["seed"] < 2] == [found["chosen"]] * 2
         assert [run["settings"]["epochs"] for run in runs if run["execution"]["seed"] >= 2] == [1, 1]
+        assert len(list(Path("runs", name).rglob("trial/result.json"))) == 2  # by which `report` tells them
         for number, trial in enumerate((own, other), start=1):
             cells = (
                 f"{trial['learning_rate']:g}",

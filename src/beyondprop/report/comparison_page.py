@@ -315,16 +315,22 @@ def _timed(contenders: Contenders) -> str:
 
 
 def _angles(contenders: Contenders) -> str:
-    rows = [
-        [
-            f"{name}: {layer}",
-            f"{figures['angle']['mean']:.1f}",
-            "–" if figures["norm_ratio"]["mean"] is None else f"{figures['norm_ratio']['mean']:.3g}",
+    """A table for each rule, folded in: one with blocks has over a hundred layers."""
+    tables = []
+    for name, each in contenders.items():
+        rows = [
+            [
+                layer,
+                f"{figures['angle']['mean']:.1f}",
+                "–" if figures["norm_ratio"]["mean"] is None else f"{figures['norm_ratio']['mean']:.3g}",
+            ]
+            for layer, figures in each["alignment"].items()
         ]
-        for name, each in contenders.items()
-        for layer, figures in each["alignment"].items()
-    ]
-    return table(["layer", "angle, degrees", "norm ratio"], rows)
+        if rows:
+            held = f"{html.escape(name)}, {len(rows)} layer{'s' * (len(rows) > 1)}"
+            drawn = table(["layer", "angle, degrees", "norm ratio"], rows)
+            tables.append(f"<details><summary>{held}</summary>{drawn}</details>")
+    return "".join(tables)
 
 
 def _trials(contenders: Contenders) -> str:
@@ -366,7 +372,7 @@ two.</p>
 weights and back-propagation's gradient of the loss. Below 90 degrees (dashed) a small step lowers the loss. Rules whose
 prediction is no differentiable function of their weights have no angle.</p>
 {alignment}
-<details><summary>In numbers</summary>{angles}</details>
+{angles}
 <h2>What was trained</h2>
 {trials}
 <details><summary>Settings</summary>{settings}</details>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -122,6 +123,8 @@ def fit_experiment(
     batches = built.batches(built.splits.train, training=True)
     if built.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(built.device)
+    if progress:
+        sys.stderr.write(f"{what_is_trained(built, len(batches))}\n")
     if isinstance(rule, Solver):
         if tensorboard or alignment_every or gauss_newton_every:
             raise UserError(
@@ -156,6 +159,30 @@ def fit_experiment(
         callbacks=experiment.callbacks,
         team=team,
     )
+
+
+def what_is_trained(built: LoadedRun, batches: int) -> str:
+    """What a training is about, in a line like those of its epochs: its size, its data and how long it goes on.
+
+    Args:
+        built: What is trained.
+        batches: In a pass over the data.
+    """
+    rule, settings = built.rule, built.settings
+    if isinstance(rule, Solver):
+        passes = len(rule.passes)
+    else:
+        assert isinstance(settings, Settings), "a recipe of a rule has Settings"
+        passes = len(rule.passes(settings.epochs))
+    figures = {
+        "parameters": sum(parameter.numel() for parameter in rule.parameters()),  # a solver's come when it is fitted
+        "training samples": len(built.splits.train),
+        "held out": 0 if built.validation is None else len(built.validation),
+        "batches a pass": batches,
+        "passes": passes,
+    }
+    told = [f"{name} {figure:,}" for name, figure in figures.items() if figure]
+    return "  ".join([built.recipe.id, *told, f"seed {built.execution.seed}", device_name(built.device)])
 
 
 def cost_of(fitted: FitResult) -> dict[str, Any]:

@@ -71,18 +71,16 @@ def test_small_run_is_trained_told_and_measured(runs: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("recipe", "flags", "held", "passes"),
-    [
-        ("noprop-dt/digits", [*SMALL, "--validation", "100"], "parameters 2,506", 1),
-        ("rescnet/digits", ["--layers", "2", "--validation", "100"], "parameters 8,116", 2),
-    ],
+    ("flags", "parameters", "passes"),
+    [(["noprop-dt/digits", *SMALL], "2,506", 1), (["rescnet/digits", "--layers", "2"], "8,116", 2)],
 )
+@pytest.mark.usefixtures("runs")
 def test_what_is_trained_is_told_first(
-    recipe: str, flags: list[str], held: str, passes: int, runs: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], parameters: str, passes: int, capsys: pytest.CaptureFixture[str]
 ):
-    assert main(["train", recipe, *flags, "--batch-size", "2000", "--seed", "5"]) == 0
+    assert main(["train", *flags, "--batch-size", "2000", "--validation", "100", "--seed", "5"]) == 0
     data = "training samples 1,337  held out 100  batches a pass 1"
-    told = f"{recipe}  {held}  {data}  passes {passes}  seed 5  cpu"
+    told = f"{flags[0]}  parameters {parameters}  {data}  passes {passes}  seed 5  cpu"
     assert capsys.readouterr().err.splitlines()[0] == told
 
 

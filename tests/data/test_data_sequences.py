@@ -125,6 +125,13 @@ def test_columns_without_numbers_are_left_out(tmp_path):
     assert read_csv(path, columns=("wind",))[1].shape == (300, 1)
 
 
+def test_columns_may_be_named_by_years(tmp_path):
+    (tmp_path / "years.csv").write_text("country,1990,1991\nAT,7.7,7.8\nFR,58.2,58.5\n")
+    names, values = read_csv(tmp_path / "years.csv")
+    assert names == ["1990", "1991"]
+    assert values.tolist() == [[7.7, 7.8], [58.2, 58.5]]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

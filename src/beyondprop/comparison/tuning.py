@@ -91,7 +91,7 @@ def tune(
 
 def _accuracy(contender: Contender, settings: Settings, execution: Execution, *, progress: bool) -> float | None:
     """On held-out images after the last epoch; None where the training broke off."""
-    folder = seed_folder(contender.recipe, settings, execution, SEED).with_name("trial")  # by which lists of runs tell it
+    folder = seed_folder(contender.recipe, settings, execution, SEED).with_name("trial")  # lists of runs tell it so
     try:
         outcome = training.train(
             contender.recipe, settings, replace(execution, seed=SEED), folder, resume=True, progress=progress

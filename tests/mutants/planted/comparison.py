@@ -50,6 +50,20 @@ MUTANTS = (
         COMPARED,
     ),
     Mutant(
+        "compare: a trial's folder is named like a seed's",
+        "comparison/tuning.py",
+        '.with_name("trial")',
+        "",
+        SEARCHED,
+    ),
+    Mutant(
+        "compare: the page's ratios of norms are angles",
+        "report/comparison_page.py",
+        """f"{figures['norm_ratio']['mean']:.3g}\"""",
+        """f"{figures['angle']['mean']:.3g}\"""",
+        (*COMPARED, "-k", "rule_by_rule"),
+    ),
+    Mutant(
         "compare: one rule's failure ends all",
         "comparison/compare.py",
         "except (DataError, RunError):",

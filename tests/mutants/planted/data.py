@@ -44,6 +44,20 @@ MUTANTS = (
         SEQUENCES,
     ),
     Mutant(
+        "sequences: a first row of numbers, one of them a date, is one of names",
+        "data/sequences.py",
+        "if all(_number(name) is not None or _TIME.fullmatch(name) for name in names):",
+        "if all(_number(name) is not None for name in names):",
+        SEQUENCES,
+    ),
+    Mutant(
+        "sequences: no column may be named by a year",
+        "data/sequences.py",
+        "if all(_number(name) is not None or _TIME.fullmatch(name) for name in names):",
+        "if any(_number(name) is not None or _TIME.fullmatch(name) for name in names):",
+        SEQUENCES,
+    ),
+    Mutant(
         "sequences: Mackey-Glass without its delay",
         "data/sequences.py",
         "now, begin, end = x[place], x[place - lag], x[place - lag + 1]",

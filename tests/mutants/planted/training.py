@@ -10,6 +10,13 @@ FOLDER = ("tests/training/test_training_run_folder.py",)
 
 MUTANTS = (
     Mutant(
+        "run folder: weights without a description are no weights",
+        "training/run_folder.py",
+        'if (folder / "model.safetensors").exists():',
+        "if False:",
+        ("tests/test_cli_export.py",),
+    ),
+    Mutant(
         "loop: batches in a second for samples in a second",
         "training/loop.py",
         "return self.images / max(",

@@ -174,8 +174,8 @@ def test_a_run_knows_its_file_again(tmp_path, monkeypatch, capsys):
     assert main([*train, "--resume"]) == 0
     capsys.readouterr()
 
-    kept = path.read_text()
-    path.write_text(kept + kept.splitlines()[-1] + "\n")
+    kept = path.read_bytes()
+    path.write_bytes(kept + kept.splitlines()[-1] + b"\n")
     for command in ([*train, "--resume"], ["evaluate", str(run)]):
         assert main(command) == 2
         told = capsys.readouterr().err
@@ -183,6 +183,11 @@ def test_a_run_knows_its_file_again(tmp_path, monkeypatch, capsys):
         assert "has changed since" in told
         assert told.count("\n") == 1
     path.unlink()
+    for name, status in (("moved", 0), ("changed", 2)):  # as by somebody with whom run and file were shared
+        (tmp_path / f"{name}.csv").write_bytes(kept if name == "moved" else kept[:-2])
+        assert main(["evaluate", str(run), "--file", f"{name}.csv"]) == status
+        assert main([*train, "--resume", "--file", f"{name}.csv"]) == status
+    capsys.readouterr()
     for command in ([*train, "--resume"], ["evaluate", str(run)]):
         assert main(command) == 2
         told = capsys.readouterr().err

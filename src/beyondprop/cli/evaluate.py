@@ -23,8 +23,8 @@ the recipe's own inference, and what else the recipe measures, such as each bloc
 is a run folder, or its path below $BEYONDPROP_RUNS, or what `beyondprop export` has written; it comes first.
 
 What a recipe's settings say of its inference can be changed here, by flags of the same names: `beyondprop evaluate
-RUN --help` shows those of the run's recipe, and --chip where a chip may have moved. Several numbers of steps give a
-table, and a picture in the run folder.
+RUN --help` shows those of the run's recipe, and --chip or --file where that may have moved. Several numbers of steps
+give a table, and a picture in the run folder.
 
 Examples:
 """

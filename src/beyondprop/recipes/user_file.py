@@ -51,10 +51,12 @@ class UserFile:
         if not self.sha256:
             return self.file
         if not Path(self.file).exists():
-            raise UserError(f"{self.file} is gone, on which the run was trained: put it back, or train anew")
+            raise UserError(
+                f"{self.file} is gone, on which the run was trained: say where it is by --file FILE, or train anew"
+            )
         if (found := sha256_of(Path(self.file))) != self.sha256.lower():
             raise UserError(
-                f"{self.file} has changed since the run was trained on it (SHA-256 {found[:12]}…, then "
-                f"{self.sha256[:12]}…): put the file back as it was, or train anew"
+                f"{self.file} is not the file that the run was trained on, or has changed since (SHA-256 "
+                f"{found[:12]}…, then {self.sha256[:12]}…): name the file as it was by --file FILE, or train anew"
             )
         return self.file

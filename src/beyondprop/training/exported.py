@@ -27,11 +27,11 @@ from beyondprop.training.assembly import LoadedRun, assemble_stored
 from beyondprop.training.checkpoint import Checkpoint
 from beyondprop.training.evaluation import PRECISIONS, autocast
 from beyondprop.training.execution import Execution
-from beyondprop.training.run_folder import FILE, MOVABLE
+from beyondprop.training.run_folder import MOVABLE
 
 FORMAT = 1
 ABOUT, WEIGHTS = "export.json", "model.safetensors"
-OUTSIDE = (FILE, *(name.removeprefix("settings.") for name in MOVABLE if name.startswith("settings.")))
+OUTSIDE = tuple(name.removeprefix("settings.") for name in MOVABLE if name.startswith("settings."))
 ROUNDING = 1e-3  # by so much may resampled pixels leave 0..1
 MOST = 10**7  # samples, classes or pixels along a side of a data set that is described
 

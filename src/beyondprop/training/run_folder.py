@@ -28,9 +28,9 @@ CURVES = "curves.png"
 MOVABLE = {
     *("execution.device", "execution.threads"),
     *("settings.chip", "settings.token_file", "settings.timeout"),  # where a chip is, and how it is reached
+    "settings.file",  # of the user's that a run learns from, known again by its checksum
 }
-CHECKSUM = "settings.sha256"  # of a file of the user's that a run learns from
-FILE = "file"  # the setting that names it
+CHECKSUM = "settings.sha256"
 RANK = re.compile(r"rank-(\d+)")  # folders below a run's own: those of the processes that share it out
 # Settings that runs of older versions do not name, and what they were trained with.
 UNNAMED = {
@@ -323,8 +323,8 @@ def refuse_other_settings(path: Path, wanted: dict[str, Any], present: dict[str,
     for name in sorted(new.keys() | old.keys()):
         if name == CHECKSUM and old.get(name) and new.get(name) != old[name]:
             raise RunError(
-                f"{path} was trained on {present['settings'][FILE]}, which has changed since: "
-                "put the file back as it was, or train anew in another folder"
+                f"{path} was trained on {old['settings.file']}, and {new.get('settings.file')} is another file or has "
+                "changed since: name the file as it was, or train anew in another folder"
             )
         if name not in MOVABLE and new.get(name) != old.get(name):
             raise RunError(

@@ -67,6 +67,13 @@ MUTANTS = (
     Mutant("forecast: rows of the inputs", "data/sequences.py", "row=1 + ahead)", "row=1)", SEQUENCES),
     Mutant("forecast: any file", "recipes/user_file.py", "!= self.sha256.lower():", "is None:", SEQUENCES),
     Mutant(
+        "forecast: a file that was moved is another",
+        "training/run_folder.py",
+        '    "settings.file",',
+        "",
+        SEQUENCES,
+    ),
+    Mutant(
         "forecast: a file changed before it goes on",
         "training/run_folder.py",
         "== CHECKSUM and",

@@ -120,7 +120,7 @@ SYSTEMS = (
   pages   = {1--33},
   year    = {2020}
 }""",
-            page="https://jmlr.org/papers/v21/",
+            page="https://jmlr.org/papers/v21/18-141.html",
         ),
         "beyondprop.rules.signals.learned_inversion:TPTT",
         "regularized_inversion",

@@ -130,18 +130,27 @@ def make_folder(folder: Path, flag: str) -> None:
         raise UserError(f"cannot write into the folder {folder}: choose another by {flag}")
 
 
-def _document(recipe: Recipe, settings: SolverSettings, execution: Execution, outcomes: list[Any]) -> dict[str, Any]:
+def beside_the_paper(recipe: Recipe, settings: SolverSettings, precision: str) -> dict[str, Any]:
+    """What a result file says of the paper: `departures` from it, and `paper`, its figures and their source or None."""
     published = recipe.paper(settings)
     departures = recipe.departures_of(settings)
-    if execution.precision != Execution.precision:
-        departures.append(f"precision {execution.precision}")
+    if precision != Execution.precision:
+        departures.append(f"precision {precision}")
+    return {
+        "departures": departures,
+        "paper": {**published.values, "source": published.source} if published else None,
+    }
+
+
+def _document(recipe: Recipe, settings: SolverSettings, execution: Execution, outcomes: list[Any]) -> dict[str, Any]:
+    paper = beside_the_paper(recipe, settings, execution.precision)
     return {
         "recipe": recipe.id,
         "settings": asdict(settings),
-        "departures": departures,
+        "departures": paper["departures"],
         "seeds": list(range(len(outcomes))),
         "metrics": {name: spread([outcome.metrics[name] for outcome in outcomes]) for name in outcomes[0].metrics},
-        "paper": {**published.values, "source": published.source} if published else None,
+        "paper": paper["paper"],
         "cost": {
             "train_seconds": statistics.fmean(outcome.train_seconds for outcome in outcomes),
             "images_per_second": statistics.fmean(outcome.images_per_second for outcome in outcomes),

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import warnings
 
 import pytest
 import torch
@@ -167,6 +168,14 @@ def test_padding_is_that_of_torch(padding, mode):
     agree(sparse, dense, torch.randn(2, 3, 8, 9))
     x = torch.randn(2, 3, 8, 9)
     torch.testing.assert_close(sparse.to_dense()(x), sparse(x))
+
+
+def test_an_odd_padding_has_its_larger_half_behind_as_torchs():
+    torch.manual_seed(0)
+    dense = nn.Conv2d(2, 3, (2, 4), padding="same")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using padding='same'")  # torch copies the input there
+        agree(masked(dense, 0.5), dense, torch.randn(2, 2, 6, 7))
 
 
 def test_gradients_of_any_layout(way):

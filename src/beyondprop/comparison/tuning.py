@@ -43,10 +43,10 @@ def tune(
 ) -> Tuned:
     """Search the learning rate and the weight decay.
 
-    The first trial has the contender's own settings. The others are drawn by the tree-structured Parzen estimator
-    (Optuna), the rate between a tenth and ten times the contender's, the decay between 1e-6 and 1e-2, both on a
-    logarithmic scale. A trial is a run folder like any other: called again after an interruption, trials that have
-    finished are only read.
+    The first trial has the contender's own settings. The others are drawn by Optuna, those of the first half of the
+    budget (at least three) at random and the rest by the tree-structured Parzen estimator: the rate between a tenth
+    and ten times the contender's, the decay between 1e-6 and 1e-2, both on a logarithmic scale. A trial is a run folder
+    like any other: called again after an interruption, trials that have finished are only read.
 
     Args:
         contender: A rule's; its settings hold images out.

@@ -128,7 +128,7 @@ def choices(settings: EchoSettings) -> tuple[str, ...]:
     task = (
         "the teacher's constants" if isinstance(settings, OscillatorSettings) else "images by rows (not in the paper)"
     )
-    return (task, "δ", "ε by the length of each sample's derivative")
+    return (task, "the time step δ is ours", "ε by the length of each sample's derivative")
 
 
 TASKS: dict[str, tuple[str, EchoSettings]] = {

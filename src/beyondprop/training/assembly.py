@@ -188,8 +188,8 @@ def assemble_stored(
     require_recipe(path, stored)
     recipe = find_recipe(stored["recipe"])
     settings, execution = (
-        _restored(recipe.settings, stored.get("settings"), path),
-        _restored(Execution(), stored.get("execution"), path),
+        restore_settings(recipe.settings, stored.get("settings"), path),
+        restore_settings(Execution(), stored.get("execution"), path),
     )
     return assemble(recipe, settings, execution if device is None else replace(execution, device=device), splits)
 
@@ -263,7 +263,7 @@ def make_scheduler(optimizer: Optimizer, name: str, steps: int, stages: int = 1)
     raise UserError(f"lr_schedule must be constant, one-cycle, cosine or linear, not {name!r}")
 
 
-def _restored(defaults: Any, stored: Any, folder: Path) -> Any:
+def restore_settings(defaults: Any, stored: Any, folder: Path) -> Any:
     """A settings object from JSON, which knows lists only where the dataclass has tuples.
 
     Raises:

@@ -8,7 +8,24 @@ ANALOG = ("tests/rules/perturbation/test_analog.py",)
 LAYERWISE = ("tests/rules/perturbation/test_layerwise.py",)
 RECIPES = ("tests/recipes/test_recipes_multiplexed.py",)
 
+SOLVING = ("tests/rules/perturbation/test_solving.py",)
+
 MUTANTS = (
+    Mutant(
+        "solving: wrong answers are right",
+        f"{PERTURBATION}/solving.py",
+        "> 0.5) == self.answers",
+        "> 0.5) != self.answers",
+        SOLVING,
+    ),
+    Mutant("solving: one pattern will do", f"{PERTURBATION}/solving.py", ".all(dim=1)", ".any(dim=1)", SOLVING),
+    Mutant(
+        "solving: noted again at every check",
+        f"{PERTURBATION}/solving.py",
+        "self.solved() & (self.solved_at < 0)",
+        "self.solved()",
+        SOLVING,
+    ),
     Mutant(
         "mgd: not divided by the norm",
         f"{PERTURBATION}/multiplexed.py",

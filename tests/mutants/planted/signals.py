@@ -11,7 +11,30 @@ TARGET = ("tests/rules/signals/test_target_projection.py",)
 FEEDBACK = ("tests/rules/signals/test_feedback.py",)
 CENTRED = ("tests/rules/signals/test_centred_signs.py",)
 
+SPIKE_TIMING = ("tests/rules/signals/test_spike_timing.py",)
+
 MUTANTS = (
+    Mutant(
+        "spike timing: first spikes are counted, counts are raced",
+        "rules/signals/spike_timing.py",
+        "loss or (SpikeCountLoss() if counts else FirstSpikeLoss())",
+        "loss or (FirstSpikeLoss() if counts else SpikeCountLoss())",
+        SPIKE_TIMING,
+    ),
+    Mutant(
+        "spike timing: a hidden layer is left out",
+        "rules/signals/spike_timing.py",
+        "for layer in linear[:-1]]",
+        "for layer in linear[:-2]]",
+        SPIKE_TIMING,
+    ),
+    Mutant(
+        "spike timing: the input's window is always the same",
+        "rules/signals/spike_timing.py",
+        "LatencyEncoder(window,",
+        "LatencyEncoder(2.0,",
+        SPIKE_TIMING,
+    ),
     Mutant(
         "backprop: sign turned",
         f"{SIGNALS}/backprop.py",

@@ -10,11 +10,29 @@ LOOP = tests_named("test_training_loop*")
 RULE = ("tests/rules/signals/test_sparseprop.py",)
 
 
+MODULES = f"{SPARSE}/modules.py"
+
+
 def kernel(name: str, file: str, old: str, new: str) -> Mutant:
     return Mutant(f"sparse kernels: {name}", f"{NATIVE}/{file}", old, new, LAYERS)
 
 
 MUTANTS = (
+    Mutant(
+        "sparse: odd padding on the wrong side",
+        MODULES,
+        "return (total[0] // 2, total[1] // 2), (total[0] - total[0] // 2, total[1] - total[1] // 2)",
+        "return (total[0] - total[0] // 2, total[1] - total[1] // 2), (total[0] // 2, total[1] // 2)",
+        LAYERS,
+    ),
+    Mutant("sparse: every padding is of zeros", MODULES, 'if self.padding_mode == "zeros" else', "if True else", LAYERS),
+    Mutant(
+        "sparse: a dense layer forgets its dilation",
+        MODULES,
+        "            conv.dilation,\n            conv.groups,\n            self.bias",
+        "            1,\n            conv.groups,\n            self.bias",
+        LAYERS,
+    ),
     kernel("the last weight of a run is left out", "passes.h", "for (; k < stop; ++k) {\n      const T *in", "for (; k + 1 < stop; ++k) {\n      const T *in"),
     kernel("weights behind groups of four have no gradient", "passes.h", "for (; k < stop; ++k) dw[k] +=", "for (; k < stop; ++k) dw[k] = 0 *"),
     kernel("a thread without rows goes on", "passes.h", "if (row0 >= row1) return;\n    T *mine", "T *mine"),

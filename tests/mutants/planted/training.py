@@ -7,8 +7,52 @@ LOOP = tests_named("test_training_loop*")
 AVERAGING = ("tests/training/test_training_averaging.py",)
 BLOCK_RECIPES = ("tests/recipes/test_recipes_blockwise.py",)
 FOLDER = ("tests/training/test_training_run_folder.py",)
+REPRODUCED = ("tests/test_cli_reproduce.py", "tests/results/test_committed.py")
 
 MUTANTS = (
+    Mutant("checkpoint: older ones stay", "training/checkpoint.py", "drop([*older[", "drop([*older[:0][", FOLDER),
+    Mutant(
+        "checkpoint: damage is not looked for",
+        "training/checkpoint.py",
+        "hashlib.sha256(content).hexdigest() != sums[name]",
+        "name not in sums",
+        TRAINING,
+    ),
+    Mutant(
+        "checkpoint: the oldest is read",
+        "training/checkpoint.py",
+        "in reversed(standing(folder)):",
+        "in standing(folder):",
+        TRAINING,
+    ),
+    Mutant(
+        "reproduce: the precision is no departure",
+        "reproduce.py",
+        "if precision != Execution.precision:",
+        "if False:",
+        REPRODUCED,
+    ),
+    Mutant(
+        "reproduce: one folder for every precision",
+        "reproduce.py",
+        '"precision": execution.precision, ',
+        "",
+        REPRODUCED,
+    ),
+    Mutant(
+        "reproduce: the spread of a whole population",
+        "reproduce.py",
+        "statistics.stdev(known)",
+        "statistics.pstdev(known)",
+        ("tests/test_cli_reproduce.py", "tests/test_study.py", *tests_named("test_comparison*")),
+    ),
+    Mutant(
+        "reproduce: the least peak of memory",
+        "reproduce.py",
+        "max(outcome.peak_memory_bytes",
+        "min(outcome.peak_memory_bytes",
+        REPRODUCED,
+    ),
     Mutant(
         "run folder: weights without a description are no weights",
         "training/run_folder.py",

@@ -33,6 +33,13 @@ def test_the_first_step_at_which_a_copy_is_right_is_noted():
     assert "solved_at" in rule.state_dict()
 
 
+def test_a_copy_has_to_be_right_about_every_pattern():
+    rule = make([3.0, 3.0])
+    with torch.no_grad():
+        rule.network.get_parameter("0_bias")[1] = 5.0  # always yes
+    assert rule.solved().tolist() == [True, False]
+
+
 def test_answers_are_squared_errors_and_votes():
     rule = make([2.0, -4.0])
     outputs = rule.network(X).squeeze(-1)

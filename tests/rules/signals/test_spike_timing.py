@@ -27,6 +27,13 @@ def test_widths_readout_and_loss(code, readout, loss):
     assert isinstance(rule.loss, loss)
 
 
+def test_the_latest_input_spikes_at_the_end_of_the_window():
+    rule = SpikeTiming.for_classifier(classifier(), torch.rand(2, 6), 3, window=4.0)
+    almost_dark = torch.full((1, 6), 1e-6)
+    times = rule.network[0](almost_dark)
+    assert times[times.isfinite()].max().item() == pytest.approx(4.0, rel=1e-4)
+
+
 def test_is_back_propagation_of_its_loss():
     torch.manual_seed(0)
     rule = SpikeTiming.for_classifier(classifier(), torch.rand(2, 6), 3, drive=6.0)

@@ -288,7 +288,7 @@ def test_a_loss_that_is_not_finite_names_the_rank(tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(NoPropDT, "assign_credit", broken)
     words = ("train", "noprop-dt/digits", *FLAGS, "--rank", "1", "--ranks", "2", "--out", str(tmp_path / "run"))
-    assert command(capsys, *words) == (2, "", "error: rank 1: the loss of block 2 is nan\n")
+    assert command(capsys, *words, "--quiet") == (2, "", "error: rank 1: the loss of block 2 is nan\n")
 
 
 def test_an_interruption_names_the_rank(tmp_path, monkeypatch, capsys):

@@ -256,7 +256,8 @@ def test_reproduce_writes_a_result_that_the_tables_can_show(tmp_path, splits, mo
 
 def test_progress_is_a_line_for_each_pass(tmp_path, splits, capsys):
     run(tmp_path, progress=True)
-    lines = capsys.readouterr().err.splitlines()
+    about, *lines = capsys.readouterr().err.splitlines()
+    assert about.startswith("cafo/stripes  ")
     assert [line.split("  ")[0] for line in lines] == [f"pass {n}/3 {part}" for n, part in enumerate(PASSES, start=1)]
     assert all(re.search(r"  \d+\.\d s  0:00:\d\d left$", line) and "loss" not in line for line in lines)
     Display(4, None, shown=True, unit="pass").end_pass({"epoch": 1, "stage": "fit", "seconds": 10.0}, 8.0)
@@ -278,7 +279,7 @@ def test_passes_move_a_bar_in_a_terminal(tmp_path, splits, capsys, monkeypatch):
 def test_a_pass_tells_what_it_came_to(tmp_path, splits, capsys, monkeypatch):
     monkeypatch.setattr(Drawing, "figures", lambda _, part: {"held_out_accuracy": 0.25} if part == "first" else {})
     run(tmp_path / "run", DRAWING, progress=True)
-    first, second = capsys.readouterr().err.splitlines()
+    _, first, second = capsys.readouterr().err.splitlines()
     assert "pass 1/2 first  held out accuracy 25.0%  " in first
     assert "accuracy" not in second
     assert [record.get("held_out_accuracy") for record in metrics(tmp_path / "run")] == [0.25, None]

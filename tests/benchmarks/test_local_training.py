@@ -36,6 +36,7 @@ def test_ratios_are_above_one_where_the_rule_is_better(script):
     assert back["seconds_to_the_rules_accuracy"].ratio is None
 
 
+@pytest.mark.slow
 def test_the_whole_command_on_the_digits(script, tmp_path):
     out = tmp_path / "time.json"
     pairs = ["cafo/digits-mse:cafo/digits", "symba/digits:ff/digits"]

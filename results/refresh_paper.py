@@ -16,31 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from beyondprop.catalogue import find_recipe
-from beyondprop.reproduce import beside_the_paper
+from beyondprop.reproduce import PRECISION, beside_the_paper
 from beyondprop.training.assembly import restore_settings
 from beyondprop.training.atomic import write_file
 from beyondprop.training.execution import Execution
 
 RESULTS = Path(__file__).resolve().parent
-PRECISION = "precision "
 
 
-def refreshed(path: Path) -> dict[str, Any]:
-    """A result file's content, with what today's recipe says of the paper."""
-    document: dict[str, Any] = json.loads(path.read_bytes())
+def refreshed(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A result file's content, with what today's recipe says of the paper; the path is for errors."""
     recipe = find_recipe(document["recipe"])
-    known = {name: value for name, value in document["settings"].items() if hasattr(recipe.settings, name)}
-    settings = restore_settings(recipe.settings, known, path)
-    told = [words.removeprefix(PRECISION) for words in document["departures"] if words.startswith(PRECISION)]
-    return {**document, **beside_the_paper(recipe, settings, *(told or [Execution.precision]))}
+    settings = restore_settings(recipe.settings, document["settings"], path)
+    told = (words.removeprefix(PRECISION) for words in document["departures"] if words.startswith(PRECISION))
+    return {**document, **beside_the_paper(recipe, settings, next(told, Execution.precision))}
 
 
 def main(names: list[str]) -> None:
     """Refresh result files, by names such as `heb/mnist`; all of them where none is named."""
     for path in [RESULTS / f"{name}.json" for name in names] or sorted(RESULTS.glob("*/*.json")):
-        if "recipe" not in (before := json.loads(path.read_bytes())):  # a comparison or a study
-            continue
-        after = refreshed(path)
+        before = json.loads(path.read_bytes())
+        after = refreshed(before, path)
         for name in ("departures", "paper"):
             if before[name] != after[name]:
                 print(f"{path.relative_to(RESULTS)}: {name}\n  {before[name]}\n  {after[name]}")

@@ -20,6 +20,8 @@ from beyondprop.report.results import read_result
 from beyondprop.training.atomic import write_file
 from beyondprop.training.execution import Execution
 
+PRECISION = "precision "  # a departure that is none of the settings
+
 
 def reproduce(
     recipe: Recipe,
@@ -135,7 +137,7 @@ def beside_the_paper(recipe: Recipe, settings: SolverSettings, precision: str) -
     published = recipe.paper(settings)
     departures = recipe.departures_of(settings)
     if precision != Execution.precision:
-        departures.append(f"precision {precision}")
+        departures.append(f"{PRECISION}{precision}")
     return {
         "departures": departures,
         "paper": {**published.values, "source": published.source} if published else None,

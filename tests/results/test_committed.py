@@ -1,7 +1,6 @@
 """The result files that are committed: of the recipes as they are now."""
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from beyondprop.report.comparison_page import page_anew
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "results").glob("*/*.json"))
 
-DIRTY = {  # from before they were refused
-    *("network-inference/chua-16-noise-1.json", "network-inference/fhn-16-noise-1.json"),
-}
+# From before they were refused.
+DIRTY = {"network-inference/chua-16-noise-1.json", "network-inference/fhn-16-noise-1.json"}
 COMPARISONS = sorted(path.parent for path in (ROOT / "results" / "compare").glob("*/compare.json"))
 
 
@@ -51,18 +49,15 @@ def test_the_commit_that_trained_a_result_is_there(path: Path):
 
 
 @pytest.fixture(scope="module")
-def refresh():
-    spec = importlib.util.spec_from_file_location("refresh_paper", ROOT / "results" / "refresh_paper.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def refresh(load_script):
+    return load_script("refresh_paper")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_what_is_said_of_the_paper_is_todays(path: Path, refresh):
     """Departures and published figures: words of the recipe, which may change after a run."""
     told = json.loads(path.read_bytes())
-    assert refresh.refreshed(path) == told, "read what results/refresh_paper.py changes, or reproduce again"
+    assert refresh.refreshed(told, path) == told, "read what results/refresh_paper.py changes, or reproduce again"
 
 
 def test_a_refreshed_file_keeps_what_was_measured(refresh, tmp_path: Path, monkeypatch, capsys):

@@ -1,6 +1,5 @@
 """The script that works through PENDING.md in calls of minutes."""
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -14,11 +13,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "results" / "run_pending.py"
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("run_pending", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("run_pending")
 
 
 def test_every_pending_line_is_a_reproduction_of_a_recipe_that_exists(script):

@@ -106,7 +106,7 @@ def plain_gradients(blocks: nn.ModuleList, head: nn.Linear, x: Tensor, y: Tensor
     """Equation (8) of the paper, term by term; returns the loss."""
     alpha_bar = cosine_schedule(len(blocks)).alpha_bar
     snr = [level / (1 - level) for level in alpha_bar]
-    u = F.one_hot(y, CLASSES).float()
+    u = F.one_hot(y, CLASSES).to(head.weight.dtype)
 
     def noisy(t: int) -> Tensor:
         return math.sqrt(alpha_bar[t]) * u + math.sqrt(1 - alpha_bar[t]) * torch.randn_like(u)

@@ -16,13 +16,6 @@ SHAPE = {"recipe", "settings", "departures", "seeds", "metrics", "paper", "cost"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
-    return tmp_path
-
-
-@pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Puts a stand-in in the place of training; gives the folders it was called for."""
     folders: list[Path] = []

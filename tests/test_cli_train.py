@@ -23,7 +23,7 @@ SMALL += ["--threads", "1"]
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Path:
     monkeypatch.setenv("BEYONDPROP_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
 

@@ -47,9 +47,11 @@ def test_the_plain_loop_has_our_mathematics(script: ModuleType, tiny: object, mo
     ours = script.noprop(tiny, torch.device("cpu"), "float32")
     plain = script.plain_loop(tiny, torch.device("cpu"))
     blocks, head = plain.module
-    for module in (*ours.module.modules(), *plain.module.modules()):
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    for side in (ours, plain):
+        side.module.double()  # batch norms over four samples cancel: in float32 some gradients would be rounding errors
+        for module in side.module.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
     # Both register their parameters in the order of Figure 6; ours reads the images' features channels last.
     with torch.no_grad():
         for mine, theirs in zip(ours.module.network, blocks, strict=True):
@@ -57,17 +59,15 @@ def test_the_plain_loop_has_our_mathematics(script: ModuleType, tiny: object, mo
                 q.copy_(p if p.shape != (8, 4 * 49) else p.view(8, 49, 4).transpose(1, 2).flatten(1))
         for p, q in zip(ours.module.head.parameters(), head.parameters(), strict=True):
             q.copy_(p)
-    x, y = torch.randn(4, 1, 28, 28), torch.arange(4)
+    x, y = torch.randn(4, 1, 28, 28, dtype=torch.float64), torch.arange(4)
     noise = torch.Generator()
     # Ours draws each block's noise from a stream of its own: here both sides take theirs from one list.
-    monkeypatch.setattr(torch, "randn_like", lambda like: torch.randn(like.shape, generator=noise))
+    monkeypatch.setattr(torch, "randn_like", lambda like: torch.randn(like.shape, generator=noise, dtype=like.dtype))
     noise.manual_seed(1)
     loss = ours.module.backward(x, y)
     noise.manual_seed(1)
-    assert script.plain_gradients(blocks, head, x, y) == pytest.approx(loss.item(), rel=1e-5)
+    assert script.plain_gradients(blocks, head, x, y) == pytest.approx(loss.item(), rel=1e-12)
     for mine, theirs in zip(ours.module.network, blocks, strict=True):
         for p, q in zip(mine.fusion.parameters(), theirs.fusion.parameters(), strict=True):
             torch.testing.assert_close(p.grad, q.grad)
-        torch.testing.assert_close(
-            next(mine.image_path.parameters()).grad, next(theirs.image.parameters()).grad, rtol=1e-4, atol=1e-6
-        )
+        torch.testing.assert_close(next(mine.image_path.parameters()).grad, next(theirs.image.parameters()).grad)

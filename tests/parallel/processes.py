@@ -1,8 +1,9 @@
 """What needs several processes at once, run in one go: `python processes.py FOLDER`; tests look at what it leaves.
 
-torch is imported once, and every process is a fork from there.
+torch and matplotlib are imported once, and every process is a fork from there.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -32,6 +33,7 @@ from beyondprop.catalogue import find_recipe
 from beyondprop.errors import RunError
 from beyondprop.parallel import Place, SeedShare, Share
 from beyondprop.parallel.share import Share as ShareClass
+from beyondprop.training import curves, runs
 
 
 def fixed(folder, place):
@@ -170,8 +172,6 @@ LEARNED = small_settings(epochs=4, embedding="learned", dim=4)
 
 def run(folder, place, settings, recipe=RECIPE):
     # What takes most of the time of a training this short: drawing, and waiting for the disk.
-    from beyondprop.training import curves, runs
-
     curves.draw_curves = runs.draw_curves = lambda *_: b""
     os.fsync = lambda _: None
     return parallel.train(
@@ -217,6 +217,7 @@ def begin(scenario, rank, ranks, port, folder):
 
 if __name__ == "__main__":
     where = Path(sys.argv[1])
+    gc.freeze()  # a collection in a fork would copy every page that it looks at
     start(fixed, 2, where)
     start(learned, 3, where)
     start(replicas, 4, where)

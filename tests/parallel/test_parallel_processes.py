@@ -33,6 +33,7 @@ def left(tmp_path_factory):
     script = Path(__file__).with_name("processes.py")
     done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "told.txt").write_text(done.stderr)
     return folder
 
 
@@ -46,6 +47,10 @@ def test_with_a_fixed_embedding_nothing_can_be_sent_while_they_train(left):
         assert len(seen["seen"]) == 2 * 5  # steps of two epochs
         assert all(step == [False, 0] for step in seen["seen"])  # no process group, and not one open socket
         assert seen["outcome"] == (rank == 0)
+
+
+def test_what_other_processes_train_is_not_said_to_be_left_out(left):
+    assert "stay as they are" not in (left / "told.txt").read_text()
 
 
 def test_parts_of_other_machines_are_sent_to_the_first_at_the_end(left, tmp_path):

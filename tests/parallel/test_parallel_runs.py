@@ -27,11 +27,8 @@ class Killed(BaseException):
 
 
 @pytest.fixture(autouse=True)
-def _fast(monkeypatch):
-    """Leaves out what takes most of the time of very short trainings, and gives every recipe small data."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr("beyondprop.training.curves.draw_curves", lambda *_: b"")
-    monkeypatch.setattr("beyondprop.training.runs.draw_curves", lambda *_: b"")
+def _small(monkeypatch, undrawn):
+    """Every recipe has small data."""
     monkeypatch.setattr("beyondprop.data.load", lambda _: small_splits())
 
 

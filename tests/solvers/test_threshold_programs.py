@@ -112,8 +112,8 @@ def test_patterns_that_are_much_alike_are_solved_to_rounding(make, beta):
 
 
 def test_pricing_goes_on_until_it_finds_nothing():
-    x = np.hstack([gaussian(60, 12), np.ones((60, 1))])
-    y = np.sign(gaussian(60, 1, seed=7)[:, 0])
+    x = np.hstack([gaussian(40, 8), np.ones((40, 1))])
+    y = np.sign(gaussian(40, 1, seed=7)[:, 0])
     fit = fit_arrangements(x, y, 0.3, patterns=200)
     assert fit.priced_out
     assert fit.gap <= 1e-9

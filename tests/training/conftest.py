@@ -9,11 +9,3 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(former)
-
-
-@pytest.fixture
-def fast(monkeypatch):
-    """Leaves out what takes most of the time of very short trainings: waiting for the disk, and drawing."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr("beyondprop.training.curves.draw_curves", lambda *_: b"")
-    monkeypatch.setattr("beyondprop.training.curves.draw_comparison", lambda *_: b"\x89PNG")

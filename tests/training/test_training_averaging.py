@@ -18,7 +18,7 @@ from beyondprop.training.execution import Execution
 from beyondprop.training.loop import fit
 from beyondprop.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("fast")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 # What of the small network belongs together: a batch norm's statistics go with its weights, its counter does not.
 AVERAGED = {"network.0.weight", "network.0.bias", "network.1.weight", "network.1.bias", "network.1.running_mean"}

@@ -24,7 +24,7 @@ from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.solvers.least_squares import LeastSquares
 from beyondprop.training import fit
 
-pytestmark = pytest.mark.usefixtures("fast")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def test_callbacks_are_told_of_every_step_by_its_number():

@@ -13,7 +13,7 @@ from beyondprop.rules.signals.target_propagation import DTP
 from beyondprop.training import RunFolder, fit
 from beyondprop.training.tracking import Sums, Totals
 
-pytestmark = pytest.mark.usefixtures("fast")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def pretrained():

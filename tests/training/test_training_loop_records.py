@@ -9,7 +9,7 @@ from beyondprop.errors import UserError
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training import RunFolder, fit
 
-pytestmark = pytest.mark.usefixtures("fast")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.mark.parametrize(("growth", "told"), [(1.0, 0), (10.0, 1)])
@@ -33,10 +33,10 @@ def test_accuracy_is_that_of_the_held_out_samples():
     """Held out are the training samples with other labels: what is right of those is wrong of these."""
     x, y = samples()
     rule = Backprop(mlp())
-    found = train([(x, y)], rule, epochs=1, validation=[(x, (y + 1) % 3)]).epochs[-1]["validation_accuracy"]
+    found = train([(x, y)], rule, epochs=20, validation=[(x, (y + 1) % 3)]).epochs[-1]["validation_accuracy"]
     predicted = rule.eval()(x).argmax(dim=1)
     assert found == pytest.approx((predicted == (y + 1) % 3).double().mean().item())
-    assert found != pytest.approx((predicted == y).double().mean().item())
+    assert found < (predicted == y).double().mean().item()
 
 
 def test_regression_has_a_loss_and_no_accuracy():
@@ -61,15 +61,16 @@ def test_records_hold_the_mean_loss(tmp_path):
         assert record["loss"] == pytest.approx(mean)
 
 
-def test_long_trainings_record_means_of_several_steps(tmp_path):
+def test_long_trainings_record_means_of_several_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr("beyondprop.training.tracking.STEP_RECORDS", 200)
     x, y = samples(2)
     rule = Backprop(nn.Linear(6, 3))
     optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
     with RunFolder(tmp_path, {}) as run:
-        fit(rule, [(x, y)] * 6000, optimizer=optimizer, epochs=1, run=run, progress=False)
+        fit(rule, [(x, y)] * 600, optimizer=optimizer, epochs=1, run=run, progress=False)
     steps = [record["step"] for record in metrics(tmp_path)]
     assert steps[:3] == [3, 6, 9]
-    assert len(steps) == 2001
+    assert len(steps) == 201
 
 
 def test_a_line_an_epoch_where_there_is_no_terminal(capsys):

@@ -13,7 +13,7 @@ from beyondprop.errors import NonFiniteError
 from beyondprop.training import Interrupted
 from beyondprop.training.checkpoint import load
 
-pytestmark = pytest.mark.usefixtures("fast")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(autouse=True)

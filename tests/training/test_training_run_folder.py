@@ -18,7 +18,7 @@ from beyondprop.errors import RunError
 from beyondprop.training import checkpoint
 from beyondprop.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("fast")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture

@@ -176,8 +176,11 @@ def _require_trainable(rule: Rule, optimizer: Optimizer, scheduler: LRScheduler 
     if isinstance(scheduler, ReduceLROnPlateau):
         raise UserError("ReduceLROnPlateau waits for a figure at each step: take a scheduler of steps alone")
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    left_out = [name for name, p in rule.named_parameters() if p.requires_grad and id(p) not in held]
-    if len(left_out) == sum(parameter.requires_grad for parameter in rule.parameters()):
+    # Not all of the rule's parameters: of one that several processes share out, each trains a part.
+    own = {id(parameter) for group in rule.parameter_groups() for parameter in group["params"]}
+    trainable = [(name, id(p)) for name, p in rule.named_parameters() if p.requires_grad and id(p) in own]
+    left_out = [name for name, key in trainable if key not in held]
+    if len(left_out) == len(trainable):
         raise UserError(
             "the optimizer holds none of the rule's trainable parameters: make it from rule.parameters(), not from the "
             "network's, and leave some of them trainable"

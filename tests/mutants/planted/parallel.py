@@ -62,4 +62,11 @@ MUTANTS = (
         "pass",
         PARALLEL,
     ),
+    Mutant(
+        "parallel: what another process trains is told as left out",
+        "training/loop.py",
+        " if p.requires_grad and id(p) in own]",
+        " if p.requires_grad]",
+        PARALLEL,
+    ),
 )

@@ -21,7 +21,7 @@ def side_by_side(samples, classes, weight, classes_first):
 
 
 @pytest.mark.parametrize("classes_first", [False, True])
-def test_sums_and_their_gradients_are_those_of_whole_inputs(seeded, classes_first):
+def test_sums_and_their_gradients_are_those_of_whole_inputs(classes_first):
     tensors = parts()
     by_sample, by_class = linear_of_parts(*tensors, classes_first=classes_first)
     ours, whole = by_sample[:, None] + by_class, side_by_side(*tensors, classes_first)
@@ -33,7 +33,7 @@ def test_sums_and_their_gradients_are_those_of_whole_inputs(seeded, classes_firs
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, at its first jvp
 @pytest.mark.parametrize("classes_first", [False, True])
-def test_gradients_are_finite_differences(seeded, classes_first):
+def test_gradients_are_finite_differences(classes_first):
     def products(*tensors):
         return linear_of_parts(*tensors, classes_first=classes_first)
 
@@ -42,7 +42,7 @@ def test_gradients_are_finite_differences(seeded, classes_first):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, at its first jvp
-def test_it_can_be_transformed(seeded):
+def test_it_can_be_transformed():
     samples, classes, weight = (t.detach() for t in parts())
     torch.testing.assert_close(
         torch.vmap(lambda w: linear_of_parts(samples, classes, w)[0])(torch.stack([weight, 2 * weight])),
@@ -57,27 +57,27 @@ def test_it_can_be_transformed(seeded):
     torch.testing.assert_close(together, torch.stack(one_by_one))
 
 
-def test_autocast_leaves_float64_alone(seeded):
+def test_autocast_leaves_float64_alone():
     tensors = parts()
     with torch.autocast("cpu", torch.bfloat16):
         assert {m.dtype for m in linear_of_parts(*tensors)} == {torch.float64}
 
 
 @pytest.mark.parametrize("trained", range(3))
-def test_only_what_wants_a_gradient_has_one(seeded, trained):
+def test_only_what_wants_a_gradient_has_one(trained):
     tensors = [t.detach().requires_grad_(k == trained) for k, t in enumerate(parts())]
     sum(made.square().sum() for made in linear_of_parts(*tensors)).backward()
     assert [t.grad is not None for t in tensors] == [k == trained for k in range(3)]
 
 
-def test_products_that_are_not_used_count_as_zero(seeded):
+def test_products_that_are_not_used_count_as_zero():
     samples, classes, weight = parts()
     linear_of_parts(samples, classes, weight)[0].sum().backward()
     assert not weight.grad[:, N:].any()
     torch.testing.assert_close(weight.grad[:, :N], samples.sum(dim=0).expand(UNITS, -1))
 
 
-def test_autocast_has_its_precision_and_gradients_the_weight_s(seeded):
+def test_autocast_has_its_precision_and_gradients_the_weight_s():
     tensors = parts(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         made = linear_of_parts(*tensors)

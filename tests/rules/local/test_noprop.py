@@ -12,8 +12,6 @@ from beyondprop import data
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rules.local.noprop import ClassEmbedding, DenoisingBlock, DiscreteSchedule, NoPropDT
 
-pytestmark = pytest.mark.usefixtures("seeded")
-
 
 @pytest.fixture
 def batch():
@@ -30,7 +28,7 @@ def clean_block(y, certainty=1e4):
 
 
 @pytest.fixture
-def given_noise(seeded, monkeypatch):
+def given_noise(monkeypatch):
     """Hand out recorded draws, so that references can look them up: in one call of `backward`, z_T's come first."""
     steps = len(LEVELS) - 1
     drawn = {t: torch.randn(BATCH, 4, dtype=torch.float64) for t in range(steps + 1)}

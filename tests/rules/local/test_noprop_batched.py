@@ -10,7 +10,6 @@ from torch import nn
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
 from beyondprop.rules.local.noprop import ClassEmbedding, DenoisingBlock, NoPropDT
 
-pytestmark = pytest.mark.usefixtures("seeded")
 FEATURES, BATCH = 5, 8
 
 

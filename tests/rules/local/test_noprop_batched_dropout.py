@@ -11,8 +11,6 @@ from beyondprop.layers.dropout import Dropout
 from beyondprop.rules.local.noprop import NoPropDT
 from beyondprop.rules.local.noprop.batched import run_together
 
-pytestmark = pytest.mark.usefixtures("seeded")
-
 
 @pytest.mark.parametrize("kind", [nn.Dropout, Dropout], ids=["torch's", "ours"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)

@@ -8,8 +8,6 @@ from torch import nn
 from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.rules.local.noprop import ClassEmbedding, DiscreteSchedule, NoPropDT
 
-pytestmark = pytest.mark.usefixtures("seeded")
-
 
 @pytest.mark.parametrize(
     ("labels", "words"),

@@ -11,8 +11,6 @@ from beyondprop.measure import alignment
 from beyondprop.networks.hamiltonian import hamiltonian_classifier
 from beyondprop.rules.relaxation.recurrent_echo import RecurrentEcho
 
-pytestmark = pytest.mark.usefixtures("seeded")
-
 
 @pytest.mark.parametrize("pooling", POOLING)
 @pytest.mark.parametrize("kind", [LinearHRU, NonlinearHRU, Pendulums])

@@ -9,8 +9,6 @@ from beyondprop.measure.memory import peak_live_bytes, peak_saved_bytes
 from beyondprop.networks.hamiltonian import HamiltonianNetwork, hamiltonian_classifier
 from beyondprop.rules.relaxation.recurrent_echo import RecurrentEcho
 
-pytestmark = pytest.mark.usefixtures("seeded")
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "last"])

@@ -9,8 +9,6 @@ from echoing_networks import UNITS, Pendulums, slope
 from beyondprop.layers.hamiltonian import LinearHRU, NonlinearHRU
 from beyondprop.rules.relaxation.recurrent_echo import echo_error, leapfrog_back
 
-pytestmark = pytest.mark.usefixtures("seeded")
-
 
 @pytest.mark.parametrize("kind", [LinearHRU, NonlinearHRU, Pendulums])
 def test_without_a_nudge_the_echo_returns(kind):

@@ -12,8 +12,6 @@ from beyondprop.layers.hamiltonian import Hamiltonian, LinearHRU, NonlinearHRU
 from beyondprop.networks.hamiltonian import HamiltonianNetwork, hamiltonian_classifier
 from beyondprop.rules.relaxation.recurrent_echo import RecurrentEcho
 
-pytestmark = pytest.mark.usefixtures("seeded")
-
 
 class Damped(NonlinearHRU):
     """With friction, by which energy is lost: time cannot be reversed."""

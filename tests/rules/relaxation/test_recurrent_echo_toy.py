@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from beyondprop.networks.hamiltonian import Component, CoupledOscillators, HamiltonianNetwork
 
-pytestmark = pytest.mark.usefixtures("seeded")
-
 
 def toy():
     """Six oscillators with constants of their own, a push on the first, a target for the fourth at all times."""

@@ -1,6 +1,5 @@
 """How echo learning is used: with frozen parts, an energy of one's own, an embedding, as a classifier."""
 
-import pytest
 import torch
 from echoing_networks import Pendulums, batch, by_hand, distance, stack, through_time
 from torch import nn
@@ -9,8 +8,6 @@ from torch.nn import functional as F
 from beyondprop.layers.hamiltonian import NonlinearHRU
 from beyondprop.networks.hamiltonian import HamiltonianNetwork, hamiltonian_classifier
 from beyondprop.rules.relaxation.recurrent_echo import RecurrentEcho
-
-pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def test_frozen_parts_stay_and_the_rest_learns():

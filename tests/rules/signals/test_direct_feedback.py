@@ -184,7 +184,7 @@ class Remembering(nn.Module):
         return self.last(state + memory + entered)
 
 
-def test_outputs_of_a_layer_that_meet_at_a_point_are_told_apart(seeded):
+def test_outputs_of_a_layer_that_meet_at_a_point_are_told_apart():
     """What arrives at the memory by the state is the cell's own doing, and no signal of the point's."""
     network, x, y = Remembering().double(), torch.randn(5, 4).double(), torch.tensor([0, 1, 2, 0, 1])
     rule = DFA(network, example=x)

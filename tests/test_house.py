@@ -20,7 +20,10 @@ FLOORS = (
     {"errors", "checks", "lazy", "generators", "compiled", "transforms"},
     {"inputs"},
     {"rule", "solver"},
-    {"layers", "networks", "rules", "solvers", "devices", "data", "dynamics", "point_processes"},
+    {"layers", "data"},
+    {"devices"},
+    {"networks", "rules"},  # some networks are made of a rule's parts, and some rules make their network
+    {"solvers", "dynamics", "point_processes"},
     {"measure", "recipe"},
     {"training"},
     {"parallel"},
@@ -62,8 +65,10 @@ def imports(path):
             continue
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("beyondprop"):
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]  # a module, or a name in one
-            names = [name if name.removeprefix("beyondprop.") in KNOWN else node.module for name in inner]
+            # A module, or a name in one; what the package itself gives stands above everything, but for its version.
+            inner = [f"{node.module}.{alias.name}" for alias in node.names if alias.name != "__version__"]
+            holder = "beyondprop.__init__" if node.module == "beyondprop" else node.module
+            names = [name if name.removeprefix("beyondprop.") in KNOWN else holder for name in inner]
         for name in names:
             if name.startswith("beyondprop."):
                 yield name.removeprefix("beyondprop."), id(node) in late

@@ -1,4 +1,4 @@
-"""Every rule's page has its table of results and says what the rule costs and where its limits are."""
+"""Every rule's page has its mathematics and its table of results, and says what it costs and where its limits are."""
 
 import re
 from pathlib import Path
@@ -21,6 +21,11 @@ def test_the_page_holds_what_was_measured(name):
     begin, end = (text.find(f"<!-- page-{name}:{side} -->") for side in ("begin", "end"))
     assert 0 <= begin < end, "it lacks the markers of its table"
     assert re.findall(r"^## (.*)$", text[:begin], re.MULTILINE)[-1] == "Measured"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_has_the_mathematics_of_the_rule(name):
+    assert re.search(r"^\$\$\n.*\\.*\n\$\$$", page_of(name), re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("word", ["cost", "limits"])

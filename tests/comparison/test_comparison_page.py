@@ -95,6 +95,19 @@ def test_costs_are_drawn_where_no_operation_is_counted(counted, monkeypatch):
     assert draw_pictures(document)["costs.png"].startswith(b"\x89PNG")  # a warning would be an error
 
 
+def test_names_of_many_rules_are_whole_and_totals_of_memory_stand_beside_the_bars(monkeypatch):
+    document, drawn = compared("bp"), []
+    monkeypatch.setattr("beyondprop.report.comparison_page.png", lambda figure, *_axes: drawn.append(figure) or b"")
+    bp = document["contenders"]["bp"]
+    draw_pictures(document | {"contenders": {f"rule {n}": bp for n in range(45)}})
+    curves, costs = (figure for figure in drawn if len(figure.axes) == 3)
+    curves.draw_without_rendering()
+    assert len(curves.legends[0].get_texts()) == 45
+    assert curves.legends[0].get_window_extent().y0 >= 0
+    totals = [text.get_text().strip() for text in costs.axes[1].texts]
+    assert totals == [f"{bp['costs']['memory_bytes']['total'] / 2**20:.3g}"] * 45
+
+
 def test_the_network_of_every_rule_is_on_the_page():
     document = compared("bp", "ep", "pcanet")
     networks = {name: each["network"] for name, each in document["contenders"].items()}

@@ -156,7 +156,7 @@ def _draw_accuracy(contenders: Contenders) -> bytes:
 
 
 def _draw_curves(contenders: Contenders) -> bytes:
-    figure = Figure(figsize=(12.5, 4.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(12.5, max(4.6, 0.4 + 0.2 * len(contenders))), dpi=110, layout="constrained")  # every name
     panels = figure.subplots(1, 3, sharey=True)
     held_out = any("validation_accuracy" in each["metrics"] for each in contenders.values())
     panels[0].set_ylabel(f"accuracy on {'held-out' if held_out else 'training'} images (%)")
@@ -197,6 +197,9 @@ def _draw_costs(contenders: Contenders) -> bytes:
         sizes = [cost["memory_bytes"][kind] / 2**20 for cost in costs]
         memory.barh(rows, sizes, left=left, color=colour, height=0.65, label=kind)
         left = [a + b for a, b in zip(left, sizes, strict=True)]
+    for row, total in zip(rows, left, strict=True):  # beside one long bar the others are hardly seen
+        memory.text(total, row, f" {total:.3g}", va="center", fontsize=8)
+    memory.margins(x=0.12)
     figure.legend(*memory.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     memory.set_title("most memory in a step (MiB)")
     operations.plot([cost["operations"] / 1e9 for cost in costs], rows, "o", color=DOT, markersize=6)

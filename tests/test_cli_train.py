@@ -68,6 +68,15 @@ def test_small_run_is_trained_told_and_measured(runs: Path, capsys: pytest.Captu
         assert len(figures[f"block_{split}_accuracy"]) == 2
 
     assert main(["evaluate", "noprop-dt/digits/seed-0"]) == 0  # below $BEYONDPROP_RUNS
+    capsys.readouterr()
+
+    for each in folder.glob("checkpoint-*"):
+        shutil.rmtree(each)
+    assert main(["train", "noprop-dt/digits", *SMALL, "--validation", "100", "--resume"]) == 0
+    told = capsys.readouterr().out
+    assert lines["test accuracy"] in told
+    assert "checkpoint     lost" in told
+    assert "beyondprop evaluate" not in told
 
 
 @pytest.mark.parametrize(

@@ -96,13 +96,18 @@ def test_costs_are_drawn_where_no_operation_is_counted(counted, monkeypatch):
 
 
 def test_names_of_many_rules_are_whole_and_totals_of_memory_stand_beside_the_bars(monkeypatch):
-    document, drawn = compared("bp"), []
+    document, drawn = compared("bp", seeds=2), []
     monkeypatch.setattr("beyondprop.report.comparison_page.png", lambda figure, *_axes: drawn.append(figure) or b"")
     bp = document["contenders"]["bp"]
     draw_pictures(document | {"contenders": {f"rule {n}": bp for n in range(45)}})
     curves, costs = (figure for figure in drawn if len(figure.axes) == 3)
     curves.draw_without_rendering()
     assert len(curves.legends[0].get_texts()) == 45
+    assert len(curves.axes[0].lines) == 45  # and the seeds' mean in the place of each
+    seeds = [[point["accuracy"] for point in curve] for curve in bp["curves"]]
+    assert curves.axes[0].lines[0].get_ydata() == pytest.approx(
+        [100 * sum(each) / 2 for each in zip(*seeds, strict=True)]
+    )
     assert curves.legends[0].get_window_extent().y0 >= 0
     totals = [text.get_text().strip() for text in costs.axes[1].texts]
     assert totals == [f"{bp['costs']['memory_bytes']['total'] / 2**20:.3g}"] * 45

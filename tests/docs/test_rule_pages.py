@@ -25,14 +25,15 @@ def test_the_page_holds_what_was_measured(name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_page_has_the_mathematics_of_the_rule(name):
-    assert re.search(r"^\$\$\n.*\\.*\n\$\$$", page_of(name), re.MULTILINE | re.DOTALL)
+    formula = re.search(r"^\$\$\n.*\\.*\n\$\$$", page_of(name), re.MULTILINE | re.DOTALL)
+    assert formula, f"docs/rules/{name}.md has no formula between lines of $$"
 
 
 @pytest.mark.parametrize("word", ["cost", "limits"])
 @pytest.mark.parametrize("name", PAGES)
 def test_the_page_has_a_heading_for_costs_and_for_limits(name, word):
     headings = [line.lower() for line in re.findall(r"^#+ (.*)$", page_of(name), re.MULTILINE)]
-    assert any(word in heading for heading in headings)
+    assert any(word in heading for heading in headings), f"docs/rules/{name}.md has no heading with the word {word!r}"
 
 
 def test_make_tables_writes_every_page():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from beyondprop.errors import UserError
+from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.training import evaluate, evaluation
 
 SCORES = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]])
@@ -52,6 +52,19 @@ def test_what_does_not_fit_is_told(one_line):
         evaluate(nn.Identity(), [])
     with one_line(UserError, "targets of shape (2,) do not fit scores of shape (3, 2)"):
         evaluate(nn.Identity(), [(SCORES, torch.ones(2))])
+
+
+def test_predictions_that_are_nan_are_told(one_line):
+    """One sample's alone: an accuracy would hide it."""
+    scores = SCORES.clone()
+    scores[1, 0] = torch.nan
+    batches = [(SCORES, LABELS), (scores, LABELS)]
+    with one_line(NonFiniteError, "predictions are NaN for 1 samples"):
+        evaluate(nn.Identity(), batches)
+    with one_line(NonFiniteError, "predictions are NaN for 1 samples"):
+        evaluate(nn.Identity(), [(scores, SCORES + 2)])
+    infinite = torch.tensor([[0.0, -math.inf], [-math.inf, 0.0], [0.0, -math.inf]])  # a class is ruled out
+    assert evaluate(nn.Identity(), [(infinite, torch.tensor([0, 1, 0]))])["accuracy"] == 1.0
 
 
 def test_a_label_out_of_range_is_told():

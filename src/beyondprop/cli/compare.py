@@ -145,10 +145,10 @@ def _rules(text: str) -> list[str]:
 
 
 def _summarise(document: dict[str, Any], out: Path) -> None:
-    rows = [("", "test accuracy", "step", "memory", "training")]
+    rows = [("", "test accuracy", "step", "memory", "training", "learning rate")]
     for name, each in document["contenders"].items():
         if "failed" in each:
-            rows.append((name, "not compared", "", "", ""))
+            rows.append((name, "not compared", "", "", "", ""))
             continue
         accuracy, costs = each["metrics"]["test_accuracy"], each["costs"]
         rows.append(
@@ -158,6 +158,7 @@ def _summarise(document: dict[str, Any], out: Path) -> None:
                 f"{1e3 * costs['step_seconds']['median']:.1f} ms" if costs else "-",
                 f"{costs['memory_bytes']['total'] / 2**20:.1f} MiB" if costs else "-",
                 f"{each['train_seconds']['mean']:.3g} s",
+                f"{each['chosen']['learning_rate']:g}" if "learning_rate" in each["chosen"] else "-",
             )
         )
     say(aligned(rows, indent=""))

@@ -165,7 +165,9 @@ def report(outcome: Any) -> dict[str, Any]:
 
 def summarise(outcome: Any) -> None:
     """Print what came out of a finished run, as `training.train` or `parallel.merge` gives it, and what can follow."""
-    from beyondprop.training.runs import headline  # noqa: PLC0415  # it imports torch
+    # They import torch.
+    from beyondprop.training.checkpoint import standing  # noqa: PLC0415
+    from beyondprop.training.runs import headline  # noqa: PLC0415
 
     folder, (name, figure) = Path(outcome.folder), headline(outcome.metrics)
     say(f"{name:14} {figure}")
@@ -179,4 +181,7 @@ def summarise(outcome: Any) -> None:
         say(f"{picture.stem.replace('-', ' '):14} {picture}{beside}")
     if (folder / "sample.txt").exists():
         say(f"sample         {folder / 'sample.txt'}")
-    say(f"evaluate       {shlex.join(['beyondprop', 'evaluate', str(folder)])}")
+    if standing(folder):
+        say(f"evaluate       {shlex.join(['beyondprop', 'evaluate', str(folder)])}")
+    else:
+        say("checkpoint     lost: this run can be neither evaluated nor exported")

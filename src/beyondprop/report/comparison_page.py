@@ -26,6 +26,7 @@ MEMORY = {
     "inputs": "#937860",
     "activations": "#55a868",
 }
+MANY = 15  # of so many rules the seeds' own curves would be a thicket
 DOT, MEAN, BASELINE = "#4c72b0", "#1f2d47", "#111111"
 Contenders = dict[str, dict[str, Any]]
 
@@ -159,14 +160,15 @@ def _draw_curves(contenders: Contenders) -> bytes:
     figure = Figure(figsize=(12.5, max(4.6, 0.4 + 0.2 * len(contenders))), dpi=110, layout="constrained")  # every name
     panels = figure.subplots(1, 3, sharey=True)
     held_out = any("validation_accuracy" in each["metrics"] for each in contenders.values())
-    panels[0].set_ylabel(f"accuracy on {'held-out' if held_out else 'training'} images (%)")
+    many = len(contenders) > MANY
+    panels[0].set_ylabel(f"accuracy on {'held-out' if held_out else 'training'} images (%){', mean of seeds' * many}")
     against = {"epoch": "epoch", "seconds": "seconds of training", "images": "images seen"}
     handles = []
     for number, (name, each) in enumerate(contenders.items()):
         colour, line = _colour(name, number)
         handles.append(Line2D([], [], color=colour, linestyle=line, label=name))
         for axes, key in zip(panels, against, strict=True):
-            for curve in each["curves"]:
+            for curve in [_mean_curve(each["curves"])] if many else each["curves"]:
                 x, y = [point[key] for point in curve], [100 * point["accuracy"] for point in curve]
                 marker = "o" if len(x) == 1 else None
                 axes.plot(x, y, color=colour, linestyle=line, linewidth=1.3, alpha=0.85, marker=marker, markersize=5)
@@ -178,6 +180,14 @@ def _draw_curves(contenders: Contenders) -> bytes:
             _logarithmic(axes)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     return png(figure, *panels)
+
+
+def _mean_curve(curves: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """One curve of several seeds, as far as all of them go."""
+    return [
+        {key: sum(point[key] for point in points) / len(points) for key in points[0]}
+        for points in zip(*curves, strict=False)
+    ]
 
 
 def _draw_costs(contenders: Contenders) -> bytes:

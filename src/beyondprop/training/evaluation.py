@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondprop.errors import UserError
+from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import check_labels, evaluating
 from beyondprop.training.sources import Source, device_of
 
@@ -51,6 +51,7 @@ def evaluate(
 
     Raises:
         UserError: There are no batches, one is no pair, targets and scores do not fit, or a label is no class index.
+        NonFiniteError: A prediction is NaN.
 
     >>> from torch import nn
     >>> evaluate(nn.Identity(), [(torch.tensor([[0.0, 9.0], [0.0, 9.0]]), torch.tensor([1, 0]))])["accuracy"]
@@ -61,10 +62,11 @@ def evaluate(
         with evaluating(rule), torch.inference_mode(), autocast(device, precision):
             return rule.own_figures(Source(batches, device).open(0))
     count, classified = 0, True
-    correct, loss = torch.zeros(2, device=device)  # read once, at the end
+    correct, loss, unknown = torch.zeros(3, device=device)  # read once, at the end
     with evaluating(rule), torch.inference_mode(), autocast(device, precision):
         for x, given in Source(batches, device).open(0):
             scores, y = rule(x, **(inference or {})).float(), given
+            unknown += scores.isnan().view(len(scores), -1).any(dim=1).sum()
             if y.ndim == 2 and scores.ndim == 3 and not y.is_floating_point() and y.shape == scores.shape[:2]:
                 scores, y = scores.flatten(0, 1), y.flatten()
             classified = classified and _is_classification(scores, y)
@@ -77,6 +79,10 @@ def evaluate(
             count += len(scores)
     if count == 0:
         raise UserError("there is nothing to evaluate: the batches are empty")
+    if unknown:
+        raise NonFiniteError(
+            f"predictions are NaN for {int(unknown)} samples: look for NaN in what they are made of, or in the weights"
+        )
     result = {"loss": loss.item() / count, "count": count}
     return {"accuracy": correct.item() / count, **result} if classified else result
 

@@ -132,6 +132,20 @@ MUTANTS = (
     ),
     Mutant("evaluation: dropout left on", "rule.py", "    network.eval()\n", "", TRAINING),
     Mutant(
+        "evaluation: one sample's NaN is hidden by the others",
+        "training/evaluation.py",
+        ".any(dim=1).sum()",
+        ".all(dim=1).sum()",
+        TRAINING,
+    ),
+    Mutant(
+        "layers: the compiler is imported for a network that is not compiled",
+        "rules/signals/layers.py",
+        'if "torch._dynamo" in sys.modules:',
+        "if True:",
+        ("tests/rules/signals/test_layers.py",),
+    ),
+    Mutant(
         "evaluation: mean of batches for the mean",
         "training/evaluation.py",
         "count += len(scores)",

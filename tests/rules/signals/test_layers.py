@@ -1,5 +1,8 @@
 """The mechanism: layers are found, cut apart, and taught by their own vector-Jacobian products."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from signal_networks import NETWORKS, Doubled, Encoder, Residual, back_propagated, gradients, make
@@ -22,6 +25,17 @@ def test_back_propagation_in_it_is_autograds_to_the_bit(name):
     for parameter, gradient in gradients(network).items():
         assert gradient is not None, parameter
         assert torch.equal(gradient, expected[parameter]), parameter
+
+
+def test_a_network_that_is_not_compiled_needs_nothing_of_the_compiler():
+    """Whose import takes seconds; training has it from the optimizer, and predicting does not need it."""
+    code = (
+        "import sys, torch; from beyondprop import DFA; x = torch.ones(2, 4); "
+        "network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)); "
+        "DFA.for_classifier(network, x, 2).backward(x, torch.zeros(2, dtype=torch.long)); "
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", ["perceptron", "residual", "own layer"])

@@ -7,6 +7,7 @@ passes signals by its own derivative, and where it has parameters, such as a nor
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -204,7 +205,8 @@ def intercepted(
     """
     running: list[Call] = []
     with ExitStack() as hooks:
-        hooks.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not call the hooks
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and its import takes seconds
+            hooks.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not call the hooks
         for name, layer in layers.items():
 
             def before(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> Any:

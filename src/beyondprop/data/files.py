@@ -125,8 +125,8 @@ def _retrieve(name: str, url: str, known_hash: str, path: Path) -> None:
         pooch.retrieve(url, known_hash=known_hash, fname=path.name, path=path.parent)
     except Exception as error:  # whatever the transport raises means the same to the user
         raise DataError(
-            f"{name}: {path.name} is not in {path.parent} and could not be downloaded from {url} ({_one_line(error)}); "
-            f"put it there, or {_ADVICE}"
+            f"{name}: {path.name} is not in {path.parent} and could not be downloaded from {url}; put it there, or "
+            f"{_ADVICE} ({_one_line(error)})"
         ) from error
 
 

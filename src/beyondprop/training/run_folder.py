@@ -204,7 +204,7 @@ class RunFolder:
     def _open(self, settings: dict[str, Any], resume: bool, latest: int | None) -> None:
         present = read_settings(self.path) if (self.path / SETTINGS).exists() else None
         if present is not None and not resume:
-            raise RunError(f"{self.path} holds a run already: go on with --resume (resume=True), or choose another folder")
+            raise RunError(f"{self.path} holds a run already: --resume (resume=True) goes on, or choose another folder")
         if present is not None:
             refuse_other_settings(self.path, settings, present)
         self._sweep()

@@ -63,6 +63,9 @@ def test_predictions_that_are_nan_are_told(one_line):
         evaluate(nn.Identity(), batches)
     with one_line(NonFiniteError, "predictions are NaN for 1 samples"):
         evaluate(nn.Identity(), [(scores, SCORES + 2)])
+    with one_line(NonFiniteError, "predictions are NaN for 1 samples"):
+        evaluate(nn.Identity(), [(scores[:, 0], SCORES[:, 0])])
+    assert evaluate(nn.Identity(), [(SCORES.T.contiguous().T, LABELS)])["count"] == 3
     infinite = torch.tensor([[0.0, -math.inf], [-math.inf, 0.0], [0.0, -math.inf]])  # a class is ruled out
     assert evaluate(nn.Identity(), [(infinite, torch.tensor([0, 1, 0]))])["accuracy"] == 1.0
 

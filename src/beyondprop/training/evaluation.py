@@ -66,7 +66,8 @@ def evaluate(
     with evaluating(rule), torch.inference_mode(), autocast(device, precision):
         for x, given in Source(batches, device).open(0):
             scores, y = rule(x, **(inference or {})).float(), given
-            unknown += scores.isnan().view(len(scores), -1).any(dim=1).sum()
+            missing = scores.isnan()
+            unknown += (missing.flatten(1).any(dim=1) if missing.ndim > 1 else missing).sum()
             if y.ndim == 2 and scores.ndim == 3 and not y.is_floating_point() and y.shape == scores.shape[:2]:
                 scores, y = scores.flatten(0, 1), y.flatten()
             classified = classified and _is_classification(scores, y)

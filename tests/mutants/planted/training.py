@@ -134,8 +134,8 @@ MUTANTS = (
     Mutant(
         "evaluation: one sample's NaN is hidden by the others",
         "training/evaluation.py",
-        ".any(dim=1).sum()",
-        ".all(dim=1).sum()",
+        "missing.flatten(1).any(dim=1)",
+        "missing.flatten(1).all(dim=1)",
         TRAINING,
     ),
     Mutant(

@@ -1,14 +1,8 @@
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from beyondprop.measure.activations import hidden_activations
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
 
 
 def test_every_layer_but_the_first_is_looked_into():

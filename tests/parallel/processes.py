@@ -171,9 +171,6 @@ LEARNED = small_settings(epochs=4, embedding="learned", dim=4)
 
 
 def run(folder, place, settings, recipe=RECIPE):
-    # What takes most of the time of a training this short: drawing, and waiting for the disk.
-    curves.draw_curves = runs.draw_curves = lambda *_: b""
-    os.fsync = lambda _: None
     return parallel.train(
         recipe, settings, EXECUTION, folder, place, resume=True, progress=False, splits=small_splits()
     )
@@ -217,6 +214,9 @@ def begin(scenario, rank, ranks, port, folder):
 
 if __name__ == "__main__":
     where = Path(sys.argv[1])
+    # What takes most of the time of trainings this short: drawing, and waiting for the disk.
+    curves.draw_curves = runs.draw_curves = lambda *_: b""
+    os.fsync = lambda _: None
     gc.freeze()  # a collection in a fork would copy every page that it looks at
     start(fixed, 2, where)
     start(learned, 3, where)

@@ -12,7 +12,6 @@ from beyondprop.report.comparison_page import page_anew
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "results").glob("*/*.json"))
-
 COMPARISONS = sorted(path.parent for path in (ROOT / "results" / "compare").glob("*/compare.json"))
 
 

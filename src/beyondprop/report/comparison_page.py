@@ -167,8 +167,9 @@ def _draw_curves(contenders: Contenders) -> bytes:
     for number, (name, each) in enumerate(contenders.items()):
         colour, line = _colour(name, number)
         handles.append(Line2D([], [], color=colour, linestyle=line, label=name))
+        curves = [_mean_curve(each["curves"])] if many else each["curves"]
         for axes, key in zip(panels, against, strict=True):
-            for curve in [_mean_curve(each["curves"])] if many else each["curves"]:
+            for curve in curves:
                 x, y = [point[key] for point in curve], [100 * point["accuracy"] for point in curve]
                 marker = "o" if len(x) == 1 else None
                 axes.plot(x, y, color=colour, linestyle=line, linewidth=1.3, alpha=0.85, marker=marker, markersize=5)

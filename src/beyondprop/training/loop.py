@@ -177,14 +177,14 @@ def _require_trainable(rule: Rule, optimizer: Optimizer, scheduler: LRScheduler 
         raise UserError("ReduceLROnPlateau waits for a figure at each step: take a scheduler of steps alone")
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     # Not all of the rule's parameters: of one that several processes share out, each trains a part.
-    own = {id(parameter) for group in rule.parameter_groups() for parameter in group["params"]}
-    trainable = [(name, id(p)) for name, p in rule.named_parameters() if p.requires_grad and id(p) in own]
-    left_out = [name for name, key in trainable if key not in held]
-    if len(left_out) == len(trainable):
+    own = {id(p) for group in rule.parameter_groups() for p in group["params"] if p.requires_grad}
+    missing = own - held
+    if missing == own:
         raise UserError(
             "the optimizer holds none of the rule's trainable parameters: make it from rule.parameters(), not from the "
             "network's, and leave some of them trainable"
         )
+    left_out = [name for name, p in rule.named_parameters() if id(p) in missing]
     if left_out:
         logger.warning(
             "%d of the rule's trainable tensors are in no group of the optimizer and stay as they are (%s%s)",

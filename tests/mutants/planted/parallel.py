@@ -65,8 +65,8 @@ MUTANTS = (
     Mutant(
         "parallel: what another process trains is told as left out",
         "training/loop.py",
-        " if p.requires_grad and id(p) in own]",
-        " if p.requires_grad]",
+        "if id(p) in missing]",
+        "if p.requires_grad and id(p) not in held]",
         PARALLEL,
     ),
 )

@@ -20,6 +20,13 @@ def test_accuracy_and_cross_entropy_over_unequal_batches():
     assert result == {"accuracy": pytest.approx(1 / 3), "loss": pytest.approx(expected), "count": 3}
 
 
+def test_a_batch_of_nothing_counts_for_nothing(one_line):
+    nothing = (SCORES[:0], LABELS[:0])
+    assert evaluate(nn.Identity(), [nothing, (SCORES, LABELS), nothing])["count"] == 3
+    with one_line(UserError, "batches are empty"):
+        evaluate(nn.Identity(), [nothing])
+
+
 def test_class_probabilities_count_by_the_largest():
     probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [1.0, 0.0]])
     assert evaluate(nn.Identity(), [(SCORES, probabilities)])["accuracy"] == 1.0

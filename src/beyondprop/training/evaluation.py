@@ -65,6 +65,8 @@ def evaluate(
     correct, loss, unknown = torch.zeros(3, device=device)  # read once, at the end
     with evaluating(rule), torch.inference_mode(), autocast(device, precision):
         for x, given in Source(batches, device).open(0):
+            if len(x) == 0:  # no rule has to know what to say of nothing
+                continue
             scores, y = rule(x, **(inference or {})).float(), given
             missing = scores.isnan()
             unknown += (missing.flatten(1).any(dim=1) if missing.ndim > 1 else missing).sum()

@@ -379,3 +379,21 @@ def test_connections_that_say_nothing_shut_nobody_out():
         later = RemoteDevice(server.address, token=TOKEN, timeout=5)
         later.write(torch.zeros(training.size))
         later.close()
+
+
+def test_a_connection_that_gave_way_keeps_its_number_until_its_thread_is_done(monkeypatch):
+    """Else the next connection may have that number while the thread is about to wait on it."""
+    talked, done = list[socket.socket](), threading.Event()
+
+    def converse(_server, connection):
+        talked.append(connection)
+        done.wait(timeout=5)
+
+    monkeypatch.setattr(DeviceServer, "_converse", converse)
+    with served() as server, contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(raw(server)) for _ in range(20)]
+        assert silent[0].recv(1) == b""
+        _until(lambda: len(talked) == 20)
+        assert all(connection.fileno() >= 0 for connection in talked)
+        done.set()
+        _until(lambda: all(connection.fileno() < 0 for connection in talked[:4]))

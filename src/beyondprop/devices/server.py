@@ -102,7 +102,8 @@ class DeviceServer:
         """Stop listening and end all connections."""
         self._closed = True
         for connection in (self._listener, *self._connections):
-            _shut(connection)
+            _wake(connection)
+        self._listener.close()
 
     @contextmanager
     def running(self) -> Iterator[Self]:
@@ -120,7 +121,7 @@ class DeviceServer:
         silent = next((connection for connection, greeted in list(self._connections.items()) if not greeted), None)
         if silent is not None:
             self._connections.pop(silent, None)
-            _shut(silent)
+            _wake(silent)
         return silent is not None
 
     def _talk(self, connection: socket.socket) -> None:
@@ -134,7 +135,8 @@ class DeviceServer:
             logger.info("a client is gone: %s", error)
         finally:
             self._connections.pop(connection, None)
-            _shut(connection)
+            _wake(connection)
+            connection.close()
 
     def _converse(self, connection: socket.socket) -> None:
         kind, arrays = protocol.receive(connection, limit=protocol.HELLO_LIMIT, seconds=self.patience)
@@ -231,8 +233,11 @@ def _listen(host: str, port: int, *, with_token: bool) -> socket.socket:
         raise UserError(f"cannot listen at {host}:{port}: {error}") from error
 
 
-def _shut(connection: socket.socket) -> None:
-    """Close a socket; `shutdown` first, which wakes the thread that waits on it."""
+def _wake(connection: socket.socket) -> None:
+    """End a connection for both sides, which wakes the thread that waits on it.
+
+    That thread closes it: if another did, the system could give its number to the next connection while the thread is
+    about to wait on it, which then would wait on that one.
+    """
     with contextlib.suppress(OSError):  # it is not connected any more
         connection.shutdown(socket.SHUT_RDWR)
-    connection.close()

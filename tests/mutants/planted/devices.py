@@ -155,6 +155,13 @@ MUTANTS = (
         ("tests/devices/test_devices_server.py",),
     ),
     Mutant(
+        "device server: a connection is closed under its thread",
+        "devices/server.py",
+        "            _wake(silent)\n",
+        "            _wake(silent)\n            silent.close()\n",
+        ("tests/devices/test_devices_server.py",),
+    ),
+    Mutant(
         "patience: a second question while the first one waits",
         "devices/patience.py",
         "            if self._late.is_alive():\n",

@@ -10,6 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.rule import Rule, check_labels, first_nonfinite_layer, without_trace
 from beyondprop.rules.local.mono_forward import MonoForward
+from beyondprop.rules.perturbation.forward_gradient import ForwardGradient
+from beyondprop.rules.perturbation.multiplexed import MultiplexedGradientDescent
+from beyondprop.rules.perturbation.node_perturbation import NodePerturbation
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.solver import Solver
 
@@ -294,3 +297,37 @@ def test_a_for_classifier_that_is_no_class_method_is_left_alone():
 
     assert Static.for_classifier(1, 2) == (1, 2)
     assert Off.for_classifier is None
+
+
+class Rebinding(nn.Module):
+    """A user's own: it sets another tensor in the place of its statistics, where torch's norms move theirs in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.5 * self.mean + x.detach().mean(dim=0)
+        return self.linear(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Backprop,
+        lambda network: ForwardGradient(network, perturb="weights", directions=3),
+        lambda network: ForwardGradient(network, perturb="activities", directions=3),
+        lambda network: MultiplexedGradientDescent(network, at_once=1),
+        lambda network: MultiplexedGradientDescent(network, at_once=4),
+        lambda network: NodePerturbation(network, kind="weight"),
+    ],
+    ids=["bp", "fg-w", "fg-a", "mgd-1", "mgd-4", "np"],
+)
+def test_a_batch_moves_statistics_once_however_a_network_keeps_them(make):
+    torch.manual_seed(0)
+    network = Rebinding()
+    x, y = torch.randn(5, 4) + 1, torch.tensor([0, 1, 2, 0, 1])
+    make(network).backward(x, y)
+    torch.testing.assert_close(network.mean, x.mean(dim=0))

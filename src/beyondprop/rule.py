@@ -309,16 +309,22 @@ def is_of_vmap(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, with every module's own mode and the generators' state restored at the end."""
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode, with every module's own mode restored at the end."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        with torch.random.fork_rng(devices=cuda_devices(network)):
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode, with every module's own mode and the generators' state restored at the end."""
+    with eval_mode(network), torch.random.fork_rng(devices=cuda_devices(network)):
+        yield
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from beyondprop import NetworkInference
 from beyondprop.dynamics.appraisal import OWN, appraise
 from beyondprop.dynamics.checked import checked_series
 from beyondprop.dynamics.closed_forms import closed_forms
+from beyondprop.dynamics.comparison import valid_time
 from beyondprop.dynamics.lyapunov import largest_exponent
 from beyondprop.dynamics.regression import cubics
 from beyondprop.dynamics.scores import edge_auc, valid_steps, weight_rmse
@@ -195,3 +196,11 @@ def test_an_appraisal_is_checked(whole, inference, one_line):
         appraise(inference, whole[:500], whole[500:], horizon=300)
     with one_line(UserError, "call fit first"):
         appraise(NetworkInference(4, 3), whole[:500], whole[500:])
+
+
+def test_a_run_that_lasts_has_been_valid_for_as_long_as_it_is():
+    truth = np.zeros((2, 11, 3, 1))
+    run = truth.copy()
+    run[1, 4:] = 9.0
+    assert valid_time(run[:1], truth[:1], np.ones(1), interval=0.5) == 5.0
+    assert valid_time(run, truth, np.ones(1), interval=0.5) == (5.0 + 2.0) / 2

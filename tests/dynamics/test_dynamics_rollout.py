@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from beyondprop.dynamics.alternation import Windows, window_gradients
+from beyondprop.dynamics.coupling import coupling
 from beyondprop.dynamics.curvature import curvature, others_of, sensitivities
 from beyondprop.dynamics.local_model import LocalModel
-from beyondprop.dynamics.rollout import coupling_input, roll_out
+from beyondprop.dynamics.rollout import roll_out
 
 NODES, STEPS, H = 4, 12, 0.05
 WANTED = {"interval": H, "coupled": (0,), "drive": None, "kept": 1, "parameters": True}
@@ -51,7 +52,8 @@ def forward_sensitivities(model, weights, start, coupled):
                         for m in range(NODES):
                             new[i, j, k, c] += H * weights[k, m] * (s[i, j, m, c] - s[i, j, k, c])
         with torch.no_grad():
-            x = x + H * (model(x) + coupling_input(x, weights, coupled))
+            given = torch.from_numpy(coupling(x.numpy(), weights.numpy(), coupled))
+            x = x + H * (model(x) + given)
         s = new
         states.append(x)
         found.append(s)

@@ -164,3 +164,19 @@ def test_nothing_to_convert_is_refused_with_the_reasons():
         to_quaternion(nn.ReLU())
     with pytest.raises(UserError, match=r"skip names no layer of the network: \['1'\]"):
         to_quaternion(nn.Sequential(nn.Linear(8, 8)), skip=["1"])
+
+
+def test_each_parameter_stays_frozen_by_itself():
+    linear, recurrent = nn.Linear(8, 4), nn.LSTM(8, 4, num_layers=2, bidirectional=True)
+    for parameter in (
+        linear.bias,
+        recurrent.weight_hh_l0,
+        recurrent.weight_ih_l1_reverse,
+        recurrent.bias_ih_l1,
+        recurrent.bias_hh_l1,
+        recurrent.bias_hh_l0,  # one of the two in whose place the bias stands
+    ):
+        parameter.requires_grad_(False)
+    network = to_quaternion(nn.ModuleList([linear, recurrent])).network
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen == {"0.bias", "1.recurrent.0.weight", "1.inputs.3.weight", "1.inputs.2.bias"}

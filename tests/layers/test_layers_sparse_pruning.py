@@ -258,6 +258,7 @@ def test_nothing_to_time_is_said():
         (lambda: prune(network(), None), "sparsity"),
         (lambda: prune(network(), 0.5, "best"), "uniform"),
         (lambda: prune(network(), how="2:4"), "skip it"),
+        (lambda: prune(network(), 0.9, "2:4"), "leave sparsity out"),
         (lambda: prune(network(), how="5:4"), "from 1 to M"),
         (lambda: prune(network(), how="a:4"), "two whole numbers"),
         (lambda: prune(network(), 0.5, skip=["9"]), "no layer '9'"),

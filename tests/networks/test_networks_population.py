@@ -30,3 +30,16 @@ def test_a_population_is_saved_and_moved_as_any_module():
     assert torch.equal(twin(x), population(x))
     assert population.double()(x.double()).dtype == torch.float64
     assert {len(p) for p in population.parameters()} == {4}
+
+
+def test_its_mode_is_that_of_the_copies():
+    torch.manual_seed(0)
+    population = Population(lambda: nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout()), 4)
+    x = torch.randn(5, 3)
+    assert (population(x) == 0).any()
+    moved = population.state_dict()
+    assert not torch.equal(moved["1_running_mean_"], torch.zeros(4, 8))
+    population.eval()
+    assert torch.equal(population(x), population(x))
+    assert not (population(x) == 0).any()
+    torch.testing.assert_close(population(x)[:, :1], population(x[:1]))  # by the statistics, not by the batch

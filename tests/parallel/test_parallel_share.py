@@ -5,7 +5,7 @@ import torch
 from small_parts import SmoothBlock, small_batch, small_rule
 from torch import nn
 
-from beyondprop.errors import RunError, UserError
+from beyondprop.errors import NonFiniteError, RunError, UserError
 from beyondprop.parallel import Place, Share, combine
 from beyondprop.rules.local.noprop import ClassEmbedding, NoPropDT
 from beyondprop.rules.local.noprop.streams import block_stream, draw_step_seed
@@ -135,3 +135,16 @@ def test_averaged_gradients_keep_the_memory_format_of_their_parameters(monkeypat
         optimizer.step()
     for ours, theirs in zip(*(rule.network.parameters() for rule in rules), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_accumulated_gradients_are_kept_when_a_batch_fails(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr("beyondprop.parallel.share._group_of", lambda place: None)
+    rule = small_rule(learned=True)
+    share = Share(rule, Place(rank=0, ranks=2))
+    x, y = small_batch()
+    (table,) = share._common
+    table.grad = torch.ones_like(table)
+    with pytest.raises(NonFiniteError):
+        share.backward(x * torch.nan, y)
+    assert torch.equal(table.grad, torch.ones_like(table))

@@ -11,6 +11,7 @@ from torch import nn
 from beyondprop import data
 from beyondprop.catalogue import find_recipe
 from beyondprop.errors import RunError, UserError
+from beyondprop.layers.quaternion.norm import QuaternionBatchNorm1d
 from beyondprop.rules.signals.backprop import Backprop
 from beyondprop.training import checkpoint, evaluate, load_run, train
 from beyondprop.training.averaging import WeightAverage
@@ -182,3 +183,16 @@ def test_a_run_from_before_there_were_averages_goes_on(tmp_path):
     again = digits_run(tmp_path, resume=True)
     assert again.metrics == before.metrics
     assert (tmp_path / "result.json").exists()
+
+
+def test_statistics_of_every_norm_belong_to_the_average():
+    rule = Backprop(nn.Sequential(QuaternionBatchNorm1d(8), nn.InstanceNorm1d(8, track_running_stats=True)))
+    average = WeightAverage(rule, 0.5)
+    before = {name: value.clone() for name, value in rule.state_dict().items() if "running" in name}
+    with torch.no_grad():
+        for buffer in rule.buffers():
+            buffer.add_(2)
+    average.update()
+    with average.applied():
+        for name, value in before.items():
+            assert not torch.equal(rule.state_dict()[name], value + 2), name

@@ -93,3 +93,14 @@ def test_a_processor_without_bfloat16_is_told_of_once(monkeypatch, caplog, suppo
     assert len(told) == (0 if supported else 1)
     assert all("leave --precision bf16 out" in line for line in told)
     evaluation._tell_of_slow_products.cache_clear()
+
+
+def test_the_order_of_batches_decides_nothing(one_line):
+    """Targets of a regression may look like probabilities in one batch."""
+    likely, other = (SCORES, torch.eye(2)[LABELS]), (SCORES, SCORES + 2)
+    expected = ((SCORES - torch.eye(2)[LABELS]).square().mean() + 4) / 2
+    for batches in ([likely, other], [other, likely]):
+        assert evaluate(nn.Identity(), batches) == {"loss": pytest.approx(expected.item()), "count": 6}
+    for batches in ([(SCORES, LABELS), other], [other, (SCORES, LABELS)]):
+        with pytest.raises(UserError, match=r"evaluate them apart|do not fit"):
+            evaluate(nn.Identity(), batches)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from beyondprop.checks import check_whole
 from beyondprop.dynamics.checked import checked_series
 from beyondprop.dynamics.closed_forms import ClosedForm, closed_forms
-from beyondprop.dynamics.comparison import evenly_spaced, free_run
+from beyondprop.dynamics.comparison import evenly_spaced, free_run, valid_time
 from beyondprop.dynamics.inference import NetworkInference
 from beyondprop.dynamics.regression import Library, polynomials
 from beyondprop.dynamics.scores import valid_steps
@@ -93,6 +93,6 @@ def appraise(
     for name, form in forms.items():
         runs[name] = free_run(form.slope, truth[:, 0], horizon, inference.interval, begin=when, substeps=1)
     scale = other.std((0, 1))
-    steps = {name: valid_steps(run, truth, scale) for name, run in runs.items()}
-    times = {name: float(np.minimum(valid, horizon).mean() * inference.interval) for name, valid in steps.items()}
-    return Appraisal(forms, truth, runs, times, {name: float((v > horizon).mean()) for name, v in steps.items()})
+    times = {name: valid_time(run, truth, scale, inference.interval) for name, run in runs.items()}
+    whole = {name: float((valid_steps(run, truth, scale) > horizon).mean()) for name, run in runs.items()}
+    return Appraisal(forms, truth, runs, times, whole)

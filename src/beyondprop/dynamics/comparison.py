@@ -83,8 +83,9 @@ def evenly_spaced(series: Array, count: int, horizon: int, interval: float, peri
 
 
 def valid_time(run: Array, truth: Array, scale: Array, interval: float) -> float:
-    """Mean time over which free runs stay with the truth."""
-    return float(valid_steps(run, truth, scale).mean() * interval)
+    """Mean time over which free runs stay with the truth, at most their own."""
+    valid = np.minimum(valid_steps(run, truth, scale), run.shape[1] - 1)  # the start is no step
+    return float(valid.mean() * interval)
 
 
 def true_run(series: NetworkSeries, starts: Array, steps: int, interval: float, coupled: tuple[int, ...]) -> Array:

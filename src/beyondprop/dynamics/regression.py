@@ -21,16 +21,10 @@ class Regression:
     Attributes:
         weights: w_kj, from node j to node k, shape (nodes, nodes), zero diagonal.
         coefficients: Of the library, shape (functions, components).
-        library: From states (..., components) to (..., functions).
     """
 
     weights: Array
     coefficients: Array
-    library: Library
-
-    def local(self, x: Array) -> Array:
-        """The local model f, from (..., components) to (..., components)."""
-        return self.library(x) @ self.coefficients
 
 
 def polynomials(x: Array) -> Array:
@@ -88,7 +82,7 @@ def least_squares(
         weights[k, others] = np.linalg.lstsq(triangle, basis.T @ (wanted - blocks @ own), rcond=1e-12)[0]
     coefficients = np.linalg.lstsq(functions.reshape(-1, count), slopes.reshape(-1, states.shape[2]), rcond=1e-12)[0]
     coefficients[:, coupled] = own.reshape(len(coupled), count).T
-    return Regression(weights, np.asarray(coefficients, np.float64), library)
+    return Regression(weights, np.asarray(coefficients, np.float64))
 
 
 def sparse_regression(
@@ -139,4 +133,4 @@ def sparse_regression(
         weights, coefficients = row, new
         if still:
             break
-    return Regression(weights, coefficients, library)
+    return Regression(weights, coefficients)

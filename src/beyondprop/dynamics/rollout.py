@@ -11,23 +11,6 @@ from torch import Tensor
 Scheme = Literal["rk4", "euler"]
 
 
-def coupling_input(x: Tensor, weights: Tensor, coupled: tuple[int, ...]) -> Tensor:
-    """Diffusive coupling, sum_j w_kj (x_j - x_k), in the coupled components alone.
-
-    Args:
-        x: States, shape (..., nodes, components).
-        weights: w_kj, from node j to node k, shape (nodes, nodes); the diagonal has no effect.
-        coupled: Components that couple, each into itself.
-
-    Returns:
-        Of x's shape; zero where nothing couples.
-    """
-    given = torch.zeros_like(x)
-    for c in coupled:
-        given[..., c] = x[..., c] @ weights.T - weights.sum(1) * x[..., c]
-    return given
-
-
 def roll_out(
     local: Callable[[Tensor], Tensor],
     weights: Tensor,
@@ -44,11 +27,11 @@ def roll_out(
 
     Args:
         local: f, from (..., components + drives) to (..., components).
-        weights: w, shape (nodes, nodes).
+        weights: w_kj, from node j to node k, shape (nodes, nodes); the diagonal has no effect.
         starts: Shape (windows, nodes, components).
         steps: Samples after the start.
         interval: Time between two samples.
-        coupled: As `coupling_input` takes it.
+        coupled: Components that couple, each into itself.
         drive: u at the start, middle and end of every substep, shape (windows, 2 * steps * substeps + 1, drives).
         substeps: Of the scheme between two samples.
         scheme: Runge and Kutta's of order 4, or Euler's.
@@ -59,7 +42,8 @@ def roll_out(
     h = interval / substeps
     # Products and the sum of weights are the same at every stage.
     degrees, columns, last = weights.sum(1), list(coupled), starts.shape[-1] - 1
-    front = list(coupled) == list(range(len(coupled)))
+    front = columns == list(range(len(columns)))
+    places = torch.tensor(columns, device=starts.device)
 
     def slope(x: Tensor, moment: int) -> Tensor:
         if drive is not None:
@@ -71,7 +55,7 @@ def roll_out(
         given = torch.einsum("kj,wjc->wkc", weights, signal) - degrees[:, None] * signal
         if front:
             return own + torch.nn.functional.pad(given, (0, last + 1 - len(columns)))
-        return own.index_add(-1, torch.tensor(columns, device=x.device), given)
+        return own.index_add(-1, places, given)
 
     x, found = starts, [starts]
     for step in range(steps):

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from beyondprop.checks import check_whole
 from beyondprop.errors import UserError
+from beyondprop.layers.batch_norms import mixes_samples
 from beyondprop.measure.alignment import compared, layer_of, restored, updates_of
 from beyondprop.rule import Rule
 from beyondprop.rules.signals.direct import UNROLLED
@@ -146,7 +146,7 @@ class _Moves:
             if output.requires_grad:
                 seen.setdefault(layer, []).append((args[0].detach(), get_gradient_edge(output)))
 
-        alone = not any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in network.modules())
+        alone = not mixes_samples(network)
         linear = [layer for layer in find_layers(network).values() if alone and computes_as(layer, (nn.Linear,))]
         hooks = [layer.register_forward_hook(note) for layer in linear]
         try:

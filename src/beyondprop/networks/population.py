@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state
+from torch.func import stack_module_state
+
+from beyondprop.functional import Tensors, run_with
 
 
 class Population(nn.Module):
@@ -38,10 +40,16 @@ class Population(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what every copy gives for the same input, shape (count, batch, ...)."""
-        state: dict[str, Any] = {name: getattr(self, own) for name, own in (self._names | self._buffers_of).items()}
+        skeleton = self._skeleton[0].train(self.training)  # no child of this module, so told of its mode here
+        parameters = {name: getattr(self, own) for name, own in self._names.items()}
+        buffers = {name: getattr(self, own).clone() for name, own in self._buffers_of.items()}  # autograd keeps these
 
-        def one(state: dict[str, Tensor]) -> Any:
-            return functional_call(self._skeleton[0], state, (x,))
+        def one(parameters: Tensors, buffers: Tensors) -> tuple[Any, Tensors]:
+            return run_with(skeleton, parameters, buffers, (x,))
 
-        outputs: Tensor = torch.vmap(one, randomness="different")(state)
+        outputs: Tensor
+        outputs, moved = torch.vmap(one, randomness="different")(parameters, buffers)
+        with torch.no_grad():
+            for name, own in self._buffers_of.items():
+                getattr(self, own).copy_(moved[name])
         return outputs

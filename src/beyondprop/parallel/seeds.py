@@ -30,10 +30,10 @@ class SeedShare:
             share.backward(x, y)
             optimizer.step()
 
-    Every process builds the rule from the same seed, and so draws the same perturbations; it evaluates every so-manieth
-    of them, and hears from the others what theirs cost. No gradient and no weight is ever sent: a step sends one number
-    for each evaluation, whatever the network's size. All processes have the same weights, bit by bit, on machines that
-    compute alike.
+    Every process builds the rule from the same seed, and so draws the same perturbations; of K processes each evaluates
+    every K-th of them, and hears from the others what theirs cost. No gradient and no weight is ever sent: a step sends
+    one number for each evaluation, whatever the network's size. All processes have the same weights, bit by bit, on
+    machines that compute alike.
 
     Args:
         rule: That evaluates, such as `MultiplexedGradientDescent` or `LayerwisePerturbation`.

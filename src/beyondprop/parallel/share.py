@@ -90,12 +90,14 @@ class Share:
         before = [p.grad for p in exchanged]  # accumulated by earlier calls, and exchanged then
         for parameter in exchanged:
             parameter.grad = None
-        loss, weight = self._own_slice(x, y, phase)
-        self._sum(self._common, weight, None)
-        self._sum([p for p in self._own if p.grad is not None], weight, self._group)
-        for parameter, earlier in zip(exchanged, before, strict=True):
-            if earlier is not None:
-                parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad
+        try:
+            loss, weight = self._own_slice(x, y, phase)
+            self._sum(self._common, weight, None)
+            self._sum([p for p in self._own if p.grad is not None], weight, self._group)
+        finally:
+            for parameter, earlier in zip(exchanged, before, strict=True):
+                if earlier is not None:
+                    parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad
         return loss
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from beyondprop.errors import UserError
+from beyondprop.layers.batch_norms import running_statistics
 
 
 class WeightAverage:
@@ -75,11 +75,7 @@ class WeightAverage:
 
 
 def _averaged_tensors(rule: nn.Module) -> dict[str, Tensor]:
-    tensors = {name: parameter.detach() for name, parameter in rule.named_parameters()}
-    for name, module in rule.named_modules():
-        if isinstance(module, _NormBase) and module.running_mean is not None and module.running_var is not None:
-            tensors |= {f"{name}.running_mean": module.running_mean, f"{name}.running_var": module.running_var}
-    return tensors
+    return {name: parameter.detach() for name, parameter in rule.named_parameters()} | running_statistics(rule)
 
 
 def _copies(rule: nn.Module) -> dict[str, Tensor]:

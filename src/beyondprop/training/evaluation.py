@@ -61,8 +61,8 @@ def evaluate(
     if isinstance(rule, Measured):
         with evaluating(rule), torch.inference_mode(), autocast(device, precision):
             return rule.own_figures(Source(batches, device).open(0))
-    count, classified = 0, True
-    correct, loss, unknown = torch.zeros(3, device=device)  # read once, at the end
+    count, classified, regression = 0, True, True
+    correct, nats, squares, unknown = torch.zeros(4, device=device)  # read once, at the end
     with evaluating(rule), torch.inference_mode(), autocast(device, precision):
         for x, given in Source(batches, device).open(0):
             if len(x) == 0:  # no rule has to know what to say of nothing
@@ -73,21 +73,25 @@ def evaluate(
             if y.ndim == 2 and scores.ndim == 3 and not y.is_floating_point() and y.shape == scores.shape[:2]:
                 scores, y = scores.flatten(0, 1), y.flatten()
             classified = classified and _is_classification(scores, y)
+            regression = regression and y.shape == scores.shape
             if classified:
                 targets = check_labels(y, scores.shape[1]) if y.ndim == 1 else y
-                loss += F.cross_entropy(scores, targets, reduction="sum")
+                nats += F.cross_entropy(scores, targets, reduction="sum")
                 correct += (scores.argmax(dim=1) == (targets if targets.ndim == 1 else targets.argmax(dim=1))).sum()
-            else:
-                loss += (scores - y).square().mean() * len(scores)
+            if regression:  # also where one batch's targets might be probabilities, as long as another's may not
+                squares += (scores - y).square().mean() * len(scores)
             count += len(scores)
+            if not (classified or regression):
+                raise UserError("some batches have class indices for targets, and others numbers: evaluate them apart")
     if count == 0:
         raise UserError("there is nothing to evaluate: the batches are empty")
     if unknown:
         raise NonFiniteError(
             f"predictions are NaN for {int(unknown)} samples: look for NaN in what they are made of, or in the weights"
         )
-    result = {"loss": loss.item() / count, "count": count}
-    return {"accuracy": correct.item() / count, **result} if classified else result
+    if classified:
+        return {"accuracy": correct.item() / count, "loss": nats.item() / count, "count": count}
+    return {"loss": squares.item() / count, "count": count}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

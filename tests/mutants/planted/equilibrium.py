@@ -268,10 +268,24 @@ MUTANTS = (
         (*EQUILIBRIUM, "-k", "digits"),
     ),
     Mutant(
-        "equilibrium: a layer that stands in two places is in one",
+        "equilibrium: an activation overwrites the drive of its state",
         f"{RELAXATION}/sections.py",
-        "layers._modules.items()",
-        "layers.named_children()",
+        "out_of_place(self.activation, drive)",
+        "self.activation(drive)",
+        (CONVERGENT,),
+    ),
+    Mutant(
+        "equilibrium: the low end is not looked through",
+        f"{RELAXATION}/equilibrium.py",
+        "for states in ends for name",
+        "for states in ends[:1] for name",
+        ("tests/rules/relaxation/test_equilibrium_refusals.py",),
+    ),
+    Mutant(
+        "equilibrium: a layer that stands in two places is in one",
+        "sequential.py",
+        "network._modules.items()",
+        "network.named_children()",
         (CONVERGENT,),
     ),
     Mutant(

@@ -263,8 +263,8 @@ MUTANTS = (
     Mutant(
         "local forward gradient: statistics of a block stand still",
         f"{PERTURBATION}/local_forward_gradient.py",
-        "            buffer.copy_(forward_ad.unpack_dual(buffers[name]).primal)\n",
-        "            pass\n",
+        "    set_buffers(buffers, block)\n",
+        "",
         (*LOCAL_FORWARD_GRADIENT, "-k", "statistics_of_a_block"),
     ),
 )

@@ -10,6 +10,13 @@ CAFO = ("tests/rules/local/test_cascaded_forward.py",)
 
 MUTANTS = (
     Mutant(
+        "predictor: double precision is lowered under autocast",
+        f"{LOCAL}/linear_predictor.py",
+        " and dtype != torch.float64",
+        "",
+        ("tests/rules/local/test_cascaded_forward.py",),
+    ),
+    Mutant(
         "blockwise: gradients cross blocks",
         f"{LOCAL}/blockwise.py",
         "            x = x.detach()\n",
@@ -19,8 +26,8 @@ MUTANTS = (
     Mutant(
         "blockwise: finished blocks stay in training mode",
         f"{LOCAL}/blockwise.py",
-        "    block.eval()\n",
-        "    pass\n",
+        "with eval_mode(block), torch.no_grad():",
+        "with torch.no_grad():",
         BLOCKWISE,
     ),
     Mutant(

@@ -43,8 +43,8 @@ MUTANTS = (
     Mutant(
         "mgd: not scaled by the parameters' number",
         f"{PERTURBATION}/multiplexed.py",
-        "(self.size / int(self.steps))",
-        "(1 / int(self.steps))",
+        "(self.size / steps)",
+        "(1 / steps)",
         MGD,
     ),
     Mutant(
@@ -64,8 +64,8 @@ MUTANTS = (
     Mutant(
         "mgd: statistics do not move",
         f"{PERTURBATION}/perturbed.py",
-        "            buffer.copy_(first[name])\n",
-        "            pass\n",
+        "        set_buffers(first, self.network)\n",
+        "",
         MGD,
     ),
     Mutant(
@@ -224,7 +224,7 @@ MUTANTS = (
     ),
     Mutant(
         "layerwise: sequences with a forward of their own are flattened",
-        f"{PERTURBATION}/layerwise.py",
+        "sequential.py",
         " and type(network).forward is nn.Sequential.forward",
         "",
         LAYERWISE,
@@ -237,10 +237,31 @@ MUTANTS = (
         LAYERWISE,
     ),
     Mutant(
+        "layerwise: batch norms of quaternions pass",
+        "layers/batch_norms.py",
+        "(_BatchNorm, _QuaternionBatchNorm)",
+        "(_BatchNorm,)",
+        LAYERWISE,
+    ),
+    Mutant(
+        "layerwise: a module that stands in two places is called in one",
+        "sequential.py",
+        "network._modules.items()",
+        "network.named_children()",
+        LAYERWISE,
+    ),
+    Mutant(
+        "perturbed: a buffer that the network has set anew is lost",
+        "functional.py",
+        "return output, {name: state[name] for name in buffers}",
+        "return output, dict(buffers)",
+        ("tests/test_rule.py",),
+    ),
+    Mutant(
         "layerwise: in place over the nodes",
         f"{PERTURBATION}/layerwise.py",
-        "values[-1].clone() if inplace else values[-1]",
-        "values[-1]",
+        "out_of_place(layer, values[-1])",
+        "layer(values[-1])",
         LAYERWISE,
     ),
 )

@@ -11,6 +11,13 @@ LOCAL_MIXER = ("tests/networks/test_networks_local_mixer.py",)
 LAYERS = ("tests/layers",)
 
 MUTANTS = (
+    Mutant(
+        "population: copies stay in training mode",
+        "networks/population.py",
+        "self._skeleton[0].train(self.training)",
+        "self._skeleton[0]",
+        ("tests/networks/test_networks_population.py",),
+    ),
     Mutant("chain baseline: shares swapped", "networks/noprop.py", "z = (1 - a) * z + a *", "z = a * z + (1 - a) *"),
     Mutant("dropout: scale forgotten", "layers/dropout.py", ".mul_(_LEVELS / (_LEVELS - cut))", "", LAYERS),
     Mutant("dropout: keeps what it should drop", "layers/dropout.py", ">= cut -", "< cut -", LAYERS),

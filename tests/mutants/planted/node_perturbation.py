@@ -94,8 +94,8 @@ MUTANTS = (
     Mutant(
         "perturbed nodes: statistics of a noisy rollout",
         f"{PERTURBATION}/rollouts.py",
-        "buffer.copy_(buffers[name][0])",
-        "buffer.copy_(buffers[name][1])",
+        "value[0] for name, value in moved.items()",
+        "value[1] for name, value in moved.items()",
         NODES,
     ),
     Mutant(

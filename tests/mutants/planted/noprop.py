@@ -328,8 +328,8 @@ MUTANTS = (
     Mutant(
         "batched: statistics of batch norm do not move",
         f"{NOPROP}/batched.py",
-        "list(moved.unbind())",
-        "[owner[name] for owner in owners]",
+        "list(values.unbind())",
+        "[own[name] for own in buffers]",
         BATCHED,
     ),
     Mutant(

@@ -6,6 +6,13 @@ PARALLEL = ("tests/parallel",)
 
 MUTANTS = (
     Mutant(
+        "parallel: a batch that fails takes accumulated gradients along",
+        "parallel/share.py",
+        "        finally:\n            for parameter, earlier",
+        "        except ZeroDivisionError:\n            for parameter, earlier",
+        ("tests/parallel/test_parallel_share.py",),
+    ),
+    Mutant(
         "parallel: replicas' gradients not weighted",
         "parallel/share.py",
         "for gradient in gradients]) * weight",

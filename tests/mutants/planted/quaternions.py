@@ -197,7 +197,7 @@ MUTANTS = (
     Mutant(
         "quaternion: conversion thaws frozen layers",
         LAYERS + "conversion.py",
-        "requires_grad_(first.requires_grad)",
+        "requires_grad_(any(real.requires_grad for real in _counterparts(module, name)))",
         "requires_grad_(True)",
         CONVERSION,
     ),

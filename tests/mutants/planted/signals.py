@@ -15,6 +15,20 @@ SPIKE_TIMING = ("tests/rules/signals/test_spike_timing.py",)
 
 MUTANTS = (
     Mutant(
+        "direct Kolen-Pollack: features of several dimensions are taken for steps",
+        f"{SIGNALS}/direct_feedback.py",
+        "value.flatten(0, error.ndim - 2)",
+        "value.flatten(0, -2)",
+        DIRECT,
+    ),
+    Mutant(
+        "Kolen-Pollack: feedback of weights that are no parameters never learns",
+        f"{SIGNALS}/feedback_alignment.py",
+        'if layer._parameters.get("weight") is None]',
+        "if False]",
+        tests_named("test_feedback_alignment*"),
+    ),
+    Mutant(
         "spike timing: first spikes are counted, counts are raced",
         "rules/signals/spike_timing.py",
         "loss or (SpikeCountLoss() if counts else FirstSpikeLoss())",

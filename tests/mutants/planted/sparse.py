@@ -75,7 +75,7 @@ MUTANTS = (
     Mutant("sparsify: layers that are not passed go unsaid", f"{SPARSE}/sparsify.py", "tuple(name for name in candidates if name not in inputs)", "()", PRUNING),
     Mutant("sparsify: the slower form is kept", f"{SPARSE}/sparsify.py", "faster = sum(sparse_ms) < sum(dense_ms)", "faster = sum(sparse_ms) > sum(dense_ms)", PRUNING),
     Mutant("sparsify: the network itself is changed", f"{SPARSE}/sparsify.py", "network = copy.deepcopy(network)", "network = network", PRUNING),
-    Mutant("sparsify: statistics of norms move", f"{SPARSE}/sparsify.py", "network.eval()(example)", "network(example)", PRUNING),
+    Mutant("sparsify: statistics of norms move", f"{SPARSE}/sparsify.py", "with without_trace(network):", "with torch.no_grad():", PRUNING),
     Mutant("sparse rule: random masks shrink the outputs", "rules/signals/sparseprop.py", "sparse.weight.div_((len(kept) / size) ** 0.5)", "sparse.weight.mul_(1.0)", RULE),
     Mutant("training: callbacks are not told of the step", "training/trainer.py", "callback.after_step(number, self.optimizer)", "callback.after_step(1, self.optimizer)", LOOP),
 )  # fmt: skip

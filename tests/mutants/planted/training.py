@@ -10,6 +10,20 @@ FOLDER = ("tests/training/test_training_run_folder.py",)
 REPRODUCED = ("tests/test_cli_reproduce.py", "tests/results/test_committed.py")
 
 MUTANTS = (
+    Mutant(
+        "evaluation: one loss of two kinds",
+        "training/evaluation.py",
+        "squares.item() / count",
+        "(squares + nats).item() / count",
+        ("tests/training/test_training_evaluate.py",),
+    ),
+    Mutant(
+        "evaluation: an empty batch is predicted",
+        "training/evaluation.py",
+        "if len(x) == 0:",
+        "if False:",
+        ("tests/training/test_training_evaluate.py",),
+    ),
     Mutant("checkpoint: older ones stay", "training/checkpoint.py", "drop([*older[", "drop([*older[:0][", FOLDER),
     Mutant(
         "checkpoint: damage is not looked for",
@@ -190,8 +204,8 @@ MUTANTS = (
     Mutant(
         "average: statistics of the present weights",
         "training/averaging.py",
-        "if isinstance(module, _NormBase)",
-        "if False and isinstance(module, _NormBase)",
+        " | running_statistics(rule)",
+        "",
         AVERAGING,
     ),
     Mutant(

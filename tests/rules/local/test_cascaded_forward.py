@@ -297,3 +297,12 @@ def test_blocks_that_were_frozen_are_not_trained_without_a_word():
         blocks[0].weight.fill_(torch.nan)
     with pytest.raises(NonFiniteError, match="block 1"):
         rule.backward(x, torch.arange(10) % 3)
+
+
+def test_autocast_leaves_a_predictor_in_double_precision_alone():
+    torch.manual_seed(0)
+    predictor, x, y = LinearPredictor(6, 4).double(), torch.randn(9, 6).double(), torch.arange(9) % 4
+    nn.init.normal_(predictor.linear.weight)
+    alone = predictor.backward(x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(predictor.backward(x, y), alone)

@@ -7,7 +7,7 @@ from torch import nn
 from beyondprop.errors import UserError
 from beyondprop.networks.recurrent import VanillaRNN
 from beyondprop.rules.perturbation import later_noise
-from beyondprop.rules.perturbation.later_noise import Perturbed, regression, signals_in_turn
+from beyondprop.rules.perturbation.later_noise import NoisyCall, regression, signals_in_turn
 from beyondprop.rules.perturbation.node_perturbation import NodePerturbation
 
 SQUARES = nn.MSELoss(reduction="none")
@@ -70,7 +70,7 @@ def test_credit_of_the_own_step_is_the_gradient_truncated_to_one_step():
 
 def test_the_effect_of_noise_is_predicted_without_its_own_sample():
     torch.manual_seed(1)
-    call = Perturbed(torch.randn(9, 2, 3).double(), torch.randn(9, 2, 3).double())
+    call = NoisyCall(torch.randn(9, 2, 3).double(), torch.randn(9, 2, 3).double())
     target = torch.randn(9, 2).double()
     signal, explained = regression(target, call)
     for example in range(2):
@@ -91,7 +91,7 @@ def test_taking_off_leaves_the_mean_as_it_is():
     first, second = torch.randn(2, samples, draws, 2).double().unbind()
     moved = second + first @ J.T
     change = first @ d + moved @ b
-    calls = [Perturbed(first, first), Perturbed(moved, second)]
+    calls = [NoisyCall(first, first), NoisyCall(moved, second)]
     errors = []
     for signal in (signals_in_turn(calls, change, future=True)[0], regression(change, calls[0])[0]):
         errors.append(signal.std(dim=0) / draws**0.5)

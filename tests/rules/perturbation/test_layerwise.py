@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.layers.quaternion.norm import QuaternionBatchNorm1d
 from beyondprop.rules.perturbation.layerwise import LayerwisePerturbation
 
 
@@ -233,3 +234,20 @@ def test_noise_of_reads_is_drawn_for_each_step_and_sample():
     spread = torch.cat(found).std(dim=0)
     expected = x.square().sum(dim=0).sqrt() / (2 * rule.norm)  # of independent noise; a common one adds up with signs
     torch.testing.assert_close(spread, expected, rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize("shared", [nn.Tanh(), nn.Linear(3, 3, bias=False)], ids=["activation", "layer"])
+def test_a_module_that_stands_in_two_places_is_called_in_both(shared):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 3), shared, nn.Sequential(nn.Linear(3, 3), shared), shared).double()
+    x, y = torch.randn(5, 4).double(), torch.arange(5) % 3
+    loss = LayerwisePerturbation(network, steps=1).backward(x, y)
+    torch.testing.assert_close(loss, F.cross_entropy(network(x), y))
+
+
+@pytest.mark.parametrize("perturb", ["weights", "nodes"])
+def test_layers_that_mix_samples_are_refused(perturb, one_line):
+    for norm in (nn.BatchNorm1d(8), QuaternionBatchNorm1d(8)):
+        network = nn.Sequential(nn.Linear(4, 8), norm, nn.Linear(8, 3))
+        with one_line(UnsupportedNetworkError, "layer 1 (", "mixes samples"):
+            LayerwisePerturbation(network, perturb=perturb)

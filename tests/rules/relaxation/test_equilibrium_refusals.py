@@ -91,3 +91,13 @@ def test_what_is_no_settling_network_is_refused():
     assert "layer 1 (LayerNorm)" in EquilibriumPropagation.supports(wrong)
     with pytest.raises(UnsupportedNetworkError, match=r"layer 1 \(LayerNorm\)"):
         EquilibriumPropagation.for_classifier(wrong, torch.zeros(1, 4), 3)
+
+
+def test_both_ends_are_looked_through_for_what_is_not_finite():
+    x, _ = batch(4)
+    rule = make(perceptron(), x)
+    free = rule.free(rule.settling_network.prepare(x))
+    broken = [state.clone() for state in free]
+    broken[1][0] = math.nan
+    assert "which does not settle" in rule._where(x, free, broken)
+    assert rule._where(x, free, broken) == rule._where(x, broken, free)

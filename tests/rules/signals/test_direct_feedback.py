@@ -6,6 +6,7 @@ from signal_networks import NETWORKS, back_propagated, error_of, gradients, make
 from torch import nn
 from torch.nn import functional as F
 
+from beyondprop.networks.sequences import step_cross_entropy
 from beyondprop.rules.signals.direct import Direct
 from beyondprop.rules.signals.direct_feedback import DFA, DirectKolenPollack, SignDFA
 from beyondprop.rules.signals.feedback_alignment import FeedbackAlignment
@@ -281,3 +282,18 @@ def test_a_loss_with_parameters_learns_as_under_back_propagation(kind):
     expected = torch.autograd.grad(loss(network(x), y), loss.scale)[0]
     kind.for_classifier(network, x, 3, loss=loss).backward(x, y)
     torch.testing.assert_close(loss.scale.grad, expected)
+
+
+def test_learned_feedback_of_every_step_takes_features_of_any_shape():
+    """Scores (batch, time, classes), and activations (batch, time, rows, columns)."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(2, (2, 3)), nn.Tanh(), nn.Flatten(2), nn.Linear(6, 3))
+    x, y = torch.randn(5, 7, 4), torch.randint(3, (5, 7))
+    rule = DirectKolenPollack(network, x[:1], step_cross_entropy)
+    rule.backward(x, y)
+    scores = network(x).detach().requires_grad_()
+    error = torch.autograd.grad(step_cross_entropy(scores, y), scores)[0]
+    (name,) = rule.feedback
+    h = network[:3](x)
+    expected = torch.einsum("btc,btij->cij", error, h).view_as(rule.feedback[name])
+    torch.testing.assert_close(rule.feedback[name].grad, expected)

@@ -283,3 +283,10 @@ def test_bf16_and_channels_last_follow_the_plain_signal(memory_format):
         rule.backward(x.to(memory_format=memory_format), y)
     for name, gradient in gradients(network).items():
         assert F.cosine_similarity(gradient.flatten(), plain[name].flatten(), dim=0) > 0.99, name
+
+
+def test_kolen_pollack_refuses_weights_that_are_no_parameters(one_line):
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(6, 3)))
+    FeedbackAlignment(network, torch.zeros(2, 4)).backward(torch.randn(5, 4), torch.arange(5) % 3)
+    with one_line(UnsupportedNetworkError, "layer 2 is made of other parameters"):
+        KolenPollack(network, torch.zeros(2, 4))

@@ -74,7 +74,7 @@ def to_quaternion(network: nn.Module, *, side: Sides = "left", skip: Collection[
     network = copy.deepcopy(network)
     owners = Counter(id(p) for module in network.modules() for p in module.parameters(recurse=False))
     made: dict[int, nn.Module] = {}
-    places, converted, kept = [], [], {}
+    converted, kept = [], {}
     for name, module in network.named_modules():
         own = list(module.parameters(recurse=False))
         sealed = next((outer for outer in SEALED if _inside(network, name, outer)), None)
@@ -133,8 +133,22 @@ def _converted(module: nn.Module, side: Sides) -> nn.Module | str:
     if any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks")):  # of every kind
         return "it has hooks, which would be lost"
     first = next(module.parameters())
-    found.requires_grad_(first.requires_grad)
+    for name, parameter in found.named_parameters():
+        parameter.requires_grad_(any(real.requires_grad for real in _counterparts(module, name)))
     return found.to(device=first.device, dtype=first.dtype).train(module.training)
+
+
+def _counterparts(module: nn.Module, name: str) -> list[nn.Parameter]:
+    """The real parameters in whose place a quaternion one stands; torch's recurrent layers have two biases for one."""
+    own = dict(module.named_parameters())
+    if name in own:
+        return [own[name]]
+    part, place, kind = name.split(".")  # of `QRNN` and `QLSTM`: inputs.0.bias
+    assert isinstance(module, nn.RNNBase)
+    layer, backward = divmod(int(place), 2 if module.bidirectional else 1)
+    end = f"l{layer}{'_reverse' if backward else ''}"
+    ways = ("ih", "hh") if kind == "bias" else ("ih",) if part == "inputs" else ("hh",)
+    return [own[f"{kind}_{way}_{end}"] for way in ways]
 
 
 def _uneven(*widths: int) -> str:

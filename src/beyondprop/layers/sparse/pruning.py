@@ -124,6 +124,8 @@ def prune(
 def _kept(layers: dict[str, Prunable], sparsity: float | None, how: str) -> dict[str, Tensor]:
     sizes = {name: _size(layer) for name, layer in layers.items()}
     if ":" in how:
+        if sparsity is not None:
+            raise UserError(f"{how} says itself how many weights stay: leave sparsity out, got {sparsity}")
         return {name: _n_of_m(size, how, name) for name, size in sizes.items()}
     sparsity = check_sparsity(sparsity)
     if how == "uniform":

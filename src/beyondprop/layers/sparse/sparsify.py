@@ -17,6 +17,7 @@ from beyondprop.errors import UserError
 from beyondprop.layers.sparse.layer import SparseLayer
 from beyondprop.layers.sparse.modules import SparseLinear
 from beyondprop.layers.sparse.pruning import Prunable, prunable_layers, replace, sparse_form
+from beyondprop.rule import without_trace
 
 _ELEMENTWISE = (
     *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Hardtanh, nn.ReLU6, nn.Softplus),
@@ -141,13 +142,10 @@ def _inputs(network: nn.Module, example: Tensor, layers: dict[str, Prunable]) ->
         return hook
 
     hooks = [layer.register_forward_pre_hook(note(name), with_kwargs=True) for name, layer in layers.items()]
-    modes = {module: module.training for module in network.modules()}
     try:
-        with torch.no_grad():
-            network.eval()(example)  # statistics of normalisation stay as they are
+        with without_trace(network):
+            network(example)
     finally:
-        for part, training in modes.items():
-            part.training = training
         for hook in hooks:
             hook.remove()
     return seen

@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.inputs import check_example, running_example
-from beyondprop.rule import Rule, descend, without_trace
+from beyondprop.rule import Rule, descend, eval_mode, without_trace
 from beyondprop.rules.local.sharing import shared_parameter
+from beyondprop.sequential import children_of, is_plain
 
 Order = Literal["together", "one-by-one"]
 
@@ -65,7 +66,7 @@ class Blockwise(Rule):
     @classmethod
     def supports(cls, network: nn.Module) -> str | None:
         """Only sequences can be cut."""
-        if not isinstance(network, nn.Sequential) or type(network).forward is not nn.Sequential.forward:
+        if not is_plain(network):
             return (
                 f"{cls.__name__} cuts an nn.Sequential into blocks, and this is {type(network).__name__}: "
                 "write it as nn.Sequential, with a module of yours as a child wherever layers belong together"
@@ -170,11 +171,6 @@ def block_starts(network: nn.Module) -> list[int]:
     return [0, *starts[1:]] if starts else []
 
 
-def children_of(network: nn.Module) -> list[nn.Module]:
-    """Its children in order; `children()` would name one that stands twice only once."""
-    return [child for child in network._modules.values() if child is not None]
-
-
 def cut(network: nn.Module, starts: Sequence[int]) -> list[nn.Sequential]:
     """Cut a sequence into blocks that begin at these positions.
 
@@ -229,14 +225,8 @@ def outputs_in_turn(blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
 @contextmanager
 def finished(block: nn.Module) -> Iterator[None]:
     """Run a block that does not learn: without a graph, and in evaluation mode."""
-    modes = [(module, module.training) for module in block.modules()]
-    block.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with eval_mode(block), torch.no_grad():
+        yield
 
 
 def _channels_last(gradient: Tensor) -> Tensor:

@@ -60,8 +60,9 @@ class LinearPredictor(Rule):
         """Add the gradient to the weight's (and the bias's) `.grad`."""
         del phase
         y = check_labels(y, self.linear.out_features)
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.linear.weight.dtype
+        device, dtype = x.device.type, self.linear.weight.dtype
+        if torch.is_autocast_enabled(device) and dtype != torch.float64:  # which autocast leaves alone
+            dtype = torch.get_autocast_dtype(device)
         # Cast here, once for both products: autocast would go on with the weight that it has cast before a step.
         with torch.no_grad(), torch.autocast(device, enabled=False):
             features = x.flatten(1).to(dtype)

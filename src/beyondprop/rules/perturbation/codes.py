@@ -95,7 +95,8 @@ class PerturbationCode(nn.Module):
     def _random(self, slots: Tensor, start: int) -> Tensor:
         goes_on = int(start % self.tau_p != 0)
         number = slots - slots[0] - goes_on  # of the slots that begin here
-        fresh = torch.randint(2, (int(number[-1]) + 1, self.size), device=self.held.device, dtype=torch.int8)
+        begun = (start + len(slots) - 1) // self.tau_p - start // self.tau_p + 1 - goes_on
+        fresh = torch.randint(2, (begun, self.size), device=self.held.device, dtype=torch.int8)
         drawn = (2 * fresh - 1).to(self.held.dtype) * (self.norm / math.sqrt(self.size))
         rows = torch.cat([self.held[None], drawn])[number + 1]
         self.held.copy_(rows[-1])

@@ -15,24 +15,26 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from beyondprop.checks import check_whole
 from beyondprop.errors import UnsupportedNetworkError, UserError
+from beyondprop.functional import Tensors, buffers_kept, get_buffers, run_with, set_buffers
 from beyondprop.generators import GeneratorState, cuda_devices
+from beyondprop.layers.batch_norms import mixes_samples
 from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
 from beyondprop.rules.perturbation.linear import by_hand, products
 from beyondprop.rules.perturbation.noise import draw_noise
 from beyondprop.rules.perturbation.orthogonal import OrthogonalDirections
-from beyondprop.rules.perturbation.reach import check_reached, mixes_samples
+from beyondprop.rules.perturbation.reach import check_reached
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
+from beyondprop.sequential import children_of, is_plain
 
-Perturbed = Literal["activities", "weights"]
+Perturb = Literal["activities", "weights"]
 
 
 class ForwardGradient(NetworkRule):
@@ -75,7 +77,7 @@ class ForwardGradient(NetworkRule):
         network: nn.Module,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         *,
-        perturb: Perturbed = "activities",
+        perturb: Perturb = "activities",
         directions: int = 1,
         orthogonal: bool = False,
     ) -> None:
@@ -129,16 +131,15 @@ class ForwardGradient(NetworkRule):
 
     def _by_weights(self, x: Tensor, y: Tensor) -> Tensor:
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        buffers = dict(self.network.named_buffers())
+        buffers = get_buffers(self.network)
         share, drawn = self._directions(list(trained.values()))
-        state, moved, loss = GeneratorState(cuda_devices(self.network)), dict[str, Tensor](), None
+        state, moved, loss = GeneratorState(cuda_devices(self.network)), buffers, None
         found: list[Tensor] = []
         for direction in drawn:
             state.restore()  # one dropout mask for all: they are directions of one loss
-            copies = {name: b.clone() for name, b in buffers.items()}
             with forward_ad.dual_level():
                 along = dict(zip(trained.values(), direction, strict=True))
-                scores = evaluated_along(self.network, along, copies, x)
+                scores, after = evaluated_along(self.network, along, buffers, x)
                 losses = self._losses(scores, x, y)
                 primal, tangent = forward_ad.unpack_dual(losses.mean())
             change = primal.new_zeros(()) if tangent is None else share * tangent
@@ -148,10 +149,9 @@ class ForwardGradient(NetworkRule):
                     found[number] += v
                 else:
                     found.append(v)
-            loss = primal if loss is None else loss
-            moved = moved or {name: forward_ad.unpack_dual(b).primal for name, b in copies.items()}
-        for name, buffer in buffers.items():
-            buffer.copy_(moved[name])
+            if loss is None:  # statistics move once
+                loss, moved = primal, after
+        set_buffers(moved, self.network)
         for p, gradient in zip(trained.values(), found, strict=True):
             add_gradient(p, gradient)
         assert loss is not None
@@ -173,8 +173,7 @@ class ForwardGradient(NetworkRule):
 
     def _by_activities(self, x: Tensor, y: Tensor) -> Tensor:
         state, loss = GeneratorState(cuda_devices(self.network)), None
-        buffers = dict(self.network.named_buffers())
-        before = {name: b.clone() for name, b in buffers.items()}
+        before = get_buffers(self.network)
         found: dict[nn.Parameter, Tensor] = {}
         if self._fixed is None:
             self._fixed = calls_of_fixed_length(self.network, watched_layers(self.network), x)
@@ -182,8 +181,7 @@ class ForwardGradient(NetworkRule):
         for number in range(self.directions):
             state.restore()
             if number > 0:  # statistics move once
-                for name, buffer in buffers.items():
-                    buffer.copy_(before[name])
+                set_buffers(before, self.network)
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) + number)
             draw: Callable[[Tensor], Tensor] = partial(self.noise, generator=generator)
             draw = draw if frame is None else frame.drawing(draw)
@@ -217,7 +215,7 @@ class ForwardGradient(NetworkRule):
 
 
 @dataclass(frozen=True)
-class Call:
+class TangentCall:
     """One evaluation of a layer: with what, the noise along which its output moved, and the generators' state."""
 
     layer: nn.Module
@@ -253,18 +251,22 @@ class Call:
 
 def evaluated_along(
     network: nn.Module, along: dict[nn.Parameter, Tensor], buffers: dict[str, Tensor], x: Tensor
-) -> Any:
+) -> tuple[Any, Tensors]:
     """Evaluate a network in dual numbers, its parameters moving.
 
     Args:
         network: Any module.
         along: The direction of each parameter that moves.
-        buffers: In the place of the network's own.
+        buffers: Values of the network's buffers; these tensors stay as they are.
         x: Its input, with a tangent or without.
+
+    Returns:
+        The output, and the buffers' values as the network leaves them.
     """
     duals = {name: forward_ad.make_dual(p.detach(), along[p]) for name, p in network.named_parameters() if p in along}
     with _LinearByHand():
-        return functional_call(network, {**duals, **buffers}, (x,))
+        output, moved = run_with(network, duals, {name: b.clone() for name, b in buffers.items()}, (x,))
+    return output, {name: forward_ad.unpack_dual(buffer).primal for name, buffer in moved.items()}
 
 
 class _LinearByHand(TorchFunctionMode):
@@ -291,7 +293,7 @@ def _dual_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 @contextmanager
-def watched(network: nn.Module, draw: Callable[[Tensor], Tensor], *, gated: bool = True) -> Iterator[list[Call]]:
+def watched(network: nn.Module, draw: Callable[[Tensor], Tensor], *, gated: bool = True) -> Iterator[list[TangentCall]]:
     """Let the output of every layer move along noise of its own, and note what it was called with.
 
     Args:
@@ -300,7 +302,7 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor], *, gated: bool
         gated: Whether units that a ReLU behind them switches off stay where they are: they have no gradient, and their
             noise would be nothing else (Ren et al., Section 3).
     """
-    calls: list[Call] = []
+    calls: list[TangentCall] = []
     into_relu = layers_into_relu(network) if gated else set()
     states: list[GeneratorState] = []
     devices = cuda_devices(network)
@@ -317,7 +319,7 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor], *, gated: bool
             noise.mul_(primal > 0)
         plain = [forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for a in args]
         named = {k: forward_ad.unpack_dual(a).primal if isinstance(a, Tensor) else a for k, a in kwargs.items()}
-        calls.append(Call(module, plain, named, noise, state))
+        calls.append(TangentCall(module, plain, named, noise, state))
         # A clone: what follows may change its tangent in place.
         dual = forward_ad.make_dual(primal, noise.clone() if tangent is None else tangent + noise)
         return (dual, *output[1:]) if isinstance(output, tuple) else dual
@@ -331,16 +333,10 @@ def watched(network: nn.Module, draw: Callable[[Tensor], Tensor], *, gated: bool
 
 def layers_into_relu(network: nn.Module) -> set[nn.Module]:
     """Layers whose output goes into a ReLU and nowhere else, as far as sequences of modules tell."""
-    # `children()` would name a module that stands in two places but once, and so put others side by side.
-    places = [list(module._modules.values()) for module in network.modules()]
-    found = {
-        layer
-        for module, own in zip(network.modules(), places, strict=True)
-        if type(module).forward is nn.Sequential.forward
-        for layer, behind in pairwise(own)
-        if layer is not None and type(behind) is nn.ReLU
-    }
-    uses = Counter(chain.from_iterable(places))
+    sequences = [module for module in network.modules() if is_plain(module)]
+    pairs = chain.from_iterable(pairwise(children_of(module)) for module in sequences)
+    found = {layer for layer, behind in pairs if type(behind) is nn.ReLU}
+    uses = Counter(chain.from_iterable(children_of(module) for module in network.modules()))
     return {layer for layer in found if uses[layer] == 1}
 
 
@@ -354,12 +350,11 @@ def watched_layers(network: nn.Module) -> list[nn.Module]:
 @contextmanager
 def leaving_no_trace(network: nn.Module) -> Iterator[None]:
     """Within it layers are run anew: statistics and generators are as before at the end."""
-    buffers, state = [(b, b.clone()) for b in network.buffers()], GeneratorState(cuda_devices(network))
+    state = GeneratorState(cuda_devices(network))
     try:
-        yield
+        with buffers_kept(network):
+            yield
     finally:
-        for buffer, value in buffers:
-            buffer.copy_(value)
         state.restore()
 
 

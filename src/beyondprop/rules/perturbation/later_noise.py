@@ -11,7 +11,7 @@ from torch import Tensor
 RIDGE = 1e-4  # of the mean sum of squares, so that noise that repeats itself can be divided by
 
 
-class Perturbed(NamedTuple):
+class NoisyCall(NamedTuple):
     """What noise did at one call of a layer, each of shape (samples, batch, units).
 
     Attributes:
@@ -25,7 +25,7 @@ class Perturbed(NamedTuple):
     ends_step: bool = False
 
 
-def signals_in_turn(calls: Sequence[Perturbed], change: Tensor, *, future: bool) -> list[Tensor | None]:
+def signals_in_turn(calls: Sequence[NoisyCall], change: Tensor, *, future: bool) -> list[Tensor | None]:
     r"""Regress δL on the differences of every call, less what the noise of later calls explains of it.
 
         ĝ_c = argmin_g Σ_s (δL_cs - g·Δ_cs)²        δL_cs = δL_s - Σ_{c' after c} ĝ_{c',-s}·ξ_c's
@@ -46,7 +46,7 @@ def signals_in_turn(calls: Sequence[Perturbed], change: Tensor, *, future: bool)
         its noise is not explained either.
 
     >>> noise = torch.randn(8, 5, 2)
-    >>> signal, = signals_in_turn([Perturbed(noise, noise)], noise @ torch.tensor([1.0, -3.0]), future=True)
+    >>> signal, = signals_in_turn([NoisyCall(noise, noise)], noise @ torch.tensor([1.0, -3.0]), future=True)
     >>> torch.allclose(signal, torch.tensor([1.0, -3.0]), atol=0.01)
     True
     """
@@ -72,7 +72,7 @@ def explains(samples: int, units: int) -> bool:
     return samples > units + 2
 
 
-def regression(target: Tensor, call: Perturbed) -> tuple[Tensor, Tensor]:
+def regression(target: Tensor, call: NoisyCall) -> tuple[Tensor, Tensor]:
     """Regress on the differences, for each example.
 
     Args:

@@ -9,18 +9,19 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
+from beyondprop.layers.batch_norms import BATCH_NORMS
 from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.division import Division
 from beyondprop.rules.perturbation.perturbed import refuse_narrow
+from beyondprop.sequential import flattened, is_plain, out_of_place
 
-Perturbed = Literal["weights", "nodes"]
+Perturb = Literal["weights", "nodes"]
 
 
 class LayerwisePerturbation(NetworkRule):
@@ -69,7 +70,7 @@ class LayerwisePerturbation(NetworkRule):
         network: nn.Module,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         *,
-        perturb: Perturbed = "nodes",
+        perturb: Perturb = "nodes",
         steps: int = 100,
         norm: float = 1e-2,
         normalise: bool = True,
@@ -91,7 +92,7 @@ class LayerwisePerturbation(NetworkRule):
     @classmethod
     def supports(cls, network: nn.Module) -> str | None:
         """A sequence of layers that treat every sample alike, whatever else is in the batch."""
-        if not _is_plain(network):
+        if not is_plain(network):
             return (
                 f"{cls.__name__} evaluates what stands behind each layer: it takes an nn.Sequential, "
                 f"not {type(network).__name__}"
@@ -99,7 +100,7 @@ class LayerwisePerturbation(NetworkRule):
         if not any(p.requires_grad for p in network.parameters()):
             return f"{cls.__name__} has nothing to perturb: no parameter of the network is trainable"
         for name, module in network.named_modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, BATCH_NORMS):
                 return f"layer {name} ({type(module).__name__}) mixes samples of a batch: use GroupNorm or LayerNorm"
             if isinstance(module, _InstanceNorm) and module.track_running_stats:
                 return (
@@ -123,12 +124,10 @@ class LayerwisePerturbation(NetworkRule):
         refuse_narrow(dict(self.network.named_parameters()))
         estimate = self._weights if self.perturb == "weights" else self._nodes
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # wiggles are below bfloat16's rounding
-            layers = flattened(self.network)
+            layers = [layer for _, layer in flattened(self.network)]
             values = [x]
             for layer in layers:
-                # What works in place would overwrite the nodes' values.
-                inplace = any(getattr(module, "inplace", False) for module in layer.modules())
-                values.append(layer(values[-1].clone() if inplace else values[-1]))
+                values.append(out_of_place(layer, values[-1]))
             y = self.checked_targets(y, values[-1].shape)
             run = _Run(layers, values, y, self._losses(values[-1], y, x))
             trained = [place for place, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())]
@@ -218,18 +217,6 @@ class LayerwisePerturbation(NetworkRule):
             gradients = list(torch.autograd.grad(output, parameters, estimate))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             add_gradient(parameter, gradient)
-
-
-def flattened(network: nn.Module) -> list[nn.Module]:
-    """The layers of a sequence, those of sequences within it in their places."""
-    if not _is_plain(network):
-        return [network]
-    return [layer for child in network.children() for layer in flattened(child)]
-
-
-def _is_plain(network: nn.Module) -> bool:
-    """Whether it does nothing but call its children one after another."""
-    return isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward
 
 
 class _Run(NamedTuple):

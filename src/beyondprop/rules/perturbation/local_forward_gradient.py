@@ -12,16 +12,18 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
+from beyondprop.functional import get_buffers, set_buffers
 from beyondprop.rule import Rule, add_gradient, check_labels, descend
 from beyondprop.rules.local.blockwise import block_starts, cut, output_shapes
 from beyondprop.rules.perturbation.forward_gradient import evaluated_along, forward_mode, leaving_no_trace, watched
 from beyondprop.rules.perturbation.noise import draw_noise
+from beyondprop.sequential import is_plain
 
 Gradient = Literal["forward-activities", "forward-weights", "backprop"]
 Losses = Literal["global", "added", "block", "block+patch", "block+group", "block+patch+group"]
 Teacher = Callable[[Tensor], Iterator[tuple[nn.Parameter, Tensor]]]
 Draw = Callable[..., Tensor]
-Perturbed = tuple[Tensor, Tensor | None, list[Teacher]]
+Moved = tuple[Tensor, Tensor | None, list[Teacher]]
 
 
 @runtime_checkable
@@ -120,7 +122,7 @@ class LocalForwardGradient(Rule):
         del example
         if isinstance(network, LocalNetwork):
             return cls.supports(network)
-        if not isinstance(network, nn.Sequential) or type(network).forward is not nn.Sequential.forward:
+        if not is_plain(network):
             return f"only an nn.Sequential can be cut into blocks, and {cls.supports(network)}"
         starts = block_starts(network)
         if (
@@ -273,13 +275,13 @@ class CutClassifier(nn.Module):
         return scores
 
 
-def _in_dual_numbers(block: nn.Module, h: Tensor, dh: Tensor | None, *, weights: bool, draw: Draw) -> Perturbed:
+def _in_dual_numbers(block: nn.Module, h: Tensor, dh: Tensor | None, *, weights: bool, draw: Draw) -> Moved:
     """Evaluate any block with random tangents; how all of its losses change together serves all that moves in it."""
     with forward_mode(block):
         return (_with_moving_weights if weights else _with_moving_activities)(block, h, dh, draw)
 
 
-def _with_moving_activities(block: nn.Module, h: Tensor, dh: Tensor | None, draw: Draw) -> Perturbed:
+def _with_moving_activities(block: nn.Module, h: Tensor, dh: Tensor | None, draw: Draw) -> Moved:
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     with forward_ad.dual_level(), watched(block, partial(draw, generator=generator)) as calls:
         output = forward_ad.unpack_dual(block(h if dh is None else forward_ad.make_dual(h, dh)))
@@ -292,14 +294,13 @@ def _with_moving_activities(block: nn.Module, h: Tensor, dh: Tensor | None, draw
     return output.primal, output.tangent, [teach]
 
 
-def _with_moving_weights(block: nn.Module, h: Tensor, dh: Tensor | None, draw: Draw) -> Perturbed:
+def _with_moving_weights(block: nn.Module, h: Tensor, dh: Tensor | None, draw: Draw) -> Moved:
     directions = {p: draw(p) for p in block.parameters() if p.requires_grad}
-    buffers = {name: b.clone() for name, b in block.named_buffers()}
     with forward_ad.dual_level():
         given = h if dh is None else forward_ad.make_dual(h, dh)
-        output = forward_ad.unpack_dual(evaluated_along(block, directions, buffers, given))
-        for name, buffer in block.named_buffers():
-            buffer.copy_(forward_ad.unpack_dual(buffers[name]).primal)
+        evaluated, buffers = evaluated_along(block, directions, get_buffers(block), given)
+        output = forward_ad.unpack_dual(evaluated)
+    set_buffers(buffers, block)
 
     def teach(change: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
         for parameter, direction in directions.items():

@@ -110,8 +110,8 @@ class MultiplexedGradientDescent(PerturbedNetwork):
                 changes.clamp_(-self.clamp, self.clamp)
             self.accumulated += torch.einsum("kc,kcp->cp", changes, perturbations) / self.norm**2
             self.steps += self.span
-            if int(self.steps) >= self.tau_theta:
-                self._write(self.accumulated * (self.size / int(self.steps)))
+            if (steps := int(self.steps)) >= self.tau_theta:
+                self._write(self.accumulated * (self.size / steps))
                 self.accumulated.zero_()
                 self.steps.zero_()
         return costs[0].mean()

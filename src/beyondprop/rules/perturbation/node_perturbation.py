@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
+from beyondprop.layers.batch_norms import mixes_samples
 from beyondprop.layers.decorrelation import Decorrelation
 from beyondprop.networks.recurrent import Recurrent
 from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule
 from beyondprop.rules.perturbation.batch_first import calls_of_fixed_length
-from beyondprop.rules.perturbation.later_noise import Perturbed, signals_in_turn
-from beyondprop.rules.perturbation.reach import check_reached, mixes_samples
-from beyondprop.rules.perturbation.rollouts import Rollouts, draw, output_shapes, roll_out, teach
+from beyondprop.rules.perturbation.later_noise import NoisyCall, signals_in_turn
+from beyondprop.rules.perturbation.reach import check_reached
+from beyondprop.rules.perturbation.rollouts import Rollouts, call_shapes, draw, roll_out, teach
 from beyondprop.rules.signals.layers import NORMS, find_layers, modules_between
 
 Kind = Literal["activity", "node", "weight"]
@@ -234,7 +235,7 @@ class NodePerturbation(NetworkRule):
             parts = (self._against(part) for part in (call.outputs, call.moves))
             moved, drawn = (part.unbind(1) if change.ndim == 3 else (part,) for part in parts)
             steps = zip(moved, drawn, strict=True)
-            of_calls.append([Perturbed(d.flatten(2), xi.flatten(2), call.layer is readout) for d, xi in steps])
+            of_calls.append([NoisyCall(d.flatten(2), xi.flatten(2), call.layer is readout) for d, xi in steps])
         in_order = [call for step in zip(*of_calls, strict=True) for call in step]
         signals = signals_in_turn(in_order, change, future=self.credit == "future")
         found = {}
@@ -296,7 +297,7 @@ class NodePerturbation(NetworkRule):
             return []
         key = (x.shape, self.training)
         if key not in self._shapes:
-            self._shapes[key] = output_shapes(self.network, self._layers, x)
+            self._shapes[key] = call_shapes(self.network, self._layers, x)
             if len(self._shapes) == 1 and not isinstance(self.network, Recurrent):
                 self._fixed = calls_of_fixed_length(self.network, self._layers, x)
         like, shapes = next(self.network.parameters()), self._shapes[key]

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
+from beyondprop.functional import get_buffers, run_with, set_buffers
 from beyondprop.generators import GeneratorState, cuda_devices
 from beyondprop.rule import add_gradient, batched_by_vmap, without_trace
 from beyondprop.rules.network_rule import NetworkRule
@@ -108,12 +108,12 @@ class PerturbedNetwork(NetworkRule):
         """
         parameters = {name: self.network.get_parameter(name) for name in self._names}
         refuse_narrow(parameters)
-        buffers = dict(self.network.named_buffers())
+        buffers = get_buffers(self.network)
 
         def cost(flat: Tensor, buffers: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             parts = flat.split([p.numel() // self.copies for p in parameters.values()], dim=1)
             moved = {name: p + d.reshape(p.shape) for (name, p), d in zip(parameters.items(), parts, strict=True)}
-            scores = functional_call(self.network, {**moved, **buffers}, (x,))
+            scores, buffers = run_with(self.network, moved, buffers, (x,))
             losses = self.loss(scores, y)
             if losses.numel() != self.copies:
                 wanted = "a scalar" if self.copies == 1 else f"one cost for each of {self.copies} copies"
@@ -135,8 +135,7 @@ class PerturbedNetwork(NetworkRule):
             if not found:
                 first = {name: b[0] for name, b in moved.items()}
             found.append(values)
-        for name, buffer in buffers.items():
-            buffer.copy_(first[name])
+        set_buffers(first, self.network)
         return torch.cat(found)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from beyondprop.errors import UnsupportedNetworkError
 
@@ -31,12 +30,3 @@ def check_reached(weights: Mapping[str, nn.Parameter], layers: Iterable[nn.Modul
             raise UnsupportedNetworkError(
                 f"parameter {name} belongs to no innermost layer, whose output noise could move: {advice}"
             )
-
-
-def mixes_samples(network: nn.Module) -> bool:
-    """Whether noise of one sample reaches the losses of others, by a batch norm that uses the batch's statistics.
-
-    >>> mixes_samples(nn.BatchNorm1d(3)), mixes_samples(nn.BatchNorm1d(3).eval())
-    (True, False)
-    """
-    return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in network.modules())

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from beyondprop.errors import UnsupportedNetworkError
+from beyondprop.functional import Tensors, get_buffers, run_with, set_buffers
 from beyondprop.layers.decorrelation import Decorrelation
 from beyondprop.networks.recurrent import Recurrent, StateLinear
 from beyondprop.rule import add_gradient, is_of_vmap, without_trace
@@ -20,7 +20,7 @@ from beyondprop.rules.perturbation.linear import by_hand, products
 SIGNS = torch.tensor([[1.0 if byte >> bit & 1 else -1.0 for bit in range(8)] for byte in range(256)])
 
 
-class Call(NamedTuple):
+class RolloutCall(NamedTuple):
     """One call of a perturbed layer; in a sequence network, its calls of all steps.
 
     Attributes:
@@ -49,7 +49,7 @@ class Rollouts:
 
     outputs: Tensor
     states: Tensor | None
-    calls: list[Call]
+    calls: list[RolloutCall]
     decorrelated: dict[Decorrelation, Tensor]
 
 
@@ -69,7 +69,7 @@ def draw(shape: Sequence[int], like: Tensor, *, signs: bool) -> Tensor:
     return table.index_select(0, octets.int()).flatten()[:count].view(shape)
 
 
-def output_shapes(network: nn.Module, layers: Mapping[nn.Module, str], x: Tensor) -> list[torch.Size]:
+def call_shapes(network: nn.Module, layers: Mapping[nn.Module, str], x: Tensor) -> list[torch.Size]:
     """Find the shape of every output of the layers, in the order of their calls, by a pass that leaves no trace."""
     with without_trace(network), _Watch(network, layers) as watch:
         network(x)
@@ -108,32 +108,32 @@ def roll_out(
     buffers = {name: buffer.expand(count, *buffer.shape).clone() for name, buffer in network.named_buffers()}
     watch = _Watch(network, layers)
 
-    def rollout(moves: list[Tensor], tensors: dict[str, Tensor], starts: list[Tensor]) -> Any:
+    def rollout(moves: list[Tensor], tensors: Tensors, buffers: Tensors, starts: list[Tensor]) -> Any:
         watch.begin(moves)
         named = {f"network.{name}": tensor for name, tensor in tensors.items()}
-        outputs, state = functional_call(runner, named, (x, *starts))
+        here = {f"network.{name}": tensor for name, tensor in buffers.items()}
+        (outputs, state), moved = run_with(runner, named, here, (x, *starts))
         found = [call.inputs for call in watch.calls], [call.outputs for call in watch.calls]
-        return outputs, state, *found, [outputs for _, outputs in watch.decorrelated]
+        return outputs, state, moved, *found, [outputs for _, outputs in watch.decorrelated]
 
     with watch:
         try:
-            outputs, state, inputs, results, decorrelated = torch.vmap(rollout, randomness="same")(
-                moves, {**weights, **buffers}, [] if states is None else [states]
+            outputs, state, moved, inputs, results, decorrelated = torch.vmap(rollout, randomness="same")(
+                moves, dict(weights), buffers, [] if states is None else [states]
             )
         except RuntimeError as error:
             if not is_of_vmap(error):
                 raise
             reason = str(error).strip().partition("\n")[0]
             raise UnsupportedNetworkError(f"the network's evaluations cannot be batched: {reason}") from error
-    for name, buffer in network.named_buffers():
-        buffer.copy_(buffers[name][0])
+    set_buffers({name: value[0] for name, value in moved.items()}, runner)
     called = [call.layer for call in watch.calls]
     found: dict[Decorrelation, list[Tensor]] = {}
     for (layer, _), values in zip(watch.decorrelated, decorrelated, strict=True):
         found.setdefault(layer, []).append(values[0])
     watch.begin(None)  # what was noted inside the batched evaluation has no meaning outside it
     calls = [
-        Call(layer, tuple(x[0] for x in given), result, move)
+        RolloutCall(layer, tuple(x[0] for x in given), result, move)
         for layer, given, result, move in zip(called, inputs, results, moves, strict=True)
     ]
     if isinstance(network, Recurrent):
@@ -169,7 +169,7 @@ def _roll_out_in_rows(
     clean = kept[1:, :batch]
     results.append(network.readout(kept[1:]).view(time, count, batch, -1) + in_time[-1])
     calls = [
-        Call(layer, given, result.transpose(0, 1), move.transpose(0, 1))
+        RolloutCall(layer, given, result.transpose(0, 1), move.transpose(0, 1))
         for layer, given, result, move in zip(
             [*(part.layer for part in moved), network.readout],
             [*inputs, (clean.flatten(0, 1),)],
@@ -182,11 +182,11 @@ def _roll_out_in_rows(
     return Rollouts(results[-1].permute(1, 2, 0, 3), kept[-1].view(count, batch, -1), calls, decorrelated)
 
 
-def _in_time(calls: Sequence[Call]) -> Call:
+def _in_time(calls: Sequence[RolloutCall]) -> RolloutCall:
     """Make one call of those that a layer of a sequence network has had."""
     inputs = (torch.cat(parts) for parts in zip(*(call.inputs for call in calls), strict=True))
     outputs, moves = (torch.stack(parts, dim=1) for parts in zip(*(call[2:] for call in calls), strict=True))
-    return Call(calls[0].layer, tuple(inputs), outputs, moves)
+    return RolloutCall(calls[0].layer, tuple(inputs), outputs, moves)
 
 
 def teach(layer: nn.Module, calls: Sequence[tuple[tuple[Tensor, ...], Tensor]]) -> None:
@@ -202,9 +202,8 @@ def teach(layer: nn.Module, calls: Sequence[tuple[tuple[Tensor, ...], Tensor]]) 
             for parameter, gradient in products(layer, inputs, signal):
                 add_gradient(parameter, gradient)
             continue
-        buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}
         with torch.enable_grad():
-            gradients = torch.autograd.grad(functional_call(layer, buffers, inputs), parameters, signal)
+            gradients = torch.autograd.grad(run_with(layer, {}, get_buffers(layer), inputs)[0], parameters, signal)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             add_gradient(parameter, gradient)
 
@@ -232,7 +231,7 @@ class _Watch:
     def begin(self, moves: list[Tensor] | None) -> None:
         """Forget what was noted."""
         self.moves = moves
-        self.calls: list[Call] = []
+        self.calls: list[RolloutCall] = []
         self.decorrelated: list[tuple[Decorrelation, Tensor]] = []
 
     def __enter__(self) -> _Watch:
@@ -254,7 +253,7 @@ class _Watch:
             )
         if self.moves is not None:
             output = output + self.moves[len(self.calls)]
-        self.calls.append(Call(layer, args, output, output))
+        self.calls.append(RolloutCall(layer, args, output, output))
         return output.clone()  # an activation may work in place
 
     def _decorrelated(self, layer: Decorrelation, _args: Any, output: Tensor) -> None:

@@ -174,8 +174,7 @@ class LayeredNetwork(SettlingNetwork):
                         drive = self._pull(number + 1, now, push, held, drive)
                     if nudge is not None and number == count - 1:
                         drive = drive - self._nudged(now[-1], nudge, held)
-                    activation = self.sections[number].activation
-                    fresh[number] = drive if activation is None else activation(drive)
+                    fresh[number] = self.sections[number].squash(drive)
                 for number, value in fresh.items():
                     now[number] = value
                     moved.add(number)
@@ -198,8 +197,7 @@ class LayeredNetwork(SettlingNetwork):
         """The states of a pass bottom up."""
         states, held = [], Held(measuring=True)
         for section in self.sections:
-            x = section.connection.push(x, held)[0]
-            x = x if section.activation is None else section.activation(x)
+            x = section.squash(section.connection.push(x, held)[0])
             states.append(x)
         return states
 
@@ -270,10 +268,7 @@ class ConvergentNetwork(LayeredNetwork, PrimitiveNetwork):
 
     def squash(self, drives: States) -> States:
         """Apply each section's activation."""
-        return [
-            drive if section.activation is None else section.activation(drive)
-            for section, drive in zip(self.sections, drives, strict=True)
-        ]
+        return [section.squash(drive) for section, drive in zip(self.sections, drives, strict=True)]
 
     def gradients(self, inputs: Clamped, y: Tensor, contrast: Contrast) -> dict[nn.Parameter, Tensor]:
         """Differentiate Phi^b at both ends with respect to the parameters, by hand."""

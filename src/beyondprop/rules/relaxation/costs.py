@@ -22,7 +22,7 @@ class Cost(Protocol):
         """L of each sample, shape (batch,)."""
 
     def slope(self, scores: Tensor, y: Tensor) -> Tensor:
-        """DL / dscores."""
+        """The slope dL / dscores."""
 
 
 class CrossEntropy:

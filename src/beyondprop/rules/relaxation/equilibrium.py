@@ -139,13 +139,13 @@ class SettlingRule(Rule):
             raise NonFiniteError(f"the loss is {loss.item()}, first seen in {self._where(x, states)}")
         return loss, y
 
-    def _where(self, x: Tensor, states: States) -> str:
-        """Name the input, or the first state that is not finite."""
+    def _where(self, x: Tensor, *ends: States) -> str:
+        """Name the input, or the first state that is not finite where the network has settled."""
         layers = getattr(self.settling_network, "layers", None)
         if not x.isfinite().all() or layers is None:
             return "the input" if not x.isfinite().all() else "a state"
-        names = self.settling_network.names(states)
-        wrong = [name for name, state in zip(names, states, strict=True) if not is_finite(state)]
+        names = self.settling_network.names(ends[0])
+        wrong = [name for states in ends for name, state in zip(names, states, strict=True) if not is_finite(state)]
         return f"the state of layer {wrong[0]}, which does not settle" if wrong else first_nonfinite_layer(layers, x)
 
 
@@ -215,7 +215,7 @@ class EquilibriumPropagation(SettlingRule):
             found = network.gradients(inputs, y, contrast)
             for name, parameter in self.named_parameters():
                 if parameter in found and not is_finite(found[parameter]):
-                    where = self._where(x, [*contrast.high, *contrast.low][: len(free)])
+                    where = self._where(x, contrast.high, contrast.low)
                     raise NonFiniteError(
                         f"the gradient of {name} is not finite, first seen in {where}: check the data, or lower beta "
                         "or the learning rate"

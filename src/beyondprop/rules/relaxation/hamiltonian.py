@@ -52,6 +52,7 @@ class HamiltonianSystem(nn.Module):
         read: Maps Ψ at the end, complex, to outputs, such as class scores: real, or complex where the loss takes that.
         theta: θ, the real start of the learning modes, (Θ modes), or (replicas, Θ modes) for replicas that learn side
             by side, each for itself. They are the last of a state's modes; the module keeps a copy as its parameter.
+        modes: How many modes Ψ has.
         integrator: Called as `integrator(parts, phi, time)` in place of the splitting. It must be reversible.
 
     Raises:

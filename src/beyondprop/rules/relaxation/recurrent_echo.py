@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import NonFiniteError
+from beyondprop.layers.batch_norms import BATCH_NORMS
 from beyondprop.layers.hamiltonian import Hamiltonian, State
 from beyondprop.networks.hamiltonian import HamiltonianNetwork, hamiltonian_classifier
 from beyondprop.rule import add_gradient, is_finite
@@ -87,9 +88,7 @@ class RecurrentEcho(NetworkRule):
                 "RecurrentEcho.for_classifier builds one for the inputs of a plain classifier"
             )
         for name, module in network.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) or (
-                isinstance(module, nn.modules.dropout._DropoutNd) and module.p
-            ):
+            if isinstance(module, BATCH_NORMS) or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p):
                 return f"layer {name} ({type(module).__name__}) would not give the same again when time runs backwards"
         for number, (unit, behind) in enumerate(network.blocks()):
             if not echo_error(unit) < RETURNED:

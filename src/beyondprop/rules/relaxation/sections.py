@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from beyondprop.errors import UnsupportedNetworkError
 from beyondprop.rules.relaxation.connections import STAGES, Connection, Stage, make_stage
+from beyondprop.sequential import flattened, out_of_place
 
 
 class Section(NamedTuple):
@@ -18,6 +18,10 @@ class Section(NamedTuple):
     name: str
     connection: Connection
     activation: nn.Module | None
+
+    def squash(self, drive: Tensor) -> Tensor:
+        """Apply the activation; the drive, which other states may be waiting for, stays as it is."""
+        return drive if self.activation is None else out_of_place(self.activation, drive)
 
 
 def split(layers: nn.Sequential) -> list[Section]:
@@ -31,7 +35,7 @@ def split(layers: nn.Sequential) -> list[Section]:
     """
     sections: list[Section] = []
     stages: list[Stage] = []
-    for name, module in flat(layers):
+    for name, module in flattened(layers):
         if is_activation(module):
             sections.append(Section(name, Connection(stages), module))
             stages = []
@@ -42,16 +46,6 @@ def split(layers: nn.Sequential) -> list[Section]:
     if not any(True for section in sections for stage in section.connection.stages for _ in stage.module.parameters()):
         raise UnsupportedNetworkError("the network has no layer with weights")
     return sections
-
-
-def flat(layers: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Layers by name, those of nested `nn.Sequential` in their place, and one that stands in several in each."""
-    if type(layers) is not nn.Sequential:
-        yield prefix or "0", layers
-        return
-    for name, child in layers._modules.items():  # children() gives a shared one once
-        assert child is not None
-        yield from flat(child, f"{prefix}.{name}" if prefix else name)
 
 
 def is_activation(module: nn.Module) -> bool:

@@ -198,10 +198,8 @@ class PrimitiveNetwork(SettlingNetwork):
 
 def gaps(new: States, old: States) -> list[float]:
     """|s_{t+1} - s_t| of each state: the root of the mean square over samples and units."""
-    return [
-        float(torch.linalg.vector_norm((a - b).detach())) / max(1, a.numel()) ** 0.5
-        for a, b in zip(new, old, strict=True)
-    ]
+    norms = torch.stack([torch.linalg.vector_norm((a - b).detach()) for a, b in zip(new, old, strict=True)])
+    return [norm / max(1, a.numel()) ** 0.5 for norm, a in zip(norms.tolist(), new, strict=True)]
 
 
 def halves(states: Sequence[Tensor]) -> tuple[States, States]:

@@ -100,7 +100,9 @@ class OutputwiseRule(NetworkRule):
             scores = self.network(x)
         loss = self.measured(scores, x, y)
         _refuse_changed(passes)
-        layers = {one.call.layer: [i for i, p in enumerate(passes) if p.call.layer is one.call.layer] for one in passes}
+        layers: dict[nn.Module, list[int]] = {}
+        for place, one in enumerate(passes):
+            layers.setdefault(one.call.layer, []).append(place)
         others = self._others(layers)
         sources: list[Any] = [*(one.edge for one in passes), *others]  # torch's signature knows no mixture
         if not sources:  # all is frozen

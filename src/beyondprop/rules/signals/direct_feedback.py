@@ -184,7 +184,7 @@ class DirectKolenPollack(DFA):
         feedback = feedback_of(self.feedback, point, error.ndim - 1)
         value = point.value.detach()
         if error.ndim > 2:
-            error, value = error.flatten(0, -2), value.flatten(0, -2)
+            error, value = error.flatten(0, -2), value.flatten(0, error.ndim - 2)
         add_gradient(feedback, (error.t() @ value.flatten(1).to(error.dtype)).view_as(feedback).to(feedback.dtype))
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -207,6 +207,16 @@ class KolenPollack(ChainedFeedback):
     ['network', 'feedback']
     """
 
+    @classmethod
+    def supports(cls, network: nn.Module) -> str | None:
+        """As of all; and weights must be parameters, for what is computed from others has no gradient to share."""
+        if reason := super().supports(network):
+            return reason
+        made = [name for name, layer in find_layers(network).items() if layer._parameters.get("weight") is None]
+        if not made:
+            return None
+        return f"the weight of layer {made[0]} is made of other parameters: its feedback has no gradient to learn from"
+
     def make_feedback(self, weights: dict[str, Tensor]) -> Feedback:
         """Draw random weights as parameters."""
         return Feedback({name: initial(self._layers[name]) for name in weights}, learned=True)

@@ -15,6 +15,7 @@ from beyondprop.rules.signals.chain import MAX_POOLS, Chain, Kept, dropped_again
 from beyondprop.rules.signals.direct import ACTIVATIONS
 from beyondprop.rules.signals.layers import NORMS, Kinds, computes_as
 from beyondprop.rules.signals.units import Unit, find_units
+from beyondprop.sequential import out_of_place
 
 CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.ConvTranspose1d,
@@ -90,7 +91,7 @@ class Mirror(nn.Module):
                 case "dropout" if value is not None:
                     y = dropped_again(y, value)
                 case "activation":
-                    y = part(y.clone() if getattr(part, "inplace", False) else y)
+                    y = out_of_place(part, y)
         back: Tensor = self.activation(y)
         return back
 

@@ -14,12 +14,14 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.errors import UserError
+from beyondprop.functional import buffers_kept
 from beyondprop.generators import GeneratorState
 from beyondprop.rule import add_gradient
 from beyondprop.rules.network_rule import NetworkRule, Terms, count_terms
 from beyondprop.rules.signals.affine import Ridge, by_parameter, input_rows, is_affine, output_rows, trained
 from beyondprop.rules.signals.feedback_alignment import transposed
 from beyondprop.rules.signals.layers import find_layers, weight_of
+from beyondprop.sequential import flattened
 
 Step = tuple[nn.Parameter, Tensor]
 Steps = list[Step]
@@ -106,7 +108,7 @@ class SemiImplicit(NetworkRule):
         """Only chains of affine layers: neurons of a branch or a sum have no single layer to answer to."""
         seen: dict[int, str] = {}
         begun = False
-        for name, module in _chain(network):
+        for name, module in flattened(network):
             named = f"layer {name or 'network'} ({type(module).__name__})"
             begun = begun or is_affine(module)
             if not is_affine(module) and find_layers(module):
@@ -245,28 +247,16 @@ class _RandomNumbers:
     @contextmanager
     def again(self, modules: list[nn.Module]) -> Iterator[None]:
         """Draw as at that moment; afterwards generators and the modules' statistics are as they were before."""
-        buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
-        with torch.random.fork_rng(devices=self._cuda):
+        with torch.random.fork_rng(devices=self._cuda), buffers_kept(*modules):
             self._state.restore()
             yield
-        for buffer, before in buffers:
-            buffer.copy_(before)
-
-
-def _chain(network: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The modules of nested `nn.Sequential`, one after the other, with their names."""
-    if isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward:
-        for child_name, child in network._modules.items():  # a module that stands twice as well
-            yield from _chain(child, f"{name}.{child_name}" if name else child_name)
-    else:
-        yield name, network
 
 
 def _units(network: nn.Module) -> tuple[list[nn.Module], list[_Unit]]:
     """Take a chain apart: what stands before the first layer, and the layers with what follows each."""
     head: list[nn.Module] = []
     units: list[_Unit] = []
-    for _, module in _chain(network):
+    for _, module in flattened(network):
         if is_affine(module):
             units.append(_Unit(module))
         else:

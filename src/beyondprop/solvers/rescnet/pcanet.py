@@ -124,9 +124,9 @@ class PCANet(Solver):
         if number < 2:
             self._covariance = PatchCovariance(self.filters[number][0].numel(), self.linear.weight.device)
         if number == 2:
-            for buffer in (self.linear.weight, self.linear.bias, self.mean_weight, self.square_weight):
-                cast(Tensor, buffer).zero_()
-            for buffer in (self.mean_bias, self.square_bias, self.steps, self.scale):
+            weights = (self.linear.weight, self.mean_weight, self.square_weight)
+            biases = (self.linear.bias, self.mean_bias, self.square_bias)
+            for buffer in (*weights, *biases, self.steps, self.scale):
                 cast(Tensor, buffer).zero_()
 
     def absorb(self, x: Tensor, y: Tensor, part: str) -> None:

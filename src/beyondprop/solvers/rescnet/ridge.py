@@ -101,7 +101,7 @@ class RidgeClassifier:
         return (1 - self.leverages(features)).clamp(min=NARROW if self.narrow else WIDE)
 
     def leverages(self, features: Tensor) -> Tensor:
-        """H of the samples that it was fitted to, shape (n,), float64."""
+        """The leverages h of the samples that it was fitted to, shape (n,), float64."""
         root = torch.linalg.solve_triangular(self._factor, torch.diag(self._scale), upper=False).T  # z -> L⁻¹ z, from φ
         found = []
         for block in features.split(BLOCK):

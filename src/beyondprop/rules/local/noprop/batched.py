@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from beyondprop.errors import UnsupportedNetworkError
-
-Tensors = dict[str, Tensor]
+from beyondprop.functional import Tensors, run_with
 
 
 def run_together(blocks: Sequence[nn.Module], z: Tensor, x: Tensor, *, compiled: bool = False) -> Tensor:
@@ -43,9 +41,9 @@ def run_together(blocks: Sequence[nn.Module], z: Tensor, x: Tensor, *, compiled:
             'some blocks are in training mode and others are not, so they cannot run as one: use execution="loop"'
         )
     parameters = _stacked([dict(block.named_parameters()) for block in blocks])
-    owners = [dict(block.named_buffers()) for block in blocks]
+    buffers = [dict(block.named_buffers()) for block in blocks]
     try:
-        outputs, buffers = (_compiled() if compiled else _vmapped)(blocks[0], parameters, _stacked(owners), z, x)
+        outputs, moved = (_compiled() if compiled else _vmapped)(blocks[0], parameters, _stacked(buffers), z, x)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # of vmap or torch.compile, or the block's own, which the loop would tell as it is
@@ -53,8 +51,8 @@ def run_together(blocks: Sequence[nn.Module], z: Tensor, x: Tensor, *, compiled:
         reason = str(error).strip().partition("\n")[0]
         raise UnsupportedNetworkError(f'{how} cannot run the blocks as one ({reason}): use execution="loop"') from error
     with torch.no_grad():
-        for name, moved in buffers.items():
-            torch._foreach_copy_([owner[name] for owner in owners], list(moved.unbind()))
+        for name, values in moved.items():
+            torch._foreach_copy_([own[name] for own in buffers], list(values.unbind()))
     return outputs
 
 
@@ -117,9 +115,7 @@ def _vmapped(
     skeleton: nn.Module, parameters: Tensors, buffers: Tensors, z: Tensor, x: Tensor
 ) -> tuple[Tensor, Tensors]:
     def run(parameters: Tensors, buffers: Tensors, z: Tensor) -> tuple[Tensor, Tensors]:
-        state = {**parameters, **buffers}
-        output = functional_call(skeleton, state, (z, x))
-        return output, {name: state[name] for name in buffers}  # also those that the block has set, not moved in place
+        return run_with(skeleton, parameters, buffers, (z, x))
 
     return torch.vmap(run, randomness="different")(parameters, buffers, z)
 

@@ -28,7 +28,7 @@ from beyondprop.training.exported import (
     scores_of,
     table_of,
 )
-from beyondprop.training.run_folder import CURVES, RESULT, read_result, read_settings
+from beyondprop.training.run_folder import CURVES, RESULT, TRIAL, read_result, read_settings
 
 CARD = "README.md"
 STEPS = "steps.png"  # of `beyondprop evaluate --steps`
@@ -144,7 +144,7 @@ def _runs(source: Path, stored: dict[str, Any], result: dict[str, Any]) -> list[
 
     metrics = {stored["execution"]["seed"]: result["metrics"]}
     for folder in sorted(source.resolve().parent.iterdir()):
-        if not (folder / RESULT).exists():
+        if not (folder / RESULT).exists() or folder.name == TRIAL:  # whose held-out images are others
             continue
         try:
             settings, other = read_settings(folder), read_result(folder)

@@ -123,3 +123,9 @@ def test_rates_are_taken_over_with_their_optimizer_alone():
     for name in ("l-drl", "local-forward-gradient", "tp-ri"):  # which are trained by SGD of their own
         settings = compared_recipe(find_system(name), "digits").settings
         assert (settings.learning_rate, settings.optimizer) == (1e-3, "adamw")
+
+
+def test_images_of_every_stage_of_an_epoch_count():
+    """Those of target propagation are two passes over the images, one for feedback and one for weights."""
+    (curve,) = compared("dtp")["contenders"]["dtp"]["curves"]
+    assert [point["images"] for point in curve] == [2 * (1437 - 150), 4 * (1437 - 150)]

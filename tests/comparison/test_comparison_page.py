@@ -9,7 +9,8 @@ import torch
 from small_comparisons import Outside, compared
 
 from beyondprop.comparison.compare import _Course
-from beyondprop.report.comparison_page import draw_pictures, ranked, write_page
+from beyondprop.report.comparison_document import edges_told, ranked
+from beyondprop.report.comparison_page import draw_pictures, write_page
 from beyondprop.training import provenance
 from beyondprop.training.curves import png
 
@@ -168,3 +169,22 @@ def test_a_comparison_of_solvers_alone_has_no_steps():
     assert [point["seconds"] for point in pcanet["curves"][0]] == pcanet["train_seconds"]["values"]
     assert set(draw_pictures(document)) == {"accuracy.png", "curves.png"}
     assert "<td>–</td>" in write_page(document, draw_pictures(document))
+
+
+def test_searches_that_ended_at_an_edge_are_named():
+    def chose(rate, *tried):
+        return {"trials": [{"learning_rate": each} for each in tried], "chosen": {"learning_rate": rate}}
+
+    found = {
+        "low": chose(0.1, 0.2, 0.1, 0.4),
+        "within": chose(0.2, 0.2, 0.1, 0.4),
+        "high": chose(0.4, 0.2, 0.1, 0.4),
+        "untuned": chose(0.2),
+        "alone": chose(0.2, 0.2),
+        "low too": chose(0.1, 0.1, 0.3),
+    }
+    assert edges_told(found) == (
+        "More trials might find more for searches that chose the lowest rate that they had tried: low, low too; the "
+        "highest rate that they had tried: high."
+    )
+    assert edges_told({"within": found["within"]}) == ""

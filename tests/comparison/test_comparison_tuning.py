@@ -23,6 +23,7 @@ def test_the_search_begins_with_the_rules_own_settings_and_stays_in_its_space():
     assert found.trials[0]["learning_rate"] == one.settings.learning_rate
     rates = [trial["learning_rate"] for trial in found.trials]
     assert len(set(rates)) == 4
+    assert [rate / rates[0] for rate in rates[1:3]] == pytest.approx([10**0.5, 10**-0.5], rel=0.05)
     assert all(1 / RATE_FACTOR <= rate / one.settings.learning_rate <= RATE_FACTOR * 1.01 for rate in rates)
     best = max(found.trials, key=lambda trial: trial["validation_accuracy"])
     assert found.settings == replace(

@@ -292,3 +292,35 @@ def test_partial_fit_refuses_other_labels(iris, one_line):
     with one_line(ValueError, "label 5", "[0, 1, 2]"):
         model.partial_fit(X, np.where(y == 0, 5, y))
     assert copy.deepcopy(model).partial_fit(X[:10], y[:10]).predict(X).shape == (150,)
+
+
+class Drawing(Backprop):
+    """A rule whose predictions draw."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.randn(len(x), 3)
+
+
+def test_what_is_predicted_is_the_same_each_time(iris):
+    X, y = iris
+    model = RuleClassifier(Drawing, epochs=1, random_state=0).fit(X, y)
+    first = model.decision_function(X)
+    torch.rand(1)
+    assert np.array_equal(model.decision_function(X), first)
+
+
+def test_random_state_decides_what_is_held_out(iris, recorded):
+    X, _ = iris
+    trained_on = []
+    for seed in (0, 1, 0):
+        recorded.clear()
+        model = RuleClassifier(Recorder, epochs=1, batch_size=150, validation=30, random_state=seed)
+        model.fit(X, np.arange(150) // 2)  # a class for every two samples: labels tell which are left
+        trained_on.append(sorted(recorded[0][2]))
+    assert len(trained_on[0]) == 120
+    assert trained_on[0] == trained_on[2] != trained_on[1]
+
+
+def test_a_network_in_double_precision_is_told(iris, one_line):
+    with one_line(UserError, "the network cannot run on an example of shape (4, 4) and torch.float32"):
+        RuleClassifier("bp", nn.Linear(4, 3).double()).fit(*iris)

@@ -1,6 +1,7 @@
 import gc
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +11,9 @@ BYTES = 4000  # of a vector of 1000 float32
 
 
 class Vector(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, length: int = 1000) -> None:
         super().__init__()
-        self.w = nn.Parameter(torch.rand(1000))
+        self.w = nn.Parameter(torch.rand(length))
 
 
 def sum_of_classes(peak: dict[str, int]) -> int:
@@ -135,8 +136,9 @@ def test_saved_bytes_of_a_chain() -> None:
     assert peak_saved_bytes(lambda: chain_of(module.w).backward(), module) == 2 * BYTES
 
 
-def test_saved_bytes_are_released_by_backward() -> None:
-    module = Vector()
+@pytest.mark.parametrize("length", [1000, 10**6])
+def test_saved_bytes_are_released_by_backward(length: int) -> None:
+    module, size = Vector(length), 4 * length
 
     def one_after_the_other() -> None:
         for _ in range(3):
@@ -145,8 +147,8 @@ def test_saved_bytes_are_released_by_backward() -> None:
     def all_at_once() -> None:
         sum(chain_of(module.w) for _ in range(3)).backward()
 
-    assert peak_saved_bytes(one_after_the_other, module) == 2 * BYTES
-    assert peak_saved_bytes(all_at_once, module) == 6 * BYTES
+    assert peak_saved_bytes(one_after_the_other, module) == 2 * size
+    assert peak_saved_bytes(all_at_once, module) == 6 * size
 
 
 def test_saved_parameters_do_not_count_and_gradients_stay_right() -> None:

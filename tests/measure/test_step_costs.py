@@ -25,6 +25,16 @@ def test_the_median_is_that_of_warm_calls():
     assert found.threads == torch.get_num_threads()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_noted(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert step_time(lambda: None, repeats=1).threads == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_long_steps_are_repeated_less_often_but_thrice():
     assert step_time(lambda: time.sleep(0.01), repeats=50, warmup=0, most_seconds=0.0).repeats == 3
     with pytest.raises(UserError, match="repeats"):

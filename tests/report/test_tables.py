@@ -219,6 +219,10 @@ def test_command_rewrites_files_or_none(tmp_path: Path, capsys: pytest.CaptureFi
     assert "2503.24322" in good.read_text()
     assert main(["report", *results]) == 0
     assert "98.50 ± 0.71" in capsys.readouterr().out
+    whole = good.read_text()
+    assert main(["report", str(good), "--results", str(tmp_path / "resluts")]) == 2
+    assert "resluts holds no result file" in capsys.readouterr().err
+    assert good.read_text() == whole
 
 
 def test_arrays_that_solved_a_task_are_counted_by_intensity():

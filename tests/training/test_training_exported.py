@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def run(tmp_path_factory):
     small = {"epochs": 1, "hidden": 8, "validation": 50}
     trained(runs / "b", seed=3, **small)
     trained(runs / "other", seed=4, **{**small, "hidden": 9})
+    trained(runs / "trial", seed=1000, **small)  # of a search: its held-out images are of no seed in a table
     (runs / "broken").mkdir()
     (runs / "broken" / "result.json").write_text("{")
     return trained(runs / "a", seed=7, **small)
@@ -129,7 +131,7 @@ def test_the_card_tells_what_a_reader_needs(run, export):
         "| `hidden` | `8` | `",
         "![Losses and accuracy of seed 7 while it was trained](curves.png)",
         "uint8, shape (N, 1, 8, 8)",
-        "with 50 held out",
+        "without 50 that were held out",
         "--hidden 8",
         "--seed 7",
         find_system("dtp").paper.bibtex,
@@ -225,6 +227,13 @@ def test_a_changed_byte_of_the_weights(export, one_line):
 def test_a_changed_description(changes, words, export, one_line):
     change(export, **changes)
     with one_line(RunError if "stage" not in changes else UserError, *words):
+        load_exported(export)
+
+
+@pytest.mark.parametrize(("field", "value"), [("mean", [math.nan]), ("std", [-1.0]), ("std", [math.inf])])
+def test_statistics_that_make_no_pixels(field, value, export, one_line):
+    change(export, data={**json.loads((export / "export.json").read_text())["data"], field: value})
+    with one_line(RunError, "'data' is missing or wrong"):
         load_exported(export)
 
 

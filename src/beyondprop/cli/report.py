@@ -62,6 +62,8 @@ def run(argv: list[str]) -> None:
         return
     if given.source.page is not None:
         raise UserError("--page is of a folder of runs or of a comparison: name one that is there")
+    if not any(given.source.results.glob("*/*.json")):
+        raise UserError(f"{given.source.results} holds no result file: name by --results the folder that does")
     made = tables(given.source.results)
     if not words:
         say(_printed(made))

@@ -13,6 +13,7 @@ from beyondprop.errors import NonFiniteError, UserError
 from beyondprop.recipe import Settings
 from beyondprop.reproduce import seed_folder
 from beyondprop.training.execution import Execution
+from beyondprop.training.run_folder import TRIAL
 
 RATE_FACTOR = 10.0  # the search goes so far above and below the rate that the rule begins with
 WEIGHT_DECAY = (1e-6, 1e-2)
@@ -43,10 +44,11 @@ def tune(
 ) -> Tuned:
     """Search the learning rate and the weight decay.
 
-    The first trial has the contender's own settings. The others are drawn by Optuna, those of the first half of the
-    budget (at least three) at random and the rest by the tree-structured Parzen estimator: the rate between a tenth
-    and ten times the contender's, the decay between 1e-6 and 1e-2, both on a logarithmic scale. A trial is a run folder
-    like any other: called again after an interruption, trials that have finished are only read.
+    The first trial has the contender's own settings; the second and the third have rates of the root of ten above and
+    below its own, so that even a short search looks on both sides. The others are drawn by Optuna, those of the first
+    half of the budget at random and the rest by the tree-structured Parzen estimator: the rate between a tenth and ten
+    times the contender's, the decay between 1e-6 and 1e-2, both on a logarithmic scale. A trial is a run folder like
+    any other: called again after an interruption, trials that have finished are only read.
 
     Args:
         contender: A rule's; its settings hold images out.
@@ -72,6 +74,8 @@ def tune(
     own = {"learning_rate": settings.learning_rate, "weight_decay": settings.weight_decay}
     least, most = WEIGHT_DECAY  # a decay of 0 is tried as such, and told to the search as the least that it knows
     study.enqueue_trial({**own, "weight_decay": min(max(own["weight_decay"], least), most)})
+    for factor in (RATE_FACTOR**0.5, RATE_FACTOR**-0.5):
+        study.enqueue_trial({"learning_rate": own["learning_rate"] * factor})
     trials: list[dict[str, Any]] = []
     for number in range(budget):
         trial = study.ask(space)
@@ -91,7 +95,7 @@ def tune(
 
 def _accuracy(contender: Contender, settings: Settings, execution: Execution, *, progress: bool) -> float | None:
     """On held-out images after the last epoch; None where the training broke off."""
-    folder = seed_folder(contender.recipe, settings, execution, SEED).with_name("trial")  # lists of runs tell it so
+    folder = seed_folder(contender.recipe, settings, execution, SEED).with_name(TRIAL)  # lists of runs tell it so
     try:
         outcome = training.train(
             contender.recipe, settings, replace(execution, seed=SEED), folder, resume=True, progress=progress

@@ -19,6 +19,7 @@ from beyondprop.checks import check_whole
 from beyondprop.data import Batches, ImageSet
 from beyondprop.errors import UnsupportedNetworkError, UserError
 from beyondprop.estimators.base import ScoringClassifier
+from beyondprop.inputs import running_example
 from beyondprop.networks.classifiers import perceptron
 from beyondprop.rule import Rule, evaluating, without_trace
 from beyondprop.solver import Solver
@@ -77,7 +78,7 @@ class NetworkClassifier(ScoringClassifier):
         return perceptron(self._shape, classes, hidden=widths)
 
     def _refuse_other_outputs(self, network: nn.Module, example: Tensor) -> None:
-        with without_trace(network):
+        with running_example(example), without_trace(network):
             scores = network(example.to(device_of(network)))
         expected = (len(example), len(self.classes_))
         if isinstance(scores, Tensor) and tuple(scores.shape) != expected:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from beyondprop.report.comparison_document import Contenders, edges_told, mean_angle, ranked
 from beyondprop.report.figures import in_percent
 from beyondprop.report.page import environment_line, head, image, settings_table, surroundings_line, table
 from beyondprop.report.results import COMPARISON, read_comparison
@@ -28,13 +29,6 @@ MEMORY = {
 }
 MANY = 15  # of so many rules the seeds' own curves would be a thicket
 DOT, MEAN, BASELINE = "#4c72b0", "#1f2d47", "#111111"
-Contenders = dict[str, dict[str, Any]]
-
-
-def ranked(document: Mapping[str, Any]) -> Contenders:
-    """The contenders that were trained, the most accurate first."""
-    trained = {name: each for name, each in document["contenders"].items() if "failed" not in each}
-    return dict(sorted(trained.items(), key=lambda pair: -pair[1]["metrics"]["test_accuracy"]["mean"]))
 
 
 def draw_pictures(document: Mapping[str, Any]) -> dict[str, bytes]:
@@ -276,12 +270,6 @@ def _summary(contenders: Contenders) -> str:
     return table(heads, rows)
 
 
-def mean_angle(contender: Mapping[str, Any]) -> float | None:
-    """The mean over layers of the angle to back-propagation's gradient, degrees; None where there is none."""
-    angles = [layer["angle"]["mean"] for layer in contender["alignment"].values()]
-    return sum(angles) / len(angles) if angles else None
-
-
 def _costs(contenders: Contenders) -> str:
     """In numbers: steps in ms, memory in MiB by class, operations."""
     kinds = list(MEMORY)
@@ -359,7 +347,8 @@ def _trials(contenders: Contenders) -> str:
         for number, trial in enumerate(each["trials"], start=1)
     ]
     heads = ["trial", "learning rate", "weight decay", "held-out accuracy, %"]
-    return f"<details><summary>All trials</summary>{table(heads, rows)}</details>"
+    edges = edges_told(contenders)
+    return f"{html.escape(edges)}<details><summary>All trials</summary>{table(heads, rows)}</details>"
 
 
 PAGE = """{head}

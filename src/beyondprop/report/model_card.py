@@ -87,7 +87,7 @@ def _results(runs: list[dict[str, Any]]) -> str:
 def _data(name: str, data: dict[str, Any] | None, settings: dict[str, Any]) -> str:
     if data is None:
         return f"`{name}`, which the recipe makes from its settings."
-    held_out = f", with {settings['validation']} held out" if settings.get("validation") else ""
+    held_out = f", without {settings['validation']} that were held out" if settings.get("validation") else ""
     return (
         f"`{name}`: {data['samples']} training samples of shape ({_listed(data['shape'])}) in {data['classes']} classes"
         f"{held_out}. They are normalised by the training set's mean and deviation, which `export.json` holds and "

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beyondprop.report.cells import spread
-from beyondprop.report.comparison_page import mean_angle, ranked
+from beyondprop.report.comparison_document import edges_told, mean_angle, ranked
 from beyondprop.report.figures import in_percent
 from beyondprop.report.markdown import duration, escaped, markdown_table, result_label
 
@@ -215,7 +215,8 @@ def comparison_table(document: Mapping[str, Any]) -> str:
         document: What compare.json holds.
     """
     rows: list[tuple[str, ...]] = []
-    for name, each in ranked(document).items():
+    contenders = ranked(document)
+    for name, each in contenders.items():
         accuracy, costs, angle = each["metrics"]["test_accuracy"], each["costs"], mean_angle(each)
         step = memory = saved = operations = ""
         if costs:
@@ -240,4 +241,6 @@ def comparison_table(document: Mapping[str, Any]) -> str:
         f"torch {where['versions']['torch']}, {where['device']}, "
         f"{where['threads']} thread{'s' * (where['threads'] != 1)}."
     )
+    edges = edges_told(contenders)
+    told += f"\n{edges}" if edges else ""
     return f"{markdown_table(_COMPARISON_HEADS, rows, left=('Rule',))}\n\n{told}"

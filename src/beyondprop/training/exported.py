@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -312,7 +313,8 @@ def _is_description(data: Any) -> bool:
         and data["dtype"] in ["uint8", "float32"]
         and (data["high"] is None or _is_count(data["high"]))
         and all(isinstance(data[name], list) and len(data[name]) == shape[0] for name in ("mean", "std"))
-        and all(isinstance(value, float) for value in (*channels, *data["std"]))
+        and all(isinstance(value, float) and math.isfinite(value) for value in (*channels, *data["std"]))
+        and all(value >= 0 for value in data["std"])
     )
 
 

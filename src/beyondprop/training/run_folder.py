@@ -31,6 +31,7 @@ MOVABLE = {
     "settings.file",  # of the user's that a run learns from, known again by its checksum
 }
 CHECKSUM = "settings.sha256"
+TRIAL = "trial"  # the folder of a search's training, beside those that are named by their seed
 RANK = re.compile(r"rank-(\d+)")  # folders below a run's own: those of the processes that share it out
 # Settings that runs of older versions do not name, and what they were trained with.
 UNNAMED = {

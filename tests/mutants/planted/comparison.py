@@ -8,6 +8,41 @@ MEASURED = ("tests/measure/test_step_costs.py",)
 
 MUTANTS = (
     Mutant(
+        "measure: one thread is noted, whatever there are",
+        "measure/timing.py",
+        "len(seconds), torch.get_num_threads())",
+        "len(seconds), 1)",
+        MEASURED,
+    ),
+    Mutant(
+        "measure: large saved tensors are never released",
+        "measure/memory.py",
+        "0 if self.times[key] else size",
+        "0 if self.times[key] or size > 4096 else size",
+        ("tests/measure/test_memory.py",),
+    ),
+    Mutant(
+        "compare: images of one stage of an epoch",
+        "comparison/compare.py",
+        'sum(epoch <= record["epoch"] for epoch in plan)',
+        'record["epoch"]',
+        ("tests/comparison/test_comparison.py",),
+    ),
+    Mutant(
+        "compare: short searches look upwards alone",
+        "comparison/tuning.py",
+        "(RATE_FACTOR**0.5, RATE_FACTOR**-0.5)",
+        "(RATE_FACTOR**0.5,)",
+        ("tests/comparison/test_comparison_tuning.py",),
+    ),
+    Mutant(
+        "compare: searches that ended at the highest rate are not named",
+        "report/comparison_document.py",
+        '(("lowest", min(tried)), ("highest", max(tried)))',
+        '(("lowest", min(tried)),)',
+        ("tests/comparison/test_comparison_page.py",),
+    ),
+    Mutant(
         "measure: CUDA's peak is that of everything before",
         "measure/memory.py",
         "    torch.cuda.reset_peak_memory_stats(device)\n",
@@ -52,7 +87,7 @@ MUTANTS = (
     Mutant(
         "compare: a trial's folder is named like a seed's",
         "comparison/tuning.py",
-        '.with_name("trial")',
+        ".with_name(TRIAL)",
         "",
         SEARCHED,
     ),
@@ -212,7 +247,7 @@ MUTANTS = (
     ),
     Mutant(
         "compare page: the worst rule first",
-        "report/comparison_page.py",
+        "report/comparison_document.py",
         'key=lambda pair: -pair[1]["metrics"]',
         'key=lambda pair: pair[1]["metrics"]',
         COMPARED,

@@ -17,6 +17,41 @@ EXPORT, READING = "export.py", "training/exported.py"
 
 MUTANTS = (
     Mutant(
+        "estimator: one split is held out, whatever the random state",
+        "estimators/rule.py",
+        "random_state=seed)",
+        "random_state=0)",
+        ("tests/estimators/test_rule_classifier.py",),
+    ),
+    Mutant(
+        "estimator: predictions that draw are others each time",
+        "estimators/network.py",
+        "torch.manual_seed(0)  # for inference that draws",
+        "pass",
+        ("tests/estimators/test_rule_classifier.py",),
+    ),
+    Mutant(
+        "export: a search's trial is told as a seed",
+        "export.py",
+        " or folder.name == TRIAL:",
+        ":",
+        ("tests/training/test_training_exported.py",),
+    ),
+    Mutant(
+        "export: statistics that make no pixels pass",
+        "training/exported.py",
+        "isinstance(value, float) and math.isfinite(value)",
+        "isinstance(value, float)",
+        ("tests/training/test_training_exported.py",),
+    ),
+    Mutant(
+        "report: tables of nothing take the place of those that are there",
+        "cli/report.py",
+        'if not any(given.source.results.glob("*/*.json")):',
+        "if False:",
+        ("tests/report/test_tables.py",),
+    ),
+    Mutant(
         "threshold estimator: predicted features keep their mean",
         THRESHOLD,
         "torch.tensor((checked - self.mean_) / self.scale_)",

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_comparisons import compared, contenders
+from small_comparisons import SMALL, compared, contenders
 
 from beyondprop import training
 from beyondprop.catalogue import SYSTEMS, compared_recipe, find_recipe, find_system
-from beyondprop.comparison import costs_of, recipe_contenders, rule_contenders
+from beyondprop.comparison import compare, costs_of, recipe_contenders, rule_contenders
 from beyondprop.errors import UserError
 from beyondprop.training.assembly import assemble
 from beyondprop.training.execution import Execution
@@ -125,7 +125,10 @@ def test_rates_are_taken_over_with_their_optimizer_alone():
         assert (settings.learning_rate, settings.optimizer) == (1e-3, "adamw")
 
 
-def test_images_of_every_stage_of_an_epoch_count():
-    """Those of target propagation are two passes over the images, one for feedback and one for weights."""
-    (curve,) = compared("dtp")["contenders"]["dtp"]["curves"]
-    assert [point["images"] for point in curve] == [2 * (1437 - 150), 4 * (1437 - 150)]
+def test_images_of_every_pass_of_an_epoch_count():
+    """As where feedback has passes of its own: two here before the first epoch, and one more in each."""
+    settings = SMALL | {"validation": 150, "pretraining": 2, "extra_epochs": 1}
+    each = recipe_contenders([find_recipe("dtp/digits")], settings)
+    document = compare(each, Execution(threads=1), seeds=1, progress=False)
+    images = {point["epoch"]: point["images"] for point in document["contenders"]["dtp/digits"]["curves"][0]}
+    assert images == {1: 1287, 2: 2 * 1287, 3: 4 * 1287, 4: 6 * 1287}

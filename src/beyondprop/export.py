@@ -36,7 +36,7 @@ OURS = {ABOUT, WEIGHTS, CARD, CURVES, STEPS}
 SAMPLES = 8  # on which a copy is compared with the run
 
 
-def export_run(folder: str | os.PathLike[str], out: str | os.PathLike[str], *, replace: bool = False) -> Path:
+def export_run(folder: str | os.PathLike[str], out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write the trained rule of a run folder so that it can be shared.
 
     Before anything is written, the rule is built from what is to be written, without its data, and has to predict what
@@ -44,8 +44,8 @@ def export_run(folder: str | os.PathLike[str], out: str | os.PathLike[str], *, r
 
     Args:
         folder: Of a run that has finished.
-        out: A new or empty folder, or another export with `replace`.
-        replace: Whether an export in `out` gives way.
+        out: A new or empty folder, or another export with `overwrite`.
+        overwrite: Whether an export in `out` gives way.
 
     Returns:
         `out`.
@@ -56,7 +56,7 @@ def export_run(folder: str | os.PathLike[str], out: str | os.PathLike[str], *, r
         UserError: The recipe, or its data, are not there.
     """
     source, target = Path(folder), Path(out)
-    refuse_occupied(target, replace=replace)
+    refuse_occupied(target, overwrite=overwrite)
     stored = read_settings(source)
     require_recipe(source, stored)
     refuse_outside(source, stored["settings"])
@@ -91,11 +91,11 @@ def export_run(folder: str | os.PathLike[str], out: str | os.PathLike[str], *, r
     return target
 
 
-def refuse_occupied(target: Path, *, replace: bool) -> None:
+def refuse_occupied(target: Path, *, overwrite: bool) -> None:
     """Refuse a folder that holds something that is not to be lost.
 
     Raises:
-        RunError: It is a file; or holds other files than those of an export; or an export, and `replace` is off.
+        RunError: It is a file; or holds other files than those of an export; or an export, and `overwrite` is off.
     """
     if target.exists() and not target.is_dir():
         raise RunError(f"{target} is a file: choose a folder for the export")
@@ -103,7 +103,7 @@ def refuse_occupied(target: Path, *, replace: bool) -> None:
     others = sorted(present - OURS) or sorted(present if present and not is_export(target) else ())
     if others:
         raise RunError(f"{target} holds other files ({others[0]}): choose an empty or a new folder")
-    if present and not replace:
+    if present and not overwrite:
         raise RunError(f"{target} holds an export already: overwrite it with --replace, or choose another folder")
 
 

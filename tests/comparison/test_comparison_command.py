@@ -49,7 +49,7 @@ def test_bad_arguments_are_one_line(arguments, message, capsys):
 def test_another_comparison_is_not_overwritten(capsys):
     assert main(["compare", "--rules", "bp", *FLAGS]) == 0
     assert main(["compare", "--rules", "dfa", *FLAGS]) == 2
-    assert "holds another compare, which differs in its settings" in capsys.readouterr().err
+    assert "holds another comparison, which differs in its settings" in capsys.readouterr().err
     assert main(["compare", "--rules", "dfa", *FLAGS, "--replace"]) == 0
     Path("compare/compare.json").unlink()
     Path("compare/notes.txt").write_text("mine")

@@ -42,7 +42,7 @@ def run(argv: list[str]) -> None:
 
     output: Output = given.output
     folder = find_run(words[0])
-    target = export_run(folder, output.out or folder / "export", replace=output.replace)
+    target = export_run(folder, output.out or folder / "export", overwrite=output.replace)
     if output.json:
         say_json({"run": str(folder), "folder": str(target)})
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beyondprop.errors import UserError
+from beyondprop.report.results import COMPARISON
 from beyondprop.training.atomic import write_file
 
 PAGE = "index.html"
@@ -28,7 +29,7 @@ def refuse_other(
     Raises:
         UserError: It is a file, or holds other files, or another document that is not to be overwritten.
     """
-    what = document.partition(".")[0]
+    what = "comparison" if document == COMPARISON else document.partition(".")[0]
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose a folder by --out")
     present = sorted(path.name for path in out.iterdir()) if out.exists() else []

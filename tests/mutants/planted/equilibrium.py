@@ -272,7 +272,7 @@ MUTANTS = (
         f"{RELAXATION}/sections.py",
         "out_of_place(self.activation, drive)",
         "self.activation(drive)",
-        (CONVERGENT,),
+        ("tests/rules/relaxation/test_equilibrium_phases.py",),
     ),
     Mutant(
         "equilibrium: the low end is not looked through",

@@ -259,6 +259,6 @@ MUTANTS = (
         '    if False:\n        raise RunError(f"{target} holds',
         COMMAND,
     ),
-    Mutant("export: an export gives way unasked", EXPORT, "if present and not replace:", "if False:", COMMAND),
+    Mutant("export: an export gives way unasked", EXPORT, "if present and not overwrite:", "if False:", COMMAND),
     Mutant("cite: a paper for each rule", "cli/cite.py", "dict.fromkeys(", "list(", CITED),
 )

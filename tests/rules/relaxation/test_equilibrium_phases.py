@@ -4,7 +4,9 @@ import pytest
 import torch
 from nudged_networks import Hopfield, deep, make
 from settling_networks import Oracle, batch, distance, gradients, perceptron
+from torch import nn
 
+from beyondprop.rules.relaxation.equilibrium import EquilibriumPropagation
 from beyondprop.rules.relaxation.settling import Nudge, PrimitiveNetwork
 
 
@@ -97,3 +99,17 @@ def test_free_states_that_one_nudge_is_compared_with_settle_further(nudging):
     }
     assert max(free["symmetric"][-1]) <= 1e-3 < max(free["symmetric"][-2])
     assert max(free[nudging][-1]) <= 1e-4 < max(free[nudging][-2])
+
+
+def test_an_activation_that_works_in_place_is_as_one_that_does_not():
+    """It would overwrite the drive of its state, which is computed once for all steps."""
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        layers = nn.Sequential(
+            nn.Linear(4, 6), nn.ReLU(inplace), nn.Linear(6, 5), nn.Hardtanh(0, 1, inplace), nn.Linear(5, 3)
+        )
+        rule = EquilibriumPropagation.for_classifier(layers.double(), torch.zeros(1, 4).double(), 3)
+        x, y = torch.randn(5, 4).double(), torch.tensor([0, 1, 2, 0, 1])
+        found.append([rule(x), rule.backward(x, y), *(p.grad for p in rule.parameters())])
+    torch.testing.assert_close(*found, rtol=0, atol=0)

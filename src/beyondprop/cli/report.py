@@ -62,16 +62,16 @@ def run(argv: list[str]) -> None:
         return
     if given.source.page is not None:
         raise UserError("--page is of a folder of runs or of a comparison: name one that is there")
-    # All files are read and made anew before the first is written, so that an error leaves every one as it was.
-    before = {path: _read(path) for path in map(Path, words)}
-    if not any(given.source.results.glob("*/*.json")):
-        raise UserError(f"{given.source.results} holds no result file: name by --results the folder that does")
     made = tables(given.source.results)
     if not words:
         say(_printed(made))
         return
     made |= benchmark_tables(given.source.benchmarks)
+    # All files are read and made anew before the first is written, so that an error leaves every one as it was.
+    before = {path: _read(path) for path in map(Path, words)}
     after = {path: _regenerated(path, text, made) for path, text in before.items()}
+    if not any(given.source.results.glob("*/*.json")):
+        raise UserError(f"{given.source.results} holds no result file: name by --results the folder that does")
     for path, text in after.items():
         if text != before[path]:
             write_file(path, text.encode())

@@ -347,8 +347,9 @@ def _trials(contenders: Contenders) -> str:
         for number, trial in enumerate(each["trials"], start=1)
     ]
     heads = ["trial", "learning rate", "weight decay", "held-out accuracy, %"]
-    edges = edges_told(contenders)
-    return f"{html.escape(edges)}<details><summary>All trials</summary>{table(heads, rows)}</details>"
+    told = edges_told(contenders)
+    edges = f"<p>{html.escape(told)}</p>" if told else ""
+    return f"{edges}<details><summary>All trials</summary>{table(heads, rows)}</details>"
 
 
 PAGE = """{head}

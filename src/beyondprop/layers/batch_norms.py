@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from beyondprop.layers.quaternion.norm import _QuaternionBatchNorm
 
 BATCH_NORMS: tuple[type[nn.Module], ...] = (_BatchNorm, _QuaternionBatchNorm)
+_WITH_STATISTICS: tuple[type[nn.Module], ...] = (_NormBase, _QuaternionBatchNorm)
 _STATISTICS = ("running_mean", "running_var", "running_covariance")
 
 
@@ -26,9 +27,10 @@ def running_statistics(network: nn.Module) -> dict[str, Tensor]:
     >>> list(running_statistics(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))))
     ['1.running_mean', '1.running_var']
     """
-    norms = {name: m for name, m in network.named_modules() if isinstance(m, (_NormBase, *BATCH_NORMS))}
     return {
-        name: buffer
-        for name, buffer in network.named_buffers()
-        if name.rpartition(".")[0] in norms and name.rpartition(".")[2] in _STATISTICS
+        f"{name}.{kept}" if name else kept: buffer
+        for name, module in network.named_modules()
+        if isinstance(module, _WITH_STATISTICS)
+        for kept in _STATISTICS
+        if (buffer := module._buffers.get(kept)) is not None
     }

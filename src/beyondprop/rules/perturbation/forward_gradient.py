@@ -131,15 +131,14 @@ class ForwardGradient(NetworkRule):
 
     def _by_weights(self, x: Tensor, y: Tensor) -> Tensor:
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        buffers = get_buffers(self.network)
         share, drawn = self._directions(list(trained.values()))
-        state, moved, loss = GeneratorState(cuda_devices(self.network)), buffers, None
+        state, moved, loss = GeneratorState(cuda_devices(self.network)), Tensors(), None
         found: list[Tensor] = []
         for direction in drawn:
             state.restore()  # one dropout mask for all: they are directions of one loss
             with forward_ad.dual_level():
                 along = dict(zip(trained.values(), direction, strict=True))
-                scores, after = evaluated_along(self.network, along, buffers, x)
+                scores, after = evaluated_along(self.network, along, x)
                 losses = self._losses(scores, x, y)
                 primal, tangent = forward_ad.unpack_dual(losses.mean())
             change = primal.new_zeros(()) if tangent is None else share * tangent
@@ -249,23 +248,20 @@ class TangentCall:
                 yield parameter, gradient
 
 
-def evaluated_along(
-    network: nn.Module, along: dict[nn.Parameter, Tensor], buffers: dict[str, Tensor], x: Tensor
-) -> tuple[Any, Tensors]:
+def evaluated_along(network: nn.Module, along: dict[nn.Parameter, Tensor], x: Tensor) -> tuple[Any, Tensors]:
     """Evaluate a network in dual numbers, its parameters moving.
 
     Args:
         network: Any module.
         along: The direction of each parameter that moves.
-        buffers: Values of the network's buffers; these tensors stay as they are.
         x: Its input, with a tangent or without.
 
     Returns:
-        The output, and the buffers' values as the network leaves them.
+        The output, and the values that the network would leave in its buffers, which stay as they are.
     """
     duals = {name: forward_ad.make_dual(p.detach(), along[p]) for name, p in network.named_parameters() if p in along}
     with _LinearByHand():
-        output, moved = run_with(network, duals, {name: b.clone() for name, b in buffers.items()}, (x,))
+        output, moved = run_with(network, duals, get_buffers(network), (x,))
     return output, {name: forward_ad.unpack_dual(buffer).primal for name, buffer in moved.items()}
 
 

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from beyondprop.errors import NonFiniteError, UnsupportedNetworkError, UserError
-from beyondprop.functional import get_buffers, set_buffers
+from beyondprop.functional import set_buffers
 from beyondprop.rule import Rule, add_gradient, check_labels, descend
 from beyondprop.rules.local.blockwise import block_starts, cut, output_shapes
 from beyondprop.rules.perturbation.forward_gradient import evaluated_along, forward_mode, leaving_no_trace, watched
@@ -298,7 +298,7 @@ def _with_moving_weights(block: nn.Module, h: Tensor, dh: Tensor | None, draw: D
     directions = {p: draw(p) for p in block.parameters() if p.requires_grad}
     with forward_ad.dual_level():
         given = h if dh is None else forward_ad.make_dual(h, dh)
-        evaluated, buffers = evaluated_along(block, directions, get_buffers(block), given)
+        evaluated, buffers = evaluated_along(block, directions, given)
         output = forward_ad.unpack_dual(evaluated)
     set_buffers(buffers, block)
 

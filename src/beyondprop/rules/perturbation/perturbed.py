@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from beyondprop.checks import check_number, check_whole
 from beyondprop.errors import UserError
-from beyondprop.functional import get_buffers, run_with, set_buffers
+from beyondprop.functional import run_with, set_buffers
 from beyondprop.generators import GeneratorState, cuda_devices
 from beyondprop.rule import add_gradient, batched_by_vmap, without_trace
 from beyondprop.rules.network_rule import NetworkRule
@@ -108,7 +108,7 @@ class PerturbedNetwork(NetworkRule):
         """
         parameters = {name: self.network.get_parameter(name) for name in self._names}
         refuse_narrow(parameters)
-        buffers = get_buffers(self.network)
+        buffers = dict(self.network.named_buffers())
 
         def cost(flat: Tensor, buffers: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             parts = flat.split([p.numel() // self.copies for p in parameters.values()], dim=1)
